@@ -1,0 +1,284 @@
+"""The contract between the daemon and what it can do: actions, checks, connections, permissions.
+
+This is all that a module under `actions/` (or a third party's) imports. It does no I/O. The daemon lends each call a
+`Context`; an action never keeps one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from remediator.errors import NotReversible
+from remediator.model import Plan, Receipt, Repeat, Risk, Value, Verdict
+
+# --- parameters --------------------------------------------------------------------------------------------------------
+
+
+class Params(BaseModel):
+    """Base of every action's and check's parameters: unknown keys are errors, values don't change.
+
+    Spans of time are `remediator.duration.Duration` fields and are written `10m`, `1h30m`, `7d` in rules.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+CODE = {"x-remediator-code": True}
+"""JSON-Schema mark of a parameter that is code (SQL, PromQL, a path, a selector, a pattern)."""
+
+Code = Annotated[str, Field(json_schema_extra=CODE)]
+"""A parameter that is code: takes no `${…}` interpolation, only constants; values go through an `args` parameter."""
+
+
+# --- connections -------------------------------------------------------------------------------------------------------
+
+
+class SecretRef(BaseModel):
+    """Where a secret is kept. Exactly one of the fields is set. The value itself never stands in settings or rules."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    env: str | None = Field(None, description="name of an environment variable")
+    file: str | None = Field(None, description="path of a file; read again at each use, trailing newline removed")
+    kubernetes: str | None = Field(None, description="CLUSTER/NAMESPACE/SECRET/KEY")
+    aws: str | None = Field(None, description="ARN or name in Secrets Manager, with #KEY for one field of a JSON secret")
+
+
+class Connection(BaseModel):
+    """A named system in the settings (`semantics.md`, 9). Each system's module derives its own.
+
+    `scope` narrows what plans may touch on it: for each name a list of exact values or globs, e.g.
+    `{namespace: [shop, "shop-*"]}`. A target whose value fits none of them is refused. No entry: no limit.
+    `aliases` are the exact values of alert labels that may select this connection.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
+
+
+C = TypeVar("C", bound=Connection)
+P = TypeVar("P", bound=Params)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who this daemon is, so that it never acts on itself (`semantics.md`, 11).
+
+    `name` is sent as PostgreSQL's application_name, Redis' client name, Kubernetes' field manager and HTTP's User-Agent.
+    `protected` are canonical ids (or prefixes ending in `/`) that no plan may touch: its own pod, owner, node, store, and what it depends on.
+    """
+
+    name: str = "remediator"
+    protected: frozenset[str] = frozenset()
+    certain: bool = True
+    """False when the daemon could not find out where it runs itself."""
+
+
+class Context(Protocol):
+    """What the daemon lends to one call of an action or a check."""
+
+    @property
+    def now(self) -> datetime:
+        """The time this call began, UTC."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who this daemon is."""
+
+    @property
+    def key(self) -> str:
+        """A text that is the same at every repetition of the same step and different for every other (idempotency key)."""
+
+    @property
+    def values(self) -> Mapping[str, Value]:
+        """Facts of the incident for people's eyes (`incident`, `rule`, `severity`, `summary`, …); notifications show them."""
+
+    def connection(self, model: type[C], name: str) -> C:
+        """Return the settings of connection `name`, which must be of `model`. Raises `NotFound`."""
+
+    async def client(self, model: type[C], name: str, open_: Callable[[C, Context], Awaitable[T]]) -> T:
+        """Return the client of connection `name`, opened by `open_` on first use, kept and closed by the daemon.
+
+        The daemon closes it through its `aclose`, else its `close` method; either may be async. A client that stopped
+        working is thrown away with `discard`.
+        """
+
+    async def discard(self, model: type[C], name: str) -> None:
+        """Close and forget the client of connection `name`; the next `client` opens another."""
+
+    async def secret(self, ref: SecretRef) -> str:
+        """Return the value of a secret now. Raises `PermanentError` naming the reference (never a value)."""
+
+
+# --- permissions -------------------------------------------------------------------------------------------------------
+
+
+class PermissionKind(StrEnum):
+    """Which system grants it."""
+
+    KUBERNETES = "kubernetes"
+    AWS = "aws"
+    POSTGRES = "postgres"
+    REDIS = "redis"
+    HTTP = "http"
+
+
+@dataclass(frozen=True)
+class Permission:
+    """A right that an action or check needs, in the granting system's own words.
+
+    Kubernetes: `resource` is `GROUP/RESOURCE[/SUBRESOURCE]` (`apps/deployments`, `/pods/log`), `verbs` its RBAC verbs.
+    PostgreSQL: `resource` is a predefined role or object, `verbs` the privileges (`member`, `SELECT`).
+    Redis: `verbs` are ACL terms (`+ping`, `+config|set`), `resource` a key pattern or empty.
+    AWS: `verbs` are IAM actions, `resource` an ARN pattern. HTTP: `verbs` methods, `resource` a path pattern.
+    """
+
+    kind: PermissionKind
+    verbs: tuple[str, ...]
+    resource: str = ""
+    why: str = ""
+
+
+# --- actions -----------------------------------------------------------------------------------------------------------
+
+
+class Settled(StrEnum):
+    """What a read after a crash or a lost answer could tell about an intended call."""
+
+    APPLIED = "applied"
+    NOT_APPLIED = "not_applied"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Reconciled:
+    """What `reconcile` found, with the receipt when the call had taken effect."""
+
+    settled: Settled
+    message: str
+    receipt: Receipt | None = None
+
+
+class Action(ABC, Generic[P]):
+    """Something that changes the world, in four verbs. One instance serves all calls; it keeps no state.
+
+    The class' docstring is its description: one sentence, then what to know before using it.
+    """
+
+    name: ClassVar[str]
+    """`system.verb_object`, as rules write it."""
+    Params: ClassVar[type[Any]]
+    connection: ClassVar[type[Connection] | None] = None
+    """The kind of connection it works on."""
+    connection_field: ClassVar[str] = "connection"
+    """The parameter that names the connection."""
+    risk: ClassVar[Risk]
+    repeat: ClassVar[Repeat]
+    reversible: ClassVar[bool]
+    undo_restores_fault: ClassVar[bool] = False
+    """True when undoing brings back what was seen unhealthy; `on_failure: undo` is then refused at load."""
+    notifies: ClassVar[bool] = False
+    """True for messages to people: they take no locks and no budget, and are only rendered in dry run."""
+    permissions: ClassVar[tuple[Permission, ...]]
+    example: ClassVar[Mapping[str, Any]]
+    """Parameters as a rule would write them."""
+
+    @abstractmethod
+    async def plan(self, params: P, ctx: Context) -> Plan:
+        """Read the world and resolve the wish to absolute targets. Writes nothing.
+
+        Raises `PlanRefused` for an empty, ambiguous or forbidden target, `TemporaryError` when the world can't be read.
+        """
+
+    @abstractmethod
+    async def apply(self, plan: Plan, ctx: Context) -> Receipt:
+        """Compare the world with the plan's precondition, then make the change.
+
+        Raises `PreconditionChanged`, `TemporaryError` or `PermanentError` when nothing was written, `OutcomeUnknown` when it can't be told.
+        """
+
+    @abstractmethod
+    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
+        """Read once whether the change took effect and what it changed is well. Writes nothing."""
+
+    async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
+        """Read whether an intended `apply(plan)` took effect, after a crash or a lost answer. Writes nothing.
+
+        Classes `conditional` and `detectable` override it; class `never` can't tell.
+        """
+        return Reconciled(Settled.UNKNOWN, f"{self.name} leaves no trace that a read could find")
+
+    async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
+        """Plan the way back: a plan of this same action (`undoes=True`) which `apply` carries out. Writes nothing.
+
+        Raises `NotReversible`, or `PlanRefused` when somebody changed the world since.
+        """
+        raise NotReversible(f"{self.name} can't be undone")
+
+
+# --- checks ------------------------------------------------------------------------------------------------------------
+
+
+class FactType(StrEnum):
+    """Type of a fact, in the words of the expression language."""
+
+    INT = "int"
+    DOUBLE = "double"
+    BOOL = "bool"
+    STRING = "string"
+    DURATION = "duration"
+    TIMESTAMP = "timestamp"
+    STRINGS = "list(string)"
+    INTS = "list(int)"
+    STRING_MAP = "map(string, string)"
+    INT_MAP = "map(string, int)"
+    DOUBLE_MAP = "map(string, double)"
+    ROWS = "list(map(string, dyn))"
+    DYN = "dyn"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One field of a check's result. `evidence` marks raw text from outside: scrubbed, for responders only, never in plans."""
+
+    type: FactType
+    description: str
+    evidence: bool = False
+
+
+class Check(ABC, Generic[P]):
+    """Something that only looks. A fact it could not establish is left out of the result and is then *unknown*."""
+
+    name: ClassVar[str]
+    Params: ClassVar[type[Any]]
+    connection: ClassVar[type[Connection] | None] = None
+    connection_field: ClassVar[str] = "connection"
+    facts: ClassVar[Mapping[str, Fact]]
+    permissions: ClassVar[tuple[Permission, ...]]
+    example: ClassVar[Mapping[str, Any]]
+
+    @abstractmethod
+    async def run(self, params: P, ctx: Context) -> Mapping[str, Value]:
+        """Look once and return facts by name. Raises `CheckFailed` when it could not tell."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """What one module under `actions/` offers; each module has one named `PROVIDER`."""
+
+    system: str
+    actions: tuple[type[Action[Any]], ...] = ()
+    checks: tuple[type[Check[Any]], ...] = ()
+    connections: Mapping[str, type[Connection]] = field(default_factory=dict)
+    """Connection kinds by the name used as `kind` in the settings."""

@@ -1,0 +1,281 @@
+"""What every action must pass, and a context to run actions and checks in tests.
+
+Derive a test class from `ActionConformance`, tell it how to reach a real system, and pytest runs the contract against it:
+
+* the example is valid, and plans and receipts survive JSON;
+* planning, verifying and planning the undo write nothing (the system's state is compared before and after);
+* apply refuses a changed world; a second apply of the same plan never has a second effect;
+* a crash at any suspension point of apply leaves a state that the declared class of repetition tells truly;
+* undo restores what it declares to restore.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+
+from remediator.action import Action, Connection, Identity, SecretRef, Settled
+from remediator.errors import NotFound, NotReversible, OutcomeUnknown, PermanentError, PreconditionChanged
+from remediator.model import Health, JSON, Plan, Receipt, Repeat, Value, canonical, from_json, to_json
+
+C = TypeVar("C", bound=Connection)
+T = TypeVar("T")
+
+
+class LocalContext:
+    """A `remediator.action.Context` for tests and scripts: connections by name, secrets from environment and files."""
+
+    def __init__(
+        self,
+        connections: Mapping[str, Connection],
+        *,
+        identity: Identity | None = None,
+        key: str = "test/1",
+        values: Mapping[str, Value] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._connections = dict(connections)
+        self._clients: dict[str, Any] = {}
+        self._now = now
+        self.identity = identity or Identity()
+        self.key = key
+        self.values: Mapping[str, Value] = values or {}
+
+    @property
+    def now(self) -> datetime:
+        """The present time, or what the test says."""
+        return self._now()
+
+    def connection(self, model: type[C], name: str) -> C:
+        """Return the settings of connection `name`. Raises `NotFound`."""
+        found = self._connections.get(name)
+        if not isinstance(found, model):
+            raise NotFound(f"no connection {name!r} of kind {model.__name__}")
+        return found
+
+    async def client(self, model: type[C], name: str, open_: Callable[[C, Any], Awaitable[T]]) -> T:
+        """Return the client of connection `name`, opened once."""
+        if name not in self._clients:
+            self._clients[name] = await open_(self.connection(model, name), self)
+        return self._clients[name]  # type: ignore[no-any-return]
+
+    async def discard(self, model: type[C], name: str) -> None:
+        """Close and forget the client of connection `name`."""
+        client = self._clients.pop(name, None)
+        close = getattr(client, "aclose", None) or getattr(client, "close", None)
+        if close is not None:
+            result = close()
+            if inspect.isawaitable(result):
+                await result
+
+    async def secret(self, ref: SecretRef) -> str:
+        """Return the value behind an `env` or `file` reference."""
+        if ref.env is not None and ref.env in os.environ:
+            return os.environ[ref.env]
+        if ref.file is not None:
+            return Path(ref.file).read_text().rstrip("\n")
+        raise PermanentError(f"secret {ref!r} can't be read here")
+
+    async def aclose(self) -> None:
+        """Close all clients."""
+        for name in list(self._clients):
+            await self.discard(Connection, name)
+
+
+class Crash(BaseException):
+    """Thrown into a coroutine where a process would have died."""
+
+
+class _CrashingAt:
+    """Awaits a coroutine and throws `Crash` into it at its n-th suspension (from 0)."""
+
+    def __init__(self, coroutine: Coroutine[Any, Any, T], suspension: int) -> None:
+        self.coroutine = coroutine
+        self.left = suspension
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        inner = self.coroutine.__await__()
+        value: Any = None
+        try:
+            while True:
+                yielded = inner.send(value)
+                if self.left == 0:
+                    inner.throw(Crash())
+                self.left -= 1
+                value = yield yielded
+        except StopIteration as stop:
+            return stop.value
+
+
+async def crash_at(coroutine: Coroutine[Any, Any, T], suspension: int) -> T | None:
+    """Run a coroutine and break it off at its n-th suspension (from 0), as if the process had died there.
+
+    Returns its result when it ended before, None when it was broken off.
+    """
+    try:
+        return await _CrashingAt(coroutine, suspension)  # type: ignore[no-any-return]
+    except Crash:
+        return None
+
+
+class ActionConformance(ABC):
+    """The contract of one action against one real system; derive, implement the abstract parts, name it `Test…`.
+
+    Each test gets a fresh `world` through `prepare`. `state` must return everything the action could change, as JSON.
+    """
+
+    action: ClassVar[Action[Any]]
+    crash_points: ClassVar[int] = 40
+    """How many suspension points of `apply` are tried; raise it for actions with more calls."""
+    settles: ClassVar[bool] = True
+    """False where the state read right after apply is not yet final (verification needs time)."""
+
+    @abstractmethod
+    async def prepare(self) -> tuple[Any, Mapping[str, Any]]:
+        """Bring the system into the faulty state; return (context, parameters as a rule writes them)."""
+
+    @abstractmethod
+    async def state(self) -> JSON:
+        """Read everything that the action could change, without what moves by itself (times, counters)."""
+
+    @abstractmethod
+    async def disturb(self) -> None:
+        """Change the world as somebody else would between plan and apply, so that the plan's precondition fails or its set is stale."""
+
+    async def settle(self, plan: Plan, receipt: Receipt | None, ctx: Any) -> None:
+        """Wait until the effect is visible, for systems that work asynchronously."""
+
+    async def cleanup(self) -> None:
+        """Undo what `prepare` did."""
+
+    @pytest.fixture
+    async def world(self) -> Any:
+        """The prepared system as (context, validated parameters)."""
+        ctx, raw = await self.prepare()
+        try:
+            yield ctx, self.action.Params.model_validate(raw)
+        finally:
+            await self.cleanup()
+            await ctx.aclose()
+
+    def test_declaration_is_complete(self) -> None:
+        """The example fits the parameters, the description and the permissions are there, repetition matches undo."""
+        self.action.Params.model_validate(dict(self.action.example))
+        assert (self.action.__doc__ or "").strip()
+        assert self.action.permissions or self.action.notifies
+        overridden = type(self.action).undo is not Action.undo
+        assert self.action.reversible == overridden
+        if self.action.repeat is not Repeat.NEVER:
+            assert type(self.action).reconcile is not Action.reconcile
+
+    async def test_plan_writes_nothing(self, world: Any) -> None:
+        """Dry run never writes: the state before and after planning is the same, and the plan says what it will do."""
+        ctx, params = world
+        before = canonical(await self.state())
+        plan = await self.action.plan(params, ctx)
+        assert canonical(await self.state()) == before
+        assert plan.summary
+        assert plan.targets
+        assert plan.action == self.action.name
+        assert from_json(Plan, to_json(plan)).hash == plan.hash
+
+    async def test_apply_does_what_the_plan_says(self, world: Any) -> None:
+        """Apply changes the state, verify says healthy, and planning the same wish again finds nothing left to do or a new plan."""
+        ctx, params = world
+        plan = await self.action.plan(params, ctx)
+        before = canonical(await self.state())
+        receipt = await self.action.apply(from_json(Plan, to_json(plan)), ctx)
+        receipt = from_json(Receipt, to_json(receipt))
+        await self.settle(plan, receipt, ctx)
+        after = canonical(await self.state())
+        assert after != before or self.action.notifies
+        verdict = await self.action.verify(plan, receipt, ctx)
+        assert verdict.health is Health.HEALTHY, verdict.message
+        assert canonical(await self.state()) == after
+
+    async def test_apply_never_exceeds_the_plan_when_the_world_moved(self, world: Any) -> None:
+        """Somebody changes the world after planning: apply refuses, or touches only what was planned and is still there."""
+        ctx, params = world
+        plan = await self.action.plan(params, ctx)
+        await self.disturb()
+        before = canonical(await self.state())
+        try:
+            receipt = await self.action.apply(plan, ctx)
+        except (PreconditionChanged, PermanentError):
+            assert canonical(await self.state()) == before
+        else:
+            planned = {target.id for target in plan.targets}
+            assert set(receipt.touched) <= planned | set(plan.intent.get("members", ()))
+
+    async def test_second_apply_has_no_second_effect(self, world: Any) -> None:
+        """The same plan applied twice has the effect of once, or is refused; class `never` is exempt and never repeated."""
+        if self.action.repeat is Repeat.NEVER:
+            return
+        ctx, params = world
+        plan = await self.action.plan(params, ctx)
+        receipt = await self.action.apply(plan, ctx)
+        await self.settle(plan, receipt, ctx)
+        once = canonical(await self.state())
+        try:
+            await self.action.apply(plan, ctx)
+        except (PreconditionChanged, PermanentError):
+            pass
+        assert canonical(await self.state()) == once
+
+    async def test_crash_at_any_point_is_told_truly(self, world: Any) -> None:
+        """After a crash at each suspension of apply, `reconcile` says applied only if it was, and not-applied only if it was not."""
+        ctx, params = world
+        for point in range(self.crash_points):
+            plan = await self.action.plan(params, ctx)
+            before = canonical(await self.state())
+            receipt = await crash_at(self.action.apply(plan, ctx), point)
+            await ctx.aclose()
+            await self.settle(plan, receipt, ctx)
+            changed = canonical(await self.state()) != before
+            found = await self.action.reconcile(plan, ctx)
+            if self.action.repeat is Repeat.NEVER:
+                assert found.settled is Settled.UNKNOWN
+            elif found.settled is Settled.APPLIED:
+                assert found.receipt is not None
+                assert changed or plan.noop, f"crash at suspension {point}: said applied, but nothing changed"
+            elif found.settled is Settled.NOT_APPLIED:
+                assert not changed, f"crash at suspension {point}: said not applied, but the state changed"
+            elif self.action.repeat is Repeat.CONDITIONAL:
+                raise AssertionError(f"a conditional action can always tell: {found.message}")
+            if receipt is not None:
+                return
+            await self.cleanup()
+            await ctx.aclose()
+            ctx2, raw = await self.prepare()
+            await ctx2.aclose()
+            params = self.action.Params.model_validate(raw)
+        raise AssertionError(f"apply has more than {self.crash_points} suspensions; raise crash_points")
+
+    async def test_undo_restores(self, world: Any) -> None:
+        """Where declared, the undo plan brings the state back; where not, undo says why."""
+        ctx, params = world
+        plan = await self.action.plan(params, ctx)
+        before = canonical(await self.state())
+        receipt = await self.action.apply(plan, ctx)
+        await self.settle(plan, receipt, ctx)
+        after = canonical(await self.state())
+        if not self.action.reversible:
+            with pytest.raises(NotReversible):
+                await self.action.undo(plan, receipt, ctx)
+            return
+        back = await self.action.undo(plan, receipt, ctx)
+        assert back.undoes
+        assert canonical(await self.state()) == after, "planning the undo wrote something"
+        try:
+            undone = await self.action.apply(from_json(Plan, to_json(back)), ctx)
+        except OutcomeUnknown:
+            raise AssertionError("undo lost its answer on a healthy system") from None
+        await self.settle(back, undone, ctx)
+        assert canonical(await self.state()) == before
