@@ -44,7 +44,7 @@ def digest(value: JSON) -> str:
 
 
 @functools.cache
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -59,7 +59,8 @@ def to_json(value: Any) -> JSON:
 
 def from_json(kind: type[T], value: JSON) -> T:
     """Turn what `to_json` gave back into a `kind`. Raises `pydantic.ValidationError` for anything else."""
-    return _adapter(kind).validate_python(value)
+    result: T = _adapter(kind).validate_python(value)
+    return result
 
 
 def encode_value(value: Value) -> JSON:

@@ -1,0 +1,234 @@
+"""The rows of the durable state as frozen values: incidents, runs, steps, approvals, messages, pauses.
+
+Pure like `remediator.model`, which holds the words these are made of. A row is replaced whole, never edited in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from remediator.model import (
+    JSON,
+    Alert,
+    ApprovalState,
+    IncidentState,
+    Plan,
+    Receipt,
+    RunState,
+    StepState,
+)
+
+SYSTEM_CHAIN = "system"
+"""The audit chain of what belongs to no incident: start, settings, reload, kill switch, sign-in, checkpoints."""
+
+EVERYWHERE = "global"
+"""The kill switch's scope that stops every rule."""
+
+
+@dataclass(frozen=True)
+class Incident:
+    """What is wrong: all open episodes of one rule on one target."""
+
+    id: str
+    """`INC-YYYYMMDD-NNN`, also the name of its audit chain."""
+    rule: str
+    target: str
+    severity: str
+    state: IncidentState
+    subject: Alert
+    """The alert that opened it; `labels` and `alert` in expressions always mean this one."""
+    opened_at: datetime
+    updated_at: datetime
+    fingerprints: tuple[str, ...]
+    """Fingerprints of its open episodes, in the order in which they joined. Empty once all are resolved."""
+    resolved_at: datetime | None = None
+    owner: str | None = None
+    relapses: int = 0
+    runs: int = 0
+    """How many runs it has had; the next run's number is this plus one."""
+    relapsed_remedies: tuple[str, ...] = ()
+    """Remedies that had succeeded before a relapse; they need an approval now."""
+    summary: str = ""
+    also_matched: tuple[str, ...] = ()
+    """Rules of lower priority that matched too."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a run's remedy, planned, intended, carried out (`semantics.md`, 16)."""
+
+    number: int
+    action: str
+    state: StepState
+    plan: Plan | None = None
+    receipt: Receipt | None = None
+    undo_plan: Plan | None = None
+    """Set once undoing this step was planned; its own intent and receipt follow the same states."""
+    undo_receipt: Receipt | None = None
+    undo_intended: bool = False
+    message: str = ""
+    """Why it is in this state, for people."""
+    intended_at: datetime | None = None
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """One attempt to remedy an incident. Only the holder of its lease, by `fence`, may replace it."""
+
+    id: str
+    """`INC-YYYYMMDD-NNN-R`, R counting the incident's runs from 1."""
+    incident: str
+    number: int
+    rule: str
+    rule_hash: str
+    """Key of the frozen rule text this run follows."""
+    target: str
+    state: RunState
+    created_at: datetime
+    entered_at: datetime
+    """When it entered `state`."""
+    wake_at: datetime | None
+    """When a worker should look at it; None when it waits for an outside event or has ended."""
+    fence: int = 0
+    """Fencing token: each claim raises it, and only its newest value may write."""
+    chain: int = 1
+    """Number of the incident's run that began this chain of remedies."""
+    tried: tuple[str, ...] = ()
+    """Remedies that earlier runs of the chain tried."""
+    chain_wrote: bool = False
+    """True when an earlier run of the chain changed something."""
+    remedy: str | None = None
+    remedy_hash: str = ""
+    dry_run: bool = False
+    facts: Mapping[str, JSON] = field(default_factory=dict)
+    """Facts by qualified name, encoded with `encode_value`, as the decision used them."""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why which facts are unknown."""
+    steps: tuple[Step, ...] = ()
+    planned_at: datetime | None = None
+    plan_hash: str = ""
+    """Hash over all steps' plans; what an approval is bound to."""
+    approval: str | None = None
+    """Id of the approval it waits for or holds."""
+    drifts: int = 0
+    """Approvals voided because the world had moved."""
+    deadline: datetime | None = None
+    """When the present state times out."""
+    waiting_since: datetime | None = None
+    applied_at: datetime | None = None
+    """When its last external call ended."""
+    healthy_since: datetime | None = None
+    locks: tuple[str, ...] = ()
+    reason: str = ""
+    """The latest explanation, for people."""
+    ended_at: datetime | None = None
+    resume_state: RunState | None = None
+    """Where an interrupted run was."""
+
+    @property
+    def wrote(self) -> bool:
+        """True when at least one of its own steps may have changed something."""
+        return any(step.state in (StepState.APPLIED, StepState.UNKNOWN, StepState.UNDONE, StepState.INTENDED) for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """One person's decision on an approval."""
+
+    who: str
+    approve: bool
+    comment: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Approval:
+    """A question to people, bound to a plan's hash. Single use."""
+
+    id: str
+    run: str
+    incident: str
+    plan_hash: str
+    state: ApprovalState
+    requested_at: datetime
+    expires_at: datetime
+    reason: str
+    """Why a person is asked (mode, risk, relapse, Alertmanager silent, …)."""
+    groups: tuple[str, ...] = ()
+    quorum: int = 1
+    requester: str = "remediator"
+    votes: tuple[Vote, ...] = ()
+
+
+class MessageKind(StrEnum):
+    """What a message to people is."""
+
+    PAGE = "page"
+    APPROVAL = "approval"
+    UPDATE = "update"
+
+
+@dataclass(frozen=True)
+class Message:
+    """A message to people, kept in the outbox until it is delivered. Delivered at least once, de-duplicated by `key`."""
+
+    key: str
+    kind: MessageKind
+    policy: str
+    """Escalation policy that names the receivers."""
+    incident: str
+    body: Mapping[str, JSON]
+    due_at: datetime
+    """Not before then: a held page is a message with a later time."""
+    attempts: int = 0
+    delivered_at: datetime | None = None
+    cancelled: bool = False
+    error: str = ""
+    delivered_to: tuple[str, ...] = ()
+    """Receivers that already have it, so that a retry skips them."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A thrown kill switch: `scope` is `global` or `rule:NAME`. Only a person lifts it."""
+
+    scope: str
+    who: str
+    why: str
+    at: datetime
+
+
+class SignalKind(StrEnum):
+    """What a person may tell a run that waits for one."""
+
+    SETTLE_APPLIED = "settle_applied"
+    SETTLE_NOT_APPLIED = "settle_not_applied"
+    RESUME = "resume"
+    UNDO = "undo"
+    CLOSE = "close"
+
+
+@dataclass(frozen=True)
+class Signal:
+    """A person's word to a run, consumed by the run's next transition."""
+
+    run: str
+    kind: SignalKind
+    who: str
+    comment: str
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Use:
+    """One reserved unit of budget: a run that entered `applying`."""
+
+    run: str
+    rule: str
+    target: str
+    at: datetime
+    returned: bool = False

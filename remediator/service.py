@@ -1,0 +1,87 @@
+"""What the daemon offers to its surfaces (web, command line): the operations a person or a sender can ask for.
+
+`remediator.app` implements it. A surface authenticates the caller, checks the role, calls one of these, and renders the answer.
+Lists and single rows are read from `store` directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from remediator.model import JSON, Actor, Alert
+from remediator.records import Approval, Incident, Pause, Run, SignalKind
+from remediator.registry import Registry
+from remediator.rules.compile import RuleSet
+from remediator.settings import Settings
+from remediator.store.protocol import Store
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What became of one webhook, after its commit."""
+
+    alerts: int
+    firing: int
+    resolved: int
+    opened: tuple[str, ...]
+    """Ids of incidents that it opened or reopened."""
+    rejected: tuple[str, ...]
+    """Why single alerts of the body were refused."""
+
+
+@dataclass(frozen=True)
+class Reloaded:
+    """What a reload did. On failure the old rules and settings stay in force."""
+
+    ok: bool
+    rules: int
+    problems: tuple[str, ...]
+
+
+class Service(Protocol):
+    """The daemon, as its surfaces see it."""
+
+    @property
+    def store(self) -> Store:
+        """The durable state, for reading."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+
+    @property
+    def registry(self) -> Registry:
+        """The catalogue of actions and checks."""
+
+    def ready(self) -> str | None:
+        """Return None when it can take alerts, else why not."""
+
+    async def accept(self, body: bytes, actor: Actor) -> Accepted:
+        """Take a webhook's body durably. Raises `InvalidAlerts`, or `StoreUnavailable` when it can't be committed (answer 503)."""
+
+    async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
+        """Record one person's decision. Raises `NotFound`, `ApprovalRefused`."""
+
+    async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
+        """Throw the kill switch for `global` or `rule:NAME`; sticky until `resume`."""
+
+    async def resume(self, scope: str, actor: Actor) -> None:
+        """Lift the kill switch. Raises `NotFound` when it was not thrown."""
+
+    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
+        """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""
+
+    async def acknowledge(self, incident: str, actor: Actor) -> Incident:
+        """Make `actor` the incident's owner. Raises `NotFound`."""
+
+    async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
+        """Decide and plan for an alert against the live systems, writing nothing; return the whole trace."""
+
+    async def reload(self, actor: Actor) -> Reloaded:
+        """Read settings' reloadable parts and all rules again, all or nothing."""

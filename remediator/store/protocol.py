@@ -1,0 +1,230 @@
+"""What a store does, for SQLite and PostgreSQL alike.
+
+One verb writes: `transact(reads, build)`. The store begins a transaction, reads (and locks) what `reads` names, calls the pure
+`build(snapshot)`, writes the `Changes` it returns, chains the events, and commits. Either all of it is durable when the
+call returns, or nothing of it happened. Many transactions may share one commit (group commit), and each still stands or falls alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Protocol
+
+from remediator.model import JSON, ChainedEvent, Episode, Event, RunState
+from remediator.records import Approval, Incident, Message, Pause, Run, Signal, Use
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What a transaction needs to see."""
+
+    fingerprints: Sequence[str] = ()
+    """The newest episode of each."""
+    incidents: Sequence[str] = ()
+    latest_incident: Sequence[tuple[str, str]] = ()
+    """The newest incident of each (rule, target), open or not."""
+    active_runs_of: Sequence[str] = ()
+    """Incident ids whose not ended runs are wanted, and the incidents themselves."""
+    runs: Sequence[str] = ()
+    """Run ids; brings each run's incident, signals and approval too."""
+    approvals: Sequence[str] = ()
+    """Approval ids; brings each one's run and incident too."""
+    locks: Sequence[str] = ()
+    """Lock keys whose holders are wanted."""
+    usage: Sequence[tuple[str, str]] = ()
+    """(rule, target) whose uses within `usage_window` and last written chain end are wanted."""
+    usage_window: timedelta = timedelta(days=1)
+    incident_numbers: date | None = None
+    """The day for which new incident numbers may be taken."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a transaction saw. `now` is the store's clock (database time on PostgreSQL, wall time on SQLite)."""
+
+    now: datetime
+    episodes: Mapping[str, Episode] = field(default_factory=dict)
+    incidents: Mapping[str, Incident] = field(default_factory=dict)
+    latest_incident: Mapping[tuple[str, str], Incident] = field(default_factory=dict)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+    approvals: Mapping[str, Approval] = field(default_factory=dict)
+    signals: Mapping[str, tuple[Signal, ...]] = field(default_factory=dict)
+    """By run id, oldest first, not yet consumed."""
+    locks: Mapping[str, str] = field(default_factory=dict)
+    """Holding run's id by lock key, only for keys that are held."""
+    uses: tuple[Use, ...] = ()
+    """Uses (not returned) of the wanted rules or targets within the window."""
+    last_written: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
+    """By (rule, target): when the last chain that wrote something ended."""
+    acting: int = 0
+    """How many runs are in applying, verifying, undoing or outcome_unknown."""
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
+    """All thrown kill switches by scope."""
+    next_incident_number: int = 1
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a transaction writes. Rows are inserted or replaced whole."""
+
+    episodes: Sequence[Episode] = ()
+    incidents: Sequence[Incident] = ()
+    runs: Sequence[Run] = ()
+    """A run that exists is replaced only when its stored fence equals the given one; else `LeaseLost`, and nothing is written."""
+    claim_for: str | None = None
+    """Worker that holds the lease of the runs in `claim` as soon as they are committed."""
+    claim: Sequence[str] = ()
+    release: Sequence[str] = ()
+    """Run ids whose lease ends with this transaction."""
+    wake: Sequence[str] = ()
+    """Run ids that a worker should look at now, whoever holds them; leaves the row itself alone."""
+    approvals: Sequence[Approval] = ()
+    signals: Sequence[Signal] = ()
+    consumed: Sequence[str] = ()
+    """Run ids whose signals, as seen in the snapshot, are used up."""
+    take_locks: Mapping[str, str] = field(default_factory=dict)
+    """Run id by lock key. A key that another run holds fails the whole transaction with `Conflict`."""
+    release_locks: Sequence[str] = ()
+    """Run ids whose locks are all released."""
+    move_locks: Mapping[str, str] = field(default_factory=dict)
+    """New run id by old run id: the successor in a chain takes over all locks."""
+    uses: Sequence[Use] = ()
+    """Inserted, or replaced by run id."""
+    messages: Sequence[Message] = ()
+    """Inserted unless a message with this key exists (then it is left as it is)."""
+    cancel_messages: Sequence[str] = ()
+    """Keys of undelivered messages that need not go out any more."""
+    release_messages: Sequence[str] = ()
+    """Keys of held messages that are due now."""
+    pauses: Sequence[Pause] = ()
+    lift: Sequence[str] = ()
+    """Scopes of pauses that are lifted."""
+    rule_texts: Mapping[str, JSON] = field(default_factory=dict)
+    """Frozen rule texts by hash; kept as long as a run refers to them."""
+    events: Sequence[Event] = ()
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What became durable: the snapshot `build` saw, what it returned, and its events at their places in their chains."""
+
+    snapshot: Snapshot
+    changes: Changes
+    events: tuple[ChainedEvent, ...]
+
+
+Build = Callable[[Snapshot], Changes]
+"""Pure: called inside the transaction, and again should the transaction be repeated. An error it raises rolls back and reaches the caller."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a list, newest first. `before` of the next call is this page's `next`; None at the end."""
+
+    items: tuple[object, ...]
+    next: str | None
+
+
+@dataclass(frozen=True)
+class ChainReport:
+    """What verifying the audit found. `faults` is empty when every chain holds and no checkpointed chain is missing or shorter."""
+
+    chains: int
+    events: int
+    checkpoints: int
+    faults: tuple[str, ...]
+
+
+class Store(Protocol):
+    """The durable state."""
+
+    async def open(self) -> None:
+        """Open or create it, take the lock, migrate the schema. Raises `StoreUnavailable`, or `StoreCorrupt`."""
+
+    async def aclose(self) -> None:
+        """Commit what is under way, then close."""
+
+    # --- writing
+
+    async def transact(self, reads: Reads, build: Build) -> Committed:
+        """Read, decide, write in one durable transaction. Raises what `build` raises, `LeaseLost`, `Conflict`, `StoreUnavailable`."""
+
+    # --- work
+
+    async def claim(self, worker: str, *, limit: int, lease: timedelta) -> list[Run]:
+        """Take up to `limit` due, unleased runs (or runs whose lease ran out), raising their fences."""
+
+    async def renew(self, worker: str, runs: Sequence[str], *, lease: timedelta) -> set[str]:
+        """Prolong leases; return the ids that `worker` still holds."""
+
+    async def next_wake(self) -> datetime | None:
+        """Return when the next unleased run is due, None when none waits for a time."""
+
+    async def due_messages(self, *, limit: int) -> list[Message]:
+        """Return undelivered, due messages, oldest first."""
+
+    async def next_message(self) -> datetime | None:
+        """Return when the next undelivered message is due."""
+
+    async def update_message(self, message: Message, *, events: Sequence[Event] = ()) -> None:
+        """Replace a message after an attempt to deliver it."""
+
+    async def checkpoint(self) -> ChainedEvent | None:
+        """Append to the system chain the heads and counts of all chains changed since the last checkpoint; None when none changed."""
+
+    # --- reading
+
+    async def incident(self, incident: str) -> Incident | None:
+        """Return one incident."""
+
+    async def incidents(self, *, states: Sequence[str] = (), rule: str | None = None, before: str | None = None, limit: int = 100) -> Page:
+        """List incidents, newest first."""
+
+    async def run(self, run: str) -> Run | None:
+        """Return one run."""
+
+    async def runs(
+        self,
+        *,
+        states: Sequence[RunState] = (),
+        incident: str | None = None,
+        rule: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """List runs, newest first."""
+
+    async def approval(self, approval: str) -> Approval | None:
+        """Return one approval."""
+
+    async def approvals(self, *, states: Sequence[str] = (), before: str | None = None, limit: int = 100) -> Page:
+        """List approvals, newest first."""
+
+    async def episodes(self, *, open_only: bool = False, before: str | None = None, limit: int = 100) -> Page:
+        """List episodes, newest first."""
+
+    async def events(self, chain: str, *, after: int = 0, limit: int = 1000) -> list[ChainedEvent]:
+        """Return a chain's events with seq > `after`, in order."""
+
+    async def chains(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, int, str]]:
+        """Return (chain, count, head hash) in the order of names, for export."""
+
+    async def pauses(self) -> dict[str, Pause]:
+        """Return all thrown kill switches by scope."""
+
+    async def locks(self) -> dict[str, str]:
+        """Return all held locks: run id by key."""
+
+    async def rule_text(self, rule_hash: str) -> JSON | None:
+        """Return a frozen rule text."""
+
+    async def counts(self) -> dict[str, int]:
+        """Return gauges: `runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
+
+    async def verify_audit(self) -> ChainReport:
+        """Recompute every chain and hold it against the checkpoints. Reads in portions; never blocks writers for long."""
+
+    def on_wake(self, notify: Callable[[Sequence[str]], None]) -> None:
+        """Have `notify(run ids)` called after a commit made runs due now or woke them. Called on the event loop."""
