@@ -9,11 +9,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -44,7 +44,7 @@ def digest(value: JSON) -> str:
 
 
 @functools.cache
-def _adapter(kind: Any) -> TypeAdapter[Any]:
+def _adapter(kind: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
 
 
@@ -54,12 +54,12 @@ def to_json(value: Any) -> JSON:
     >>> to_json(Change("redis:cache/0/config/maxmemory", "value", "1mb", "2mb"))["after"]
     '2mb'
     """
-    return _adapter(type(value)).dump_python(value, mode="json")
+    return _adapter(cast("Hashable", type(value))).dump_python(value, mode="json")
 
 
 def from_json(kind: type[T], value: JSON) -> T:
     """Turn what `to_json` gave back into a `kind`. Raises `pydantic.ValidationError` for anything else."""
-    result: T = _adapter(kind).validate_python(value)
+    result: T = _adapter(cast("Hashable", kind)).validate_python(value)
     return result
 
 

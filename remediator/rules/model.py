@@ -112,6 +112,8 @@ class Remedy:
     unknown_is_next: bool
     """True for `on_unknown: next`: an unknown condition goes on to the next remedy instead of stopping."""
     hash: str
+    handover: str | None = None
+    """Name of the rule that takes the incident over instead of any steps (once per incident); then `steps` is empty."""
     risk: Risk = Risk.LOW
     """The highest risk of its steps' actions."""
 
@@ -174,7 +176,6 @@ class Rule:
     escalation: str = "default"
     runbook: str = ""
     description: str = ""
-    handover: str | None = None
     alive: str | None = None
     """PromQL that must return a series while the target exists (decision 19)."""
     vars: Mapping[str, JSON] = field(default_factory=dict)

@@ -151,6 +151,9 @@ class Store(Protocol):
     async def transact(self, reads: Reads, build: Build) -> Committed:
         """Read, decide, write in one durable transaction. Raises what `build` raises, `LeaseLost`, `Conflict`, `StoreUnavailable`."""
 
+    async def read(self, reads: Reads) -> Snapshot:
+        """Return what `reads` names without writing or locking anything (deciding ahead, rehearsal)."""
+
     # --- work
 
     async def claim(self, worker: str, *, limit: int, lease: timedelta) -> list[Run]:

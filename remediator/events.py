@@ -1,0 +1,44 @@
+"""Kinds of audit events. Logs, metrics, timelines and notifications derive from these; names are `noun.past_verb`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """What happened. The comment of each names the keys of its data."""
+
+    # in an incident's chain
+    INCIDENT_OPENED = "incident.opened"  # rule, target, severity, fingerprint, labels, summary, also_matched
+    INCIDENT_JOINED = "incident.joined"  # fingerprint
+    INCIDENT_REOPENED = "incident.reopened"  # fingerprint, relapses, remedies
+    INCIDENT_RESOLVED = "incident.resolved"  # fingerprint
+    INCIDENT_ESCALATED = "incident.escalated"  # run, reason, policy
+    INCIDENT_ACKNOWLEDGED = "incident.acknowledged"  # owner
+    INCIDENT_HANDED_OVER = "incident.handed_over"  # run, rule, to
+    EPISODE_CLOSED = "episode.closed"  # fingerprint (others of the incident are still open)
+    RUN_CREATED = "run.created"  # run, rule, rule_hash, chain, dry_run
+    RUN_ENTERED = "run.entered"  # run, rule, state, was, reason
+    GUARD_DENIED = "guard.denied"  # run, rule, guard, verdict (wait | deny), reason, until
+    REMEDY_CHOSEN = "remedy.chosen"  # run, remedy (null: none), checks, conditions, reason
+    PLAN_MADE = "plan.made"  # run, remedy, hash, steps, authority, reasons
+    APPROVAL_REQUESTED = "approval.requested"  # run, approval, hash, groups, quorum, expires_at, reason
+    APPROVAL_DECIDED = "approval.decided"  # run, approval, decision (approve | deny), comment, state
+    APPROVAL_CLOSED = "approval.closed"  # run, approval, state (void | expired), reason
+    ACTION_INTENDED = "action.intended"  # run, rule, step, action, undo
+    ACTION_APPLIED = "action.applied"  # run, rule, step, action, undo, message, touched, seconds
+    ACTION_FAILED = "action.failed"  # run, rule, step, action, undo, message, seconds
+    ACTION_UNKNOWN = "action.unknown"  # run, rule, step, action, undo, message
+    VERIFICATION_READ = "verification.read"  # run, health, message (when it changed)
+    SIGNAL_RECEIVED = "signal.received"  # run, signal, comment
+    MESSAGE_DELIVERED = "message.delivered"  # key, receivers
+    MESSAGE_FAILED = "message.failed"  # key, error, attempts
+
+    # in the system chain
+    DAEMON_STARTED = "daemon.started"  # version, dry_run, rules, rules_hash
+    DAEMON_STOPPED = "daemon.stopped"
+    RULES_RELOADED = "rules.reloaded"  # rules, rules_hash
+    RULES_REFUSED = "rules.refused"  # problems
+    PAUSE_SET = "pause.set"  # scope, why
+    PAUSE_LIFTED = "pause.lifted"  # scope
+    AUDIT_CHECKPOINTED = "audit.checkpointed"  # heads
