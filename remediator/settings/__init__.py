@@ -1,0 +1,39 @@
+"""Settings: one file, `remediator.yaml`, read once and frozen. Imports nothing but the pure contract.
+
+`model` holds what may be written, `load` reads files and environment, `reference` writes the JSON Schema and the reference page.
+"""
+
+from remediator.settings.load import load_settings, reloadable_changes
+from remediator.settings.model import (
+    Contact,
+    Endpoint,
+    EscalationPolicy,
+    IdentitySettings,
+    Limits,
+    ListenSettings,
+    LogSettings,
+    PackSettings,
+    Role,
+    Settings,
+    Severity,
+    StoreSettings,
+    TlsSettings,
+)
+
+__all__ = [
+    "Contact",
+    "Endpoint",
+    "EscalationPolicy",
+    "IdentitySettings",
+    "Limits",
+    "ListenSettings",
+    "LogSettings",
+    "PackSettings",
+    "Role",
+    "Settings",
+    "Severity",
+    "StoreSettings",
+    "TlsSettings",
+    "load_settings",
+    "reloadable_changes",
+]

@@ -1,0 +1,341 @@
+"""The settings as frozen pydantic models: what an operator may write in `remediator.yaml` (`semantics.md`, 26).
+
+Every field says what it means, what it is when left out, and whether a reload applies it or a restart is needed.
+Secrets stand here only as references (`SecretRef`) or as hashes. Nothing here reads a file or the environment.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from remediator.action import SecretRef
+from remediator.duration import Duration
+from remediator.model import JSON, Authority
+
+NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+Name = Annotated[str, Field(pattern=NAME)]
+"""A name that people give to a connection, policy, pack, person or severity."""
+
+MIB = 1024 * 1024
+
+
+class Part(BaseModel):
+    """Base of all parts of the settings: unknown keys are errors, values don't change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def setting(default: Any, description: str, *, reload: bool, **limits: Any) -> Any:
+    """Declare a field with its default, its meaning and whether a reload applies it.
+
+    A callable default is called for each instance. `limits` are pydantic's (`ge`, `le`, `min_length`, …).
+    """
+    how: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
+    return Field(description=description, json_schema_extra={"reload": reload}, **how, **limits)
+
+
+def _path(value: Path) -> Path:
+    if not value.parts:
+        raise ValueError("an empty path; write the path of a file or directory")
+    return value
+
+
+FilePath = Annotated[Path, AfterValidator(_path)]
+"""A path; a relative one starts at the settings file's directory."""
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("not an http(s) URL; write it like https://host:port/path")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("credentials don't belong in a URL; refer to them with bearer, username or password")
+    if parts.query or parts.fragment:
+        raise ValueError("a base URL has no query and no fragment")
+    return value.rstrip("/")
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+"""A base URL, without credentials, query and trailing slash."""
+
+
+# --- store and listener ------------------------------------------------------------------------------------------------
+
+
+def _store_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme == "sqlite":
+        if parts.netloc or not parts.path.strip("/"):
+            raise ValueError("not a SQLite URL; write sqlite:///absolute/path.sqlite or sqlite:relative.sqlite")
+    elif parts.scheme in ("postgresql", "postgres"):
+        if parts.password is not None or "password" in parts.query:
+            raise ValueError("a password doesn't belong in the URL; refer to it with store.password")
+    else:
+        raise ValueError("no such kind of store; write sqlite:///path or postgresql://user@host/database")
+    return value
+
+
+class StoreSettings(Part):
+    """Where the durable state is kept."""
+
+    url: Annotated[str, AfterValidator(_store_url)] = setting(
+        "sqlite:///var/lib/remediator/remediator.sqlite",
+        "`sqlite:///absolute/path`, `sqlite:relative/path` (one daemon), or `postgresql://user@host/database` (any number of daemons)",
+        reload=False,
+    )
+    password: SecretRef | None = setting(None, "reference to PostgreSQL's password", reload=False)
+    connections: int = setting(8, "most PostgreSQL connections that one daemon opens", reload=False, ge=2, le=100)
+
+    @property
+    def path(self) -> Path | None:
+        """The SQLite file; None for PostgreSQL."""
+        parts = urlsplit(self.url)
+        return Path(parts.path) if parts.scheme == "sqlite" else None
+
+
+class TlsSettings(Part):
+    """Certificate of the listener, and the authority that signs clients' certificates."""
+
+    cert: FilePath = Field(description="PEM file with the certificate chain", json_schema_extra={"reload": False})
+    key: FilePath = Field(description="PEM file with the private key", json_schema_extra={"reload": False})
+    client_ca: FilePath | None = setting(None, "PEM file; clients may then show a certificate signed by it", reload=False)
+
+
+class ListenSettings(Part):
+    """Where webhooks, API and UI are served."""
+
+    host: str = setting("127.0.0.1", "address to listen on", reload=False, min_length=1)
+    port: int = setting(9095, "TCP port; 0 takes a free one", reload=False, ge=0, le=65535)
+    max_body: int = setting(16 * MIB, "most bytes of a request's body", reload=False, ge=1024)
+    max_connections: int = setting(1000, "most connections at a time; more are answered with 503", reload=False, ge=1)
+    tls: TlsSettings | None = setting(None, "serve HTTPS", reload=False)
+
+
+# --- limits --------------------------------------------------------------------------------------------------------------
+
+
+class Limits(Part):
+    """The operator's bounds. A rule can be stricter, never looser."""
+
+    authority: Authority = setting(Authority.AUTO, "how far any rule may go by itself: observe, approve or auto", reload=True)
+    workers: int = setting(64, "runs that one daemon works on at a time", reload=False, ge=1, le=10_000)
+    max_acting: int = setting(10, "runs that may be changing something at a time, over all daemons", reload=True, ge=1)
+    max_targets: int = setting(50, "most things one plan may touch", reload=True, ge=1)
+    max_percent: int = setting(100, "most percent of a whole (replicas, connections) one plan may touch", reload=True, ge=1, le=100)
+    min_cooldown: Duration = setting(
+        timedelta(), "shortest time between two remedies of one rule on one target", reload=True, ge=timedelta()
+    )
+    max_wait: Duration = setting(
+        timedelta(minutes=15), "longest time a run waits for a guard before it escalates", reload=True, gt=timedelta()
+    )
+    tombstone: Duration = setting(
+        timedelta(minutes=5),
+        "how long after its end a late firing copy of an alert is taken for the same firing",
+        reload=True,
+        ge=timedelta(),
+    )
+    lease: Duration = setting(
+        timedelta(seconds=30),
+        "after this long without a sign of life a daemon's runs go to another one",
+        reload=False,
+        ge=timedelta(seconds=3),
+    )
+    checkpoint_every: Duration = setting(
+        timedelta(minutes=1), "time between two checkpoints of the audit trail", reload=True, ge=timedelta(seconds=1)
+    )
+    revalidate_timeout: Duration = setting(
+        timedelta(seconds=3),
+        "how long Alertmanager may take to say whether an alert still fires; then a person is asked",
+        reload=True,
+        gt=timedelta(),
+    )
+    clock_skew: Duration = setting(
+        timedelta(minutes=2), "a clock further off than this lowers every rule to approve", reload=True, gt=timedelta()
+    )
+
+
+# --- the systems it talks to -------------------------------------------------------------------------------------------
+
+
+class Endpoint(Part):
+    """An HTTP API and how to sign in to it."""
+
+    url: HttpUrl = Field(description="base URL", json_schema_extra={"reload": True})
+    bearer: SecretRef | None = setting(None, "reference to a bearer token", reload=True)
+    username: str | None = setting(None, "user for basic authentication", reload=True)
+    password: SecretRef | None = setting(None, "reference to the password for basic authentication", reload=True)
+    ca_file: FilePath | None = setting(None, "PEM file of the authority that signed the server's certificate", reload=True)
+
+    @model_validator(mode="after")
+    def _one_sign_in(self) -> Self:
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password come together")
+        if self.bearer is not None and self.username is not None:
+            raise ValueError("write either bearer, or username and password")
+        return self
+
+
+def _endpoint(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
+EndpointOrUrl = Annotated[Endpoint, BeforeValidator(_endpoint, json_schema_input_type=str | Endpoint)]
+"""An endpoint; a plain URL stands for one without sign-in."""
+
+
+def _raw_connection(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not isinstance(value.get("kind"), str):
+        raise ValueError("kind is missing; write which system it is, e.g. `kind: kubernetes`")  # noqa: TRY004 - pydantic wants ValueError
+    return value
+
+
+RawConnection = Annotated[Mapping[str, JSON], AfterValidator(_raw_connection)]
+"""A connection as written: `kind`, and the fields of that kind. Its model is found through the registry when it is used."""
+
+
+# --- people --------------------------------------------------------------------------------------------------------------
+
+
+class Role(StrEnum):
+    """What an identity may do; what each includes is the table in `remediator.authentication`."""
+
+    VIEWER = "viewer"
+    RESPONDER = "responder"
+    APPROVER = "approver"
+    RULE_EDITOR = "rule_editor"
+    ADMIN = "admin"
+    ALERT_SENDER = "alert_sender"
+
+
+_HEX = re.compile(r"[0-9a-f]{64}")
+
+
+def _sha256(value: str) -> str:
+    if not _HEX.fullmatch(value):
+        raise ValueError("not a SHA-256 in 64 lower-case hexadecimal digits; make it with `printf %s TOKEN | sha256sum`")
+    return value
+
+
+Sha256 = Annotated[str, AfterValidator(_sha256)]
+"""SHA-256 of a token in hexadecimal digits. The token itself never stands in the settings."""
+
+
+class IdentitySettings(Part):
+    """A person or a program that may call the daemon, and how it proves who it is."""
+
+    token_sha256: tuple[Sha256, ...] = setting((), "SHA-256 of each bearer token; two while one is being replaced", reload=True)
+    password_sha256: tuple[Sha256, ...] = setting(
+        (), "SHA-256 of each password for basic authentication, where the user is this identity's name; take a long random one", reload=True
+    )
+    certificate_subject: str | None = setting(
+        None, "subject of a client certificate, like `CN=alertmanager,O=Example`", reload=True, min_length=1
+    )
+    roles: frozenset[Role] = setting(frozenset(), "viewer, responder, approver, rule_editor, admin, alert_sender", reload=True)
+    groups: frozenset[Name] = setting(frozenset(), "groups that approvals may ask for", reload=True)
+
+
+class Severity(Part):
+    """What a severity means for people."""
+
+    page_after: Duration = Field(
+        description="longest time a page is held back while a remedy is at work", json_schema_extra={"reload": True}
+    )
+    description: str = setting("", "what it means, for people", reload=True)
+
+
+def _severities() -> dict[str, Severity]:
+    minutes = {"sev1": 3, "sev2": 10, "sev3": 30, "sev4": 120}
+    return {name: Severity(page_after=timedelta(minutes=number)) for name, number in minutes.items()}
+
+
+def _one_action(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    if len(value) != 1:
+        raise ValueError("one action and its parameters, like `notify.slack: {…}`")
+    return value
+
+
+Notification = Annotated[Mapping[str, Mapping[str, JSON]], AfterValidator(_one_action)]
+"""One notifying action by name with its parameters."""
+
+
+class EscalationPolicy(Part):
+    """Who hears of an incident. Rules name a policy, never a channel."""
+
+    notify: tuple[Notification, ...] = setting((), "actions that carry the message, each `{action: {parameters}}`", reload=True)
+    description: str = setting("", "what it is for, for people", reload=True)
+
+
+def _policies() -> dict[str, EscalationPolicy]:
+    return {"default": EscalationPolicy()}
+
+
+class Contact(Part):
+    """How people find a person or team; shown in messages and in the UI."""
+
+    email: str = setting("", "e-mail address", reload=True)
+    chat: str = setting("", "name or id in the chat", reload=True)
+    phone: str = setting("", "telephone number", reload=True)
+    note: str = setting("", "anything else worth knowing at three in the morning", reload=True)
+
+
+# --- rules, log, whole -----------------------------------------------------------------------------------------------------
+
+
+class PackSettings(Part):
+    """A rule pack in use, with its variables."""
+
+    path: FilePath = Field(description="directory that holds the pack's pack.yaml", json_schema_extra={"reload": True})
+    vars: Mapping[str, JSON] = setting(dict, "values of the pack's variables", reload=True)
+
+
+class LogSettings(Part):
+    """What is logged, and how."""
+
+    format: Literal["json", "console"] = setting("json", "one JSON object a line, or text for a terminal", reload=False)
+    level: Literal["debug", "info", "warning", "error"] = setting("info", "least level that is written", reload=False)
+
+
+class Settings(Part):
+    """The whole of `remediator.yaml`."""
+
+    store: StoreSettings = setting(StoreSettings, "where the durable state is kept", reload=False)
+    listen: ListenSettings = setting(ListenSettings, "where webhooks, API and UI are served", reload=False)
+    dry_run: bool = setting(True, "plan and tell, but change nothing; `false` arms the daemon", reload=True)
+    limits: Limits = setting(Limits, "the operator's bounds, which rules can't loosen", reload=True)
+    connections: Mapping[Name, RawConnection] = setting(dict, "the systems it may look at and act on, by name", reload=True)
+    alertmanager: tuple[EndpointOrUrl, ...] = setting(
+        (), "Alertmanager's peers; without any, no rule goes further than approve. Offered as connection `alertmanager`", reload=True
+    )
+    prometheus: EndpointOrUrl | None = setting(
+        None, "Prometheus, to tell whether an alert is over. Offered as connection `prometheus`", reload=True
+    )
+    identities: Mapping[Name, IdentitySettings] = setting(dict, "who may call the daemon", reload=True)
+    severities: Mapping[Name, Severity] = setting(_severities, "severities that rules may name", reload=True)
+    escalation: Mapping[Name, EscalationPolicy] = setting(_policies, "escalation policies that rules may name", reload=True)
+    contacts: Mapping[Name, Contact] = setting(dict, "people and teams by name", reload=True)
+    packs: Mapping[Name, PackSettings] = setting(dict, "rule packs in use, by name", reload=True)
+    protected: tuple[str, ...] = setting((), "canonical ids, or prefixes ending in `/`, that no plan may ever touch", reload=True)
+    actions_path: tuple[FilePath, ...] = setting((), "directories with modules of your own actions and checks", reload=False)
+    log: LogSettings = setting(LogSettings, "what is logged, and how", reload=False)
+    public_url: HttpUrl | None = setting(None, "address under which people reach the UI; links in messages start with it", reload=True)
+
+    @model_validator(mode="after")
+    def _default_policy(self) -> Self:
+        if "default" not in self.escalation:
+            raise ValueError("escalation has no policy `default`; rules that name no policy use it")
+        if not self.severities:
+            raise ValueError("severities is empty; leave it out, or name at least one")
+        return self
+
+    def page_after(self, severity: str) -> timedelta:
+        """Return how long a page of `severity` may be held: the shortest of all for an unknown one."""
+        found = self.severities.get(severity)
+        return found.page_after if found is not None else min(one.page_after for one in self.severities.values())
