@@ -1,20 +1,288 @@
-"""Metrics for Prometheus: one class, built in one constructor, every label from a closed set and initialised."""
+"""Metrics for Prometheus: one class, built in one constructor, every label from a closed set and initialised.
+
+Most counters derive from audit events (`observe`), so that metrics and the audit trail can't tell different stories. No label
+ever holds a fingerprint, a pod, a message or anything else from outside; a word that isn't expected counts as `other`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
 
-from remediator.model import ChainedEvent
+from remediator.events import Kind
+from remediator.lifecycle import ENDS
+from remediator.model import JSON, ChainedEvent, IncidentState, RunState
+from remediator.records import EVERYWHERE
+
+OTHER = "other"
+
+WEBHOOK_OUTCOMES = ("accepted", "invalid", "unauthorized", "forbidden", "too_large", "unavailable")
+ENDED = tuple(state for state in RunState if state in ENDS or state is RunState.INTERRUPTED)
+FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Buckets in seconds for what a machine does alone."""
+CALL = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+"""Buckets in seconds for calls to other systems."""
+
+
+class _Labelled(Protocol):
+    def labels(self, *values: str) -> Any: ...
+
+
+class _WithoutCreated:
+    """A registry's metrics without the `_created` twins, which double the number of series and which nobody reads."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
 
 
 class Metrics:
-    """All metrics of one daemon."""
+    """All metrics of one daemon. `registry` belongs to it, so that two daemons can live in one process.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    `guards`, `actions` and `routes` are the closed sets of those labels; more can be told later with `expect`.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        guards: Iterable[str] = (),
+        actions: Iterable[str] = (),
+        routes: Iterable[str] = (),
+        version: str = "",
+    ) -> None:
         self.registry = registry
+        self._known: dict[str, set[str]] = {"guard": set(), "action": set(), "route": set(), "reason": set()}
+        self._build_intake()
+        self._build_runs()
+        self._build_durations()
+        self._build_daemon(version)
+        self._initialise()
+        self.expect(guards=guards, actions=actions, routes=routes)
+        self._observers = self._table()
+
+    # --- construction
+
+    def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+        return Counter(name, text, labels, namespace="remediator", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
+        return Gauge(name, text, labels, namespace="remediator", registry=self.registry)
+
+    def _histogram(self, name: str, text: str, labels: Sequence[str] = (), *, buckets: Sequence[float] = FAST) -> Histogram:
+        return Histogram(name, text, labels, namespace="remediator", registry=self.registry, buckets=buckets)
+
+    def _build_intake(self) -> None:
+        self.webhooks = self._counter("webhooks_total", "Webhook requests by what became of them.", ["outcome"])
+        self.alerts_received = self._counter("alerts_received_total", "Alerts in accepted webhooks by their own status.", ["status"])
+        self.alerts_rejected = self._counter("alerts_rejected_total", "Alerts and bodies that could not be taken, by reason.", ["reason"])
+        self.alerts_truncated = self._counter("alerts_truncated_total", "Alerts that the sender left out of its webhooks.")
+        self.episodes_open = self._gauge("episodes_open", "Alerts firing now, as far as the daemon was told.")
+        self.incidents_opened = self._counter("incidents_opened_total", "Incidents opened.")
+        self.incidents_reopened = self._counter("incidents_reopened_total", "Incidents opened again by a relapse.")
+        self.incidents_escalated = self._counter("incidents_escalated_total", "Incidents handed to people.")
+        self.incidents_resolved = self._counter("incidents_resolved_total", "Incidents resolved.")
+        self.incidents = self._gauge("incidents", "Incidents by state.", ["state"])
+
+    def _build_runs(self) -> None:
+        self.runs = self._gauge("runs", "Runs by state.", ["state"])
+        self.runs_ended = self._counter("runs_ended_total", "Runs ended, by how.", ["state"])
+        self.guard_denials = self._counter("guard_denials_total", "Times a guard made a run wait or denied it.", ["guard", "verdict"])
+        self.approvals = self._counter(
+            "approvals_total", "Decisions on approvals, and approvals that ran out or became void.", ["decision"]
+        )
+        self.approvals_pending = self._gauge("approvals_pending", "Approvals that wait for people.")
+        self.checks = self._counter("checks_total", "Checks run.", ["outcome"])
+        self.actions = self._counter("actions_total", "External calls by action and outcome.", ["action", "outcome"])
+        self.messages = self._counter("messages_total", "Attempts to deliver a message.", ["outcome"])
+        self.messages_undelivered = self._gauge("messages_undelivered", "Messages in the outbox, held ones too.")
+
+    def _build_durations(self) -> None:
+        self.check_duration = self._histogram("check_duration_seconds", "Time a check took.", buckets=CALL)
+        self.action_duration = self._histogram("action_duration_seconds", "Time an action's verb took.", ["verb"], buckets=CALL)
+        self.webhook_to_decision = self._histogram(
+            "webhook_to_decision_seconds", "From a webhook's receipt to the choice of a remedy.", buckets=CALL
+        )
+        self.webhook_to_action = self._histogram(
+            "webhook_to_action_seconds", "From a webhook's receipt to the first external call.", buckets=CALL
+        )
+        self.store_commit = self._histogram("store_commit_seconds", "Time one durable commit took.")
+        self.store_batch = self._histogram(
+            "store_batch_size", "Transactions that shared one commit.", buckets=(1, 2, 5, 10, 20, 50, 100, 200, 500)
+        )
+        self.http_requests = self._histogram(
+            "http_request_duration_seconds", "Requests served, by route and class of status.", ["route", "status"]
+        )
+
+    def _build_daemon(self, version: str) -> None:
+        self.build_info = self._gauge("build_info", "Always 1; the version is in the labels.", ["version", "python"])
+        self.build_info.labels(version, platform.python_version()).set(1)
+        self.rules_loaded = self._gauge("rules_loaded", "Rules in force.")
+        self.rules_last_reload_successful = self._gauge("rules_last_reload_successful", "1 when the last reload took effect, else 0.")
+        self.rules_last_reload_success = self._gauge("rules_last_reload_success_timestamp_seconds", "When a reload last took effect.")
+        self.dry_run = self._gauge("dry_run", "1 while nothing is changed anywhere.")
+        self.paused = self._gauge("paused", "1 while the global kill switch is thrown.")
+        self.paused_rules = self._gauge("paused_rules", "Rules whose own kill switch is thrown.")
+        self.clock_skew = self._gauge("clock_skew_seconds", "How far the clock is off, as last measured.")
+        self.audit_checkpoint = self._gauge("audit_checkpoint_timestamp_seconds", "When the audit trail was last checkpointed.")
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+
+    def _initialise(self) -> None:
+        """Make every series with a fixed label set exist at zero, so that the first increase is seen as one."""
+        closed: list[tuple[_Labelled, Iterable[str]]] = [
+            (self.webhooks, WEBHOOK_OUTCOMES),
+            (self.alerts_received, ("firing", "resolved")),
+            (self.alerts_rejected, (OTHER,)),
+            (self.incidents, IncidentState),
+            (self.runs, RunState),
+            (self.runs_ended, ENDED),
+            (self.approvals, ("approve", "deny", "expired", "void")),
+            (self.checks, ("ok", "failed", "timeout")),
+            (self.messages, ("delivered", "failed")),
+            (self.action_duration, ("plan", "apply", "verify", "reconcile", "undo")),
+        ]
+        for metric, values in closed:
+            for value in values:
+                metric.labels(str(value))
+
+    def expect(
+        self, *, guards: Iterable[str] = (), actions: Iterable[str] = (), routes: Iterable[str] = (), reasons: Iterable[str] = ()
+    ) -> None:
+        """Add words to the closed sets of labels: guards, actions that loaded rules use, routes, reasons for rejected alerts."""
+        for guard in self._add("guard", guards):
+            for verdict in ("wait", "deny"):
+                self.guard_denials.labels(guard, verdict)
+        for action in self._add("action", actions):
+            for outcome in ("applied", "failed", "unknown"):
+                self.actions.labels(action, outcome)
+        for route in self._add("route", routes):
+            self.http_requests.labels(route, "2xx")
+        for reason in self._add("reason", reasons):
+            self.alerts_rejected.labels(reason)
+
+    def _add(self, label: str, words: Iterable[str]) -> Collection[str]:
+        new = set(words) - self._known[label]
+        self._known[label] |= new
+        return new
+
+    def _word(self, label: str, value: JSON) -> str:
+        return value if isinstance(value, str) and value in self._known[label] else OTHER
+
+    # --- what callers report
+
+    def webhook(self, outcome: str) -> None:
+        """Count one webhook request; `outcome` is one of `WEBHOOK_OUTCOMES`."""
+        self.webhooks.labels(outcome if outcome in WEBHOOK_OUTCOMES else OTHER).inc()
+
+    def alerts(self, *, firing: int, resolved: int, truncated: int = 0) -> None:
+        """Count the alerts of one accepted webhook."""
+        self.alerts_received.labels("firing").inc(firing)
+        self.alerts_received.labels("resolved").inc(resolved)
+        self.alerts_truncated.inc(truncated)
+
+    def rejected(self, reason: str) -> None:
+        """Count one alert or body that was refused; `reason` is `InvalidAlerts.reason`."""
+        self.alerts_rejected.labels(self._word("reason", reason)).inc()
+
+    def check(self, outcome: str, seconds: float) -> None:
+        """Count one check: `ok`, `failed` or `timeout`."""
+        self.checks.labels(outcome if outcome in ("ok", "failed", "timeout") else OTHER).inc()
+        self.check_duration.observe(seconds)
+
+    def verb(self, verb: str, seconds: float) -> None:
+        """Record how long an action's `plan`, `verify` or `reconcile` took; `apply` and `undo` come from events."""
+        self.action_duration.labels(verb if verb in ("plan", "apply", "verify", "reconcile", "undo") else OTHER).observe(seconds)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Record one HTTP request by the route's pattern (never its path)."""
+        self.http_requests.labels(self._word("route", route), f"{status // 100}xx").observe(seconds)
+
+    def commit(self, seconds: float, batch: int) -> None:
+        """Record one durable commit and how many transactions shared it."""
+        self.store_commit.observe(seconds)
+        self.store_batch.observe(batch)
+
+    def reloaded(self, *, ok: bool, rules: int, at: float) -> None:
+        """Record a reload; `rules` is the number in force afterwards, `at` a Unix time."""
+        self.rules_loaded.set(rules)
+        self.rules_last_reload_successful.set(int(ok))
+        if ok:
+            self.rules_last_reload_success.set(at)
+
+    def pauses(self, scopes: Collection[str]) -> None:
+        """Set the gauges of the kill switch from all thrown scopes."""
+        self.paused.set(int(EVERYWHERE in scopes))
+        self.paused_rules.set(len(set(scopes) - {EVERYWHERE}))
+
+    def counts(self, counts: Mapping[str, int]) -> None:
+        """Set gauges from `Store.counts`. A state that isn't counted is zero."""
+        for run_state in RunState:
+            self.runs.labels(run_state).set(counts.get(f"runs.{run_state}", 0))
+        for incident_state in IncidentState:
+            self.incidents.labels(incident_state).set(counts.get(f"incidents.{incident_state}", 0))
+        self.episodes_open.set(counts.get("episodes.open", 0))
+        self.approvals_pending.set(counts.get("approvals.pending", 0))
+        self.messages_undelivered.set(counts.get("messages.undelivered", 0))
+
+    def render(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(_WithoutCreated(self.registry))
+
+    # --- what events say
 
     def observe(self, events: Sequence[ChainedEvent]) -> None:
-        """Count what committed events say happened."""
-        raise NotImplementedError
+        """Count what committed events say happened. Each event is to be observed once."""
+        for event in events:
+            observer = self._observers.get(event.kind)
+            if observer is not None:
+                observer(event)
+
+    def _table(self) -> Mapping[str, Callable[[ChainedEvent], None]]:
+        return {
+            Kind.INCIDENT_OPENED: lambda _: self.incidents_opened.inc(),
+            Kind.INCIDENT_REOPENED: lambda _: self.incidents_reopened.inc(),
+            Kind.INCIDENT_ESCALATED: lambda _: self.incidents_escalated.inc(),
+            Kind.INCIDENT_RESOLVED: lambda _: self.incidents_resolved.inc(),
+            Kind.RUN_ENTERED: self._run_entered,
+            Kind.GUARD_DENIED: self._guard_denied,
+            Kind.APPROVAL_DECIDED: self._approval_decided,
+            Kind.APPROVAL_CLOSED: self._approval_closed,
+            Kind.ACTION_APPLIED: lambda event: self._action(event, "applied"),
+            Kind.ACTION_FAILED: lambda event: self._action(event, "failed"),
+            Kind.ACTION_UNKNOWN: lambda event: self._action(event, "unknown"),
+            Kind.MESSAGE_DELIVERED: lambda _: self.messages.labels("delivered").inc(),
+            Kind.MESSAGE_FAILED: lambda _: self.messages.labels("failed").inc(),
+            Kind.AUDIT_CHECKPOINTED: lambda event: self.audit_checkpoint.set(event.at.timestamp()),
+        }
+
+    def _run_entered(self, event: ChainedEvent) -> None:
+        state = event.data.get("state")
+        if state in ENDED:
+            self.runs_ended.labels(state).inc()
+
+    def _guard_denied(self, event: ChainedEvent) -> None:
+        verdict = event.data.get("verdict")
+        self.guard_denials.labels(self._word("guard", event.data.get("guard")), "wait" if verdict == "wait" else "deny").inc()
+
+    def _approval_decided(self, event: ChainedEvent) -> None:
+        self.approvals.labels("approve" if event.data.get("decision") == "approve" else "deny").inc()
+
+    def _approval_closed(self, event: ChainedEvent) -> None:
+        self.approvals.labels("expired" if event.data.get("state") == "expired" else "void").inc()
+
+    def _action(self, event: ChainedEvent, outcome: str) -> None:
+        self.actions.labels(self._word("action", event.data.get("action")), outcome).inc()
+        seconds = event.data.get("seconds")
+        if isinstance(seconds, int | float):
+            self.action_duration.labels("undo" if event.data.get("undo") else "apply").observe(seconds)
