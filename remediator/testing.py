@@ -7,23 +7,27 @@ Derive a test class from `ActionConformance`, tell it how to reach a real system
 * apply refuses a changed world; a second apply of the same plan never has a second effect;
 * a crash at any suspension point of apply leaves a state that the declared class of repetition tells truly;
 * undo restores what it declares to restore.
+
+`assert_facts_match` holds a check's result against its declaration.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pytest
 
-from remediator.action import Action, Connection, Identity, SecretRef, Settled
+from remediator.action import Action, Check, Connection, FactType, Identity, SecretRef, Settled
 from remediator.errors import NotFound, NotReversible, OutcomeUnknown, PermanentError, PreconditionChanged
-from remediator.model import Health, JSON, Plan, Receipt, Repeat, Value, canonical, from_json, to_json
+from remediator.model import JSON, Health, Plan, Receipt, Repeat, Value, canonical, encode_value, from_json, to_json
 
 C = TypeVar("C", bound=Connection)
 T = TypeVar("T")
@@ -66,7 +70,7 @@ class LocalContext:
             self._clients[name] = await open_(self.connection(model, name), self)
         return self._clients[name]  # type: ignore[no-any-return]
 
-    async def discard(self, model: type[C], name: str) -> None:
+    async def discard(self, model: type[C], name: str) -> None:  # noqa: ARG002 - part of the protocol
         """Close and forget the client of connection `name`."""
         client = self._clients.pop(name, None)
         close = getattr(client, "aclose", None) or getattr(client, "close", None)
@@ -80,7 +84,7 @@ class LocalContext:
         if ref.env is not None and ref.env in os.environ:
             return os.environ[ref.env]
         if ref.file is not None:
-            return Path(ref.file).read_text().rstrip("\n")
+            return Path(ref.file).read_text().rstrip("\n")  # noqa: ASYNC240 - a small local file
         raise PermanentError(f"secret {ref!r} can't be read here")
 
     async def aclose(self) -> None:
@@ -89,12 +93,102 @@ class LocalContext:
             await self.discard(Connection, name)
 
 
+# --- facts ---------------------------------------------------------------------------------------------------------------
+
+MAX_FACT_BYTES = 65_536
+MAX_ROWS = 100
+MAX_SAMPLE = 500
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, float)
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_dyn(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return _maps(value, _is_dyn)
+    if isinstance(value, list):
+        return _lists(value, _is_dyn)
+    return isinstance(value, bool | float | str | timedelta | datetime) or _is_int(value)
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, Mapping) and _maps(value, _is_dyn)
+
+
+def _lists(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list) and all(fits(item) for item in value)
+
+
+def _maps(value: Any, fits: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) and fits(item) for key, item in value.items())
+
+
+_FITS: Mapping[FactType, Callable[[Any], bool]] = {
+    FactType.INT: _is_int,
+    FactType.DOUBLE: _is_float,
+    FactType.BOOL: lambda value: isinstance(value, bool),
+    FactType.STRING: _is_str,
+    FactType.DURATION: lambda value: isinstance(value, timedelta),
+    FactType.TIMESTAMP: lambda value: isinstance(value, datetime) and value.tzinfo is not None,
+    FactType.STRINGS: lambda value: _lists(value, _is_str),
+    FactType.INTS: lambda value: _lists(value, _is_int),
+    FactType.STRING_MAP: lambda value: _maps(value, _is_str),
+    FactType.INT_MAP: lambda value: _maps(value, _is_int),
+    FactType.DOUBLE_MAP: lambda value: _maps(value, _is_float),
+    FactType.ROWS: lambda value: _lists(value, _is_row),
+    FactType.DYN: _is_dyn,
+}
+
+
+def _strings(value: Value) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [text for item in value.values() for text in _strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    return []
+
+
+def assert_facts_match(check: Check[Any] | type[Check[Any]], facts: Mapping[str, Value]) -> None:
+    """Assert that a check's result is what it declared: only declared names, of their types, none null, and small.
+
+    Small means `semantics.md`, 4: 64 KiB in all, 100 rows or entries a fact, 500 characters a text of evidence.
+    """
+    for name, value in facts.items():
+        assert name in check.facts, f"{check.name}: fact {name!r} is not declared; declared are {sorted(check.facts)}"
+        fact = check.facts[name]
+        assert _FITS[fact.type](value), f"{check.name}: fact {name!r} is {value!r}, which is no {fact.type.value}"
+        if isinstance(value, list | Mapping):
+            assert len(value) <= MAX_ROWS, f"{check.name}: fact {name!r} has {len(value)} entries, more than {MAX_ROWS}"
+        if fact.evidence:
+            longest = max((len(text) for text in _strings(value)), default=0)
+            assert longest <= MAX_SAMPLE, f"{check.name}: evidence {name!r} holds a text of {longest} characters, more than {MAX_SAMPLE}"
+    size = len(canonical(encode_value(dict(facts))))
+    assert size <= MAX_FACT_BYTES, f"{check.name}: {size} bytes of facts, more than {MAX_FACT_BYTES}"
+
+
+# --- a process that dies -----------------------------------------------------------------------------------------------
+
+
 class Crash(BaseException):
     """Thrown into a coroutine where a process would have died."""
 
 
 class _CrashingAt:
-    """Awaits a coroutine and throws `Crash` into it at its n-th suspension (from 0)."""
+    """Awaits a coroutine and throws `Crash` into it at its n-th suspension (from 0).
+
+    A dead process awaits nothing more: every further await in the coroutine's clean-up is broken off as well.
+    """
 
     def __init__(self, coroutine: Coroutine[Any, Any, T], suspension: int) -> None:
         self.coroutine = coroutine
@@ -102,16 +196,30 @@ class _CrashingAt:
 
     def __await__(self) -> Generator[Any, Any, Any]:
         inner = self.coroutine.__await__()
-        value: Any = None
+        resume: Callable[[], Any] = functools.partial(inner.send, None)
         try:
             while True:
-                yielded = inner.send(value)
+                yielded = resume()
                 if self.left == 0:
-                    inner.throw(Crash())
+                    self._kill(inner)
                 self.left -= 1
-                value = yield yielded
+                try:
+                    resume = functools.partial(inner.send, (yield yielded))
+                except BaseException as error:  # noqa: BLE001 - a cancellation, say: the coroutine decides what it means
+                    resume = functools.partial(inner.throw, error)
         except StopIteration as stop:
             return stop.value
+
+    @staticmethod
+    def _kill(inner: Generator[Any, Any, Any]) -> NoReturn:
+        for _ in range(100):
+            try:
+                inner.throw(Crash())
+            except Crash:
+                raise
+            except BaseException as error:
+                raise Crash from error
+        raise AssertionError("the coroutine goes on awaiting after its process died 100 times")
 
 
 async def crash_at(coroutine: Coroutine[Any, Any, T], suspension: int) -> T | None:
@@ -149,15 +257,15 @@ class ActionConformance(ABC):
     async def disturb(self) -> None:
         """Change the world as somebody else would between plan and apply, so that the plan's precondition fails or its set is stale."""
 
-    async def settle(self, plan: Plan, receipt: Receipt | None, ctx: Any) -> None:
+    async def settle(self, plan: Plan, receipt: Receipt | None, ctx: Any) -> None:  # noqa: B027 - most systems answer when they are done
         """Wait until the effect is visible, for systems that work asynchronously."""
 
-    async def cleanup(self) -> None:
+    async def cleanup(self) -> None:  # noqa: B027 - a fresh system needs none
         """Undo what `prepare` did."""
 
     @pytest.fixture
     async def world(self) -> Any:
-        """The prepared system as (context, validated parameters)."""
+        """Prepare the system; the value is (context, validated parameters)."""
         ctx, raw = await self.prepare()
         try:
             yield ctx, self.action.Params.model_validate(raw)
@@ -223,10 +331,8 @@ class ActionConformance(ABC):
         receipt = await self.action.apply(plan, ctx)
         await self.settle(plan, receipt, ctx)
         once = canonical(await self.state())
-        try:
+        with contextlib.suppress(PreconditionChanged, PermanentError):
             await self.action.apply(plan, ctx)
-        except (PreconditionChanged, PermanentError):
-            pass
         assert canonical(await self.state()) == once
 
     async def test_crash_at_any_point_is_told_truly(self, world: Any) -> None:
