@@ -1,0 +1,341 @@
+"""The audit chain: each event's hash covers the one before it, checkpoints hold the heads, and anyone can verify both.
+
+Pure. An event's *body* is the canonical JSON of all its fields and of `previous`, the hash of the event before it; its hash is the
+SHA-256 of that body. The first event's `previous` is `genesis(chain)`. Stores keep body and hash as they are, an export line is the body
+with `hash` put in front, so verifying never depends on writing JSON twice alike: whoever has a line can cut the hash out and compute it.
+
+Chains alone show that nothing was rewritten, removed, swapped or put in between, but not that the end was cut off or that a whole
+chain is gone. Checkpoints in the system chain show that, and the newest checkpoint, kept outside (an *anchor*), shows it of themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from remediator.errors import StoreCorrupt
+from remediator.model import JSON, ChainedEvent, Event, canonical
+from remediator.records import SYSTEM_CHAIN
+
+CHECKPOINT = "audit.checkpointed"
+"""Kind of the events that hold the heads of other chains. They stand in the system chain only."""
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_FIELDS = frozenset({"actor", "at", "chain", "data", "kind", "previous", "seq"})
+_HASH_PREFIX = b'{"hash":"'
+_HASH_END = len(_HASH_PREFIX) + 64
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far a chain goes: its number of events, and the hash of the last of them (genesis when there is none)."""
+
+    chain: str
+    count: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What verifying found; `faults` is empty when everything holds."""
+
+    chains: int
+    events: int
+    checkpoints: int
+    faults: tuple[str, ...]
+
+
+def genesis(chain: str) -> str:
+    """Return what stands in for the hash before a chain's first event; each chain has its own."""
+    return hashlib.sha256(b"remediator audit chain\n" + chain.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def empty(chain: str) -> Head:
+    """Return the head of a chain without events."""
+    return Head(chain, 0, genesis(chain))
+
+
+# --- writing -----------------------------------------------------------------------------------------------------------
+
+
+def chain_event(event: Event, *, seq: int, previous: str) -> ChainedEvent:
+    """Put `event` at place `seq` (from 1) of its chain, after the event whose hash is `previous`."""
+    return seal(event, seq=seq, previous=previous)[0]
+
+
+def seal(event: Event, *, seq: int, previous: str) -> tuple[ChainedEvent, bytes]:
+    """Do as `chain_event`, and return the body too, which is what a store keeps.
+
+    Raises ValueError for a time without zone or a number JSON has no word for, TypeError for data that JSON can't hold.
+    """
+    data = event.data if _has_text_keys(event.data) else json.loads(json.dumps(event.data))
+    body = _body(event, data, seq, previous)
+    digest = hashlib.sha256(body).hexdigest()
+    return ChainedEvent(event.chain, seq, event.kind, event.at, data, event.actor, previous, digest), body
+
+
+def body_of(event: ChainedEvent) -> bytes:
+    """Return what the hash of `event` must cover."""
+    return _body(event, event.data, event.seq, event.previous)
+
+
+def _body(event: Event | ChainedEvent, data: Mapping[str, JSON], seq: int, previous: str) -> bytes:
+    if event.at.tzinfo is None:
+        raise ValueError(f"event {event.kind} of chain {event.chain} has a time without zone: {event.at}")
+    at = event.at.astimezone(UTC).isoformat()
+    return canonical(
+        {"actor": event.actor, "at": at, "chain": event.chain, "data": data, "kind": event.kind, "previous": previous, "seq": seq}
+    )
+
+
+def _has_text_keys(value: JSON) -> bool:
+    """Say whether all keys are text; others would sort differently once they are read back as text."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if type(key) is not str or (type(item) not in _SCALARS and not _has_text_keys(item)):
+                return False
+    elif isinstance(value, list | tuple):
+        return all(type(item) in _SCALARS or _has_text_keys(item) for item in value)
+    return True
+
+
+# --- reading -----------------------------------------------------------------------------------------------------------
+
+
+def read_body(body: bytes, *, hash: str) -> ChainedEvent:  # noqa: A002
+    """Turn a body and its hash back into an event; does not verify. Raises `StoreCorrupt` for what is no event."""
+    try:
+        found = json.loads(body)
+        if not isinstance(found, dict) or found.keys() != _FIELDS:
+            raise StoreCorrupt(f"not an audit event: {_excerpt(body)}")
+        at = datetime.fromisoformat(found["at"])
+    except (ValueError, TypeError, RecursionError) as error:
+        raise StoreCorrupt(f"not an audit event ({error}): {_excerpt(body)}") from error
+    types = (
+        (found["chain"], str),
+        (found["seq"], int),
+        (found["kind"], str),
+        (found["data"], dict),
+        (found["actor"], str),
+        (found["previous"], str),
+    )
+    if not all(type(value) is kind for value, kind in types) or at.tzinfo is None:
+        raise StoreCorrupt(f"not an audit event (a field of the wrong type): {_excerpt(body)}")
+    return ChainedEvent(
+        chain=found["chain"],
+        seq=found["seq"],
+        kind=found["kind"],
+        at=at,
+        data=found["data"],
+        actor=found["actor"],
+        previous=found["previous"],
+        hash=hash,
+    )
+
+
+def _excerpt(body: bytes) -> str:
+    return repr(body[:80])
+
+
+# --- verifying a chain ---------------------------------------------------------------------------------------------------
+
+
+def verify_chain(events: Iterable[ChainedEvent], chain: str, *, after: Head | None = None, upto: Head | None = None) -> list[str]:
+    """Return the faults of a chain, none when it holds.
+
+    `after` is where the given events begin (default: the chain's beginning), `upto` where they must end, where that is known.
+    """
+    bodies = ((event.hash, body_of(event)) for event in events)
+    head, faults = follow(after or empty(chain), bodies)
+    return faults + (compare(upto, head) if upto is not None else [])
+
+
+def follow(head: Head, rows: Iterable[tuple[str, bytes]]) -> tuple[Head, list[str]]:
+    """Walk a part of a chain, given as (hash, body), on from `head`; return the new head and the faults found."""
+    faults: list[str] = []
+    for digest, body in rows:
+        faults += _check(head, digest, body)
+        head = Head(head.chain, head.count + 1, digest)
+    return head, faults
+
+
+def _check(head: Head, digest: str, body: bytes) -> list[str]:
+    """Return what is wrong with the event that follows `head`."""
+    place = f"{head.chain} event {head.count + 1}"
+    if hashlib.sha256(body).hexdigest() != digest:
+        return [f"{place}: its hash does not match its content; it was rewritten"]
+    try:
+        event = read_body(body, hash=digest)
+    except StoreCorrupt as error:
+        return [f"{place}: {error}"]
+    faults = []
+    if (event.chain, event.seq) != (head.chain, head.count + 1):
+        faults.append(f"{place}: found event {event.seq} of {event.chain} in its place; events are missing, added or out of order")
+    if event.previous != head.hash:
+        faults.append(f"{place}: it does not follow the event before it; that one was rewritten, removed or replaced")
+    return faults
+
+
+def compare(expected: Head, found: Head) -> list[str]:
+    """Return how the end of a chain differs from where it is known to end."""
+    if found.count != expected.count:
+        return [f"{expected.chain}: has {found.count} events, but {expected.count} were counted"]
+    if found.hash != expected.hash:
+        return [f"{expected.chain}: its last event is not the one that was recorded as its head"]
+    return []
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------------------------
+
+
+def checkpoint(heads: Iterable[Head], *, at: datetime) -> Event:
+    """Make the event that holds the heads of the chains which changed since the last checkpoint."""
+    chains = {head.chain: [head.count, head.hash] for head in heads}
+    return Event(SYSTEM_CHAIN, CHECKPOINT, at, {"chains": chains})
+
+
+def checkpointed(event: ChainedEvent) -> tuple[Head, ...]:
+    """Return the heads that a checkpoint holds, none for any other event. Raises `StoreCorrupt` for a checkpoint that can't be read."""
+    if event.kind != CHECKPOINT or event.chain != SYSTEM_CHAIN:
+        return ()
+    chains = event.data.get("chains")
+    if not isinstance(chains, dict):
+        raise StoreCorrupt(f"{SYSTEM_CHAIN} event {event.seq}: a checkpoint without chains")
+    try:
+        return tuple(Head(chain, int(count), str(digest)) for chain, (count, digest) in chains.items())
+    except (TypeError, ValueError) as error:
+        raise StoreCorrupt(f"{SYSTEM_CHAIN} event {event.seq}: a checkpoint that can't be read ({error})") from error
+
+
+def anchor(event: ChainedEvent) -> Head:
+    """Return what to keep outside of the store: the place and hash of a checkpoint, which prove all it holds."""
+    return Head(event.chain, event.seq, event.hash)
+
+
+def check_claim(claim: Head, found: str | None) -> str | None:
+    """Hold a checkpoint's claim against the hash found at that place of the chain (None: no such event); return the fault."""
+    if found == claim.hash:
+        return None
+    if found is None:
+        return f"{claim.chain}: a checkpoint counted {claim.count} events, event {claim.count} is missing"
+    return f"{claim.chain} event {claim.count}: is not the one that a checkpoint recorded; it was rewritten"
+
+
+# --- export ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Export:
+    """Writes chains as JSON lines, one event a line, with a last line that shows when lines are missing at the end."""
+
+    chains: set[str] = field(default_factory=set)
+    events: int = 0
+    sum: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def line(self, event: ChainedEvent) -> bytes:
+        """Return an event's line, the newline included."""
+        line = export_line(event)
+        self.chains.add(event.chain)
+        self.events += 1
+        self.sum.update(line)
+        return line
+
+    def end(self) -> bytes:
+        """Return the last line."""
+        return canonical({"end": {"chains": len(self.chains), "events": self.events, "sha256": self.sum.hexdigest()}}) + b"\n"
+
+
+def export_line(event: ChainedEvent) -> bytes:
+    """Return an event as a line of an export: its body with the hash in front."""
+    return _HASH_PREFIX + event.hash.encode() + b'",' + body_of(event)[1:] + b"\n"
+
+
+def verify_export(lines: Iterable[bytes], *, anchors: Sequence[Head] = ()) -> Findings:
+    """Verify an export without its store: every chain, every checkpoint, the last line, and heads that were kept outside."""
+    reading = _Reading()
+    for number, line in enumerate(lines, start=1):
+        reading.take(number, line)
+    return reading.findings(anchors)
+
+
+@dataclass
+class _Chain:
+    """One chain of an export: how far it goes, and all its hashes (32 bytes each), against which checkpoints are held."""
+
+    head: Head
+    hashes: bytearray = field(default_factory=bytearray)
+
+    def at(self, seq: int) -> str | None:
+        found = self.hashes[(seq - 1) * 32 : seq * 32] if seq > 0 else b""
+        return found.hex() if found else None
+
+
+@dataclass
+class _Reading:
+    """An export as far as it was read."""
+
+    chains: dict[str, _Chain] = field(default_factory=dict)
+    claims: list[Head] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    events: int = 0
+    checkpoints: int = 0
+    ended: bool = False
+    sum: hashlib._Hash = field(default_factory=hashlib.sha256)
+
+    def take(self, number: int, line: bytes) -> None:
+        """Read one line."""
+        if self.ended:
+            self.faults.append(f"line {number}: stands after the last line of the export")
+        elif line.startswith(_HASH_PREFIX):
+            self._take_event(number, line)
+        elif line == canonical({"end": self._expected_end()}) + b"\n":
+            self.ended = True
+        else:
+            self.ended = line.startswith(b'{"end":')
+            self.faults.append(f"line {number}: neither an event nor the right last line after {self.events} events: {_excerpt(line)}")
+
+    def _take_event(self, number: int, line: bytes) -> None:
+        self.events += 1
+        self.sum.update(line)
+        digest, body = line[len(_HASH_PREFIX) : _HASH_END].decode("ascii", "replace"), b"{" + line[_HASH_END + 2 : -1]
+        if line[_HASH_END : _HASH_END + 2] != b'",' or not line.endswith(b"\n"):
+            self.faults.append(f"line {number}: is damaged: {_excerpt(line)}")
+            return
+        try:
+            event = read_body(body, hash=digest)
+            hashed = bytes.fromhex(digest)
+        except (StoreCorrupt, ValueError) as error:
+            self.faults.append(f"line {number}: {error}")
+            return
+        chain = self.chains.setdefault(event.chain, _Chain(empty(event.chain)))
+        chain.head, faults = follow(chain.head, [(digest, body)])
+        chain.hashes += hashed
+        self.faults += (f"line {number}: {fault}" for fault in faults)
+        self._take_checkpoint(event)
+
+    def _take_checkpoint(self, event: ChainedEvent) -> None:
+        try:
+            claims = checkpointed(event)
+        except StoreCorrupt as error:
+            self.faults.append(str(error))
+            return
+        self.checkpoints += event.kind == CHECKPOINT and event.chain == SYSTEM_CHAIN
+        self.claims += claims
+
+    def _expected_end(self) -> JSON:
+        return {"chains": len(self.chains), "events": self.events, "sha256": self.sum.hexdigest()}
+
+    def findings(self, anchors: Sequence[Head]) -> Findings:
+        """Hold all claims against what was read."""
+        faults = list(self.faults)
+        if not self.ended:
+            faults.append(f"the export is cut off after {self.events} events: its last line is missing")
+        for claim in (*self.claims, *anchors):
+            chain = self.chains.get(claim.chain)
+            fault = check_claim(claim, chain.at(claim.count) if chain else None)
+            if fault is not None:
+                faults.append(fault)
+        return Findings(len(self.chains), self.events, self.checkpoints, tuple(faults))
