@@ -1,0 +1,49 @@
+"""A connection's scope holds every target or refuses the plan (`semantics.md`, 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from remediator.model import Target
+from remediator.scope import outside_scope
+
+
+def target(**scope: str) -> Target:
+    """Make a target with these values."""
+    return Target("kubernetes:prod/x/deployment/api", "lock", scope)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [{}, {"namespace": ("shop",)}, {"namespace": ("other", "sh*")}, {"namespace": ("sho?",)}, {"namespace": ("*",), "database": ("0",)}],
+)
+def test_s09_targets_within_the_scope_pass(scope: Mapping[str, tuple[str, ...]]) -> None:
+    """Exact values and globs allow; no entry is no limit."""
+    assert outside_scope([target(namespace="shop", database="0")], scope) is None
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        {"namespace": ("shop-*",)},
+        {"namespace": ("SHOP",)},
+        {"namespace": ()},
+        {"namespace": ("hop",)},
+        {"namespace": ("*",), "database": ("1",)},
+    ],
+)
+def test_s09_a_target_outside_of_the_scope_is_refused(scope: Mapping[str, tuple[str, ...]]) -> None:
+    """Every entry must hold, case counts, an empty list allows nothing, parts of a value are no match."""
+    assert "kubernetes:prod/x/deployment/api" in (outside_scope([target(namespace="shop", database="0")], scope) or "")
+
+
+def test_s09_what_cannot_be_shown_to_be_inside_is_outside() -> None:
+    """A node has no namespace: a connection limited to namespaces does not reach it."""
+    assert "has no namespace" in (outside_scope([target()], {"namespace": ("*",)}) or "")
+
+
+def test_s09_one_target_outside_refuses_the_whole_plan() -> None:
+    """All targets count, not the first."""
+    assert outside_scope([target(namespace="shop"), target(namespace="bank")], {"namespace": ("shop",)}) is not None
