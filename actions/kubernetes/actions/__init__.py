@@ -1,0 +1,1 @@
+"""Actions on Kubernetes, one module each. None of them imports another."""

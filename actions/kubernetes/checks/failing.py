@@ -1,0 +1,17 @@
+"""What a check says when it could not tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from remediator.errors import CheckFailed, PermanentError, TemporaryError
+
+
+@contextmanager
+def told(check: str) -> Iterator[None]:
+    """Turn an error of the client into `CheckFailed` with the same text; its cause keeps the type."""
+    try:
+        yield
+    except (TemporaryError, PermanentError) as error:
+        raise CheckFailed(f"{check}: {error}") from error
