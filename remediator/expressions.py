@@ -36,19 +36,22 @@ class Unknown:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known: flat qualified names to values, and names (or prefixes such as `checks.backend`) to why they are unknown."""
+    """What is known: flat qualified names to values, and names (or prefixes such as `checks.backend`) to why they are unknown.
+
+    A reason for a name itself makes it unknown; a reason for a prefix tells why what has no value under it has none.
+    """
 
     values: Mapping[str, Value] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
 
     def lookup(self, name: str) -> Value | Unknown:
-        """Return the value of a qualified name, or why it is unknown; a reason for a prefix holds for all under it."""
+        """Return the value of a qualified name, or why it is unknown."""
+        if name in self.values and name not in self.unknown:
+            return self.values[name]
         parts = name.split(".")
-        for length in range(len(parts), 0, -1):
-            reason = self.unknown.get(".".join(parts[:length]))
-            if reason is not None:
-                return Unknown(f"{name} is unknown: {reason}")
-        return self.values[name] if name in self.values else Unknown(f"{name} is unknown: it was not established")
+        prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))
+        reason = next((self.unknown[prefix] for prefix in prefixes if prefix in self.unknown), "it was not established")
+        return Unknown(f"{name} is unknown: {reason}")
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _bound(use: _Use, facts: Facts) -> Any:
     try:
         return cel.ENCODERS[use.type](value)
     except (TypeError, AttributeError, OverflowError):
-        raise ValueError(f"{use.name} is unknown: it should be a {use.type} and is a {type(value).__name__}") from None
+        raise ValueError(f"{use.name} is unknown: it should be of type {use.type} and is a Python {type(value).__name__}") from None
     except ValueError as error:
         raise ValueError(f"{use.name} is unknown: {error}") from None
 
@@ -231,7 +234,7 @@ class Environment:
         compiled = self._compile(source)
         kind = cel.type_of(compiled)
         if kind is None:
-            raise InvalidExpression(f"its result is a {compiled.return_type().name().lower()}, which nothing here takes")
+            raise InvalidExpression(f"its result is of type {compiled.return_type().name().lower()}, which nothing here takes")
         if expects is not None and kind is not expects:
             raise InvalidExpression(_misfit(kind, expects))
         expression = Expression(text, kind, tuple(sorted({use.shown for use in uses})), tuple(uses), compiled)
@@ -262,7 +265,10 @@ class Environment:
             return source.error(cel.describe(source, fault), place)
         if source.at(index + 1) == "(":
             return source.error(f"there is no function {fault.undeclared!r}{nearest(fault.undeclared, cel.FUNCTIONS)}", place)
-        return source.error(f"there is no name {fault.undeclared!r}{nearest(fault.undeclared, list(self.types))}", place)
+        for first, parts in source.chains():
+            if first <= index < first + 2 * len(parts):
+                return source.error(self._no_such(".".join(parts)), source.tokens[first].start)
+        return source.error(self._no_such(fault.undeclared), place)
 
     def _replace_names(self, source: cel.Source) -> list[_Use]:
         """Put slots in the place of names; return what the slots stand for."""
@@ -359,7 +365,7 @@ class Environment:
             except InvalidExpression as error:
                 raise _moved(error, text, offset) from error
             if len(pieces) > 1 and expression.type not in _FORMATTED:
-                message = f"a {expression.type} can't stand inside text; write string(…), or let it stand alone"
+                message = f"a value of type {expression.type} can't stand inside text; write string(…), or let it stand alone"
                 raise _moved(InvalidExpression(message), text, offset)
             yield expression
 
@@ -400,7 +406,7 @@ def _at(place: tuple[str | int, ...], message: str) -> str:
 
 def _misfit(kind: FactType, expects: FactType) -> str:
     hint = "; compare it, for instance x == true" if expects is FactType.BOOL and kind is FactType.DYN else ""
-    return f"it must be a {expects} and is a {kind}{hint}"
+    return f"it must be of type {expects} and is of type {kind}{hint}"
 
 
 def _key(source: cel.Source, first: int, parts: Sequence[str], name: str) -> str | None:
