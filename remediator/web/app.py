@@ -1,0 +1,123 @@
+"""Put the route table on aiohttp: one middleware for errors, headers and metrics, one wrapper that makes a request a `Call`."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from remediator.authentication import Authenticator
+from remediator.errors import RemediatorError
+from remediator.metrics import Metrics
+from remediator.service import Service
+from remediator.web import alerts, approvals, audit, catalogue, daemon, events, incidents, pauses, rehearsal, rules, runs
+from remediator.web.access import authenticate, authorise
+from remediator.web.bodies import parse_body, read_body
+from remediator.web.openapi import describe
+from remediator.web.problems import Refused, from_error, from_http, problem
+from remediator.web.query import parse_query
+from remediator.web.routes import NOBODY, Call, Route, Surface
+
+ROUTES: tuple[Route, ...] = (
+    *alerts.ROUTES,
+    *incidents.ROUTES,
+    *runs.ROUTES,
+    *approvals.ROUTES,
+    *pauses.ROUTES,
+    *events.ROUTES,
+    *rules.ROUTES,
+    *catalogue.ROUTES,
+    *rehearsal.ROUTES,
+    *audit.ROUTES,
+    *daemon.ROUTES,
+)
+"""Every route there is."""
+
+OTHER = "other"
+"""Metrics' name for requests that reach no route."""
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def create_app(
+    service: Service,
+    metrics: Metrics,
+    authenticator: Callable[[], Authenticator],
+    *,
+    body_timeout: float = 15.0,
+) -> web.Application:
+    """Build the application.
+
+    `authenticator` gives the one in force, since a reload replaces it. `body_timeout` is in seconds.
+    """
+    metrics.expect(routes=[route.name for route in ROUTES], reasons=alerts.REASONS)
+    surface = Surface(
+        service=service,
+        authenticator=authenticator,
+        metrics=metrics,
+        document=describe(ROUTES),
+        max_body=service.settings.listen.max_body,
+        body_timeout=body_timeout,
+    )
+    app = web.Application(middlewares=[_answering(metrics)])
+    add_routes(app, surface, ROUTES)
+    return app
+
+
+def add_routes(app: web.Application, surface: Surface, routes: Iterable[Route]) -> None:
+    """Register routes under their names."""
+    for route in routes:
+        app.router.add_route(route.method, route.path, _handler(surface, route), name=route.name)
+
+
+def _handler(surface: Surface, route: Route) -> Handler:
+    async def handle(request: web.Request) -> web.StreamResponse:
+        actor = NOBODY
+        if route.operation is not None:
+            actor = authenticate(request, surface.authenticator())
+            authorise(request, actor, route.operation)
+        query = parse_query(route.query, request.query) if route.query or request.query_string else {}
+        if not route.takes_body:
+            return await route.handle(Call(surface, request, actor, query))
+        raw = await read_body(request, limit=surface.max_body, seconds=surface.body_timeout)
+        body = parse_body(raw, route.body) if route.body is not None else None
+        return await route.handle(Call(surface, request, actor, query, raw, body))
+
+    return handle
+
+
+def _answering(metrics: Metrics) -> Middleware:
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        began = time.perf_counter()
+        response = await _answer(request, handler, metrics)
+        metrics.request(request.match_info.route.name or OTHER, response.status, time.perf_counter() - began)
+        return response
+
+    return answer
+
+
+async def _answer(request: web.Request, handler: Handler, metrics: Metrics) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except RemediatorError as error:
+        refused = from_error(error)
+    except web.HTTPException as error:
+        refused = from_http(error)
+    except ConnectionError:
+        raise
+    except Exception:  # noqa: BLE001 - the edge of the surface: a fault of ours must become an answer that tells nothing
+        refused = _fault(request)
+    if request.match_info.route.name == alerts.RECEIVE:
+        alerts.count_refusal(metrics, refused)
+    return problem(refused, request.path)
+
+
+def _fault(request: web.Request) -> Refused:
+    number = secrets.token_hex(6)
+    structlog.get_logger("remediator.web").exception("request.failed", error_id=number, method=request.method, path=request.path)
+    return Refused(500, f"a fault of the daemon; its log says more under error_id {number}", reason="fault", more={"error_id": number})

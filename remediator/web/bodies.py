@@ -1,0 +1,67 @@
+"""Bodies of requests: read within bounds of size and time, JSON only, never unpacked."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic import BaseModel, ValidationError
+
+from remediator.web.problems import Refused
+
+B = TypeVar("B", bound=BaseModel)
+
+
+async def read_body(request: web.Request, *, limit: int, seconds: float) -> bytes:
+    """Return the body of at most `limit` bytes that arrived within `seconds`.
+
+    Raises `Refused`: 413 as soon as it is known to be longer, 415 for another type or a coding, 408 when it is too slow.
+    """
+    _check_type(request)
+    declared = request.content_length
+    if declared is not None and declared > limit:
+        raise _too_large(limit)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _collect(request, limit)
+    except TimeoutError:
+        raise Refused(408, f"the body did not arrive within {seconds:g} s", reason="slow_body", close=True) from None
+    except web.RequestPayloadError:
+        raise Refused(400, "the body is not framed as its headers say", reason="broken_body", close=True) from None
+
+
+async def _collect(request: web.Request, limit: int) -> bytes:
+    body = bytearray()
+    while chunk := await request.content.readany():
+        body += chunk
+        if len(body) > limit:
+            raise _too_large(limit)
+    return bytes(body)
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, f"the body is longer than {limit} bytes (listen.max_body)", reason="too_large", close=True)
+
+
+def _check_type(request: web.Request) -> None:
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        headers = {"Accept-Encoding": "identity"}
+        raise Refused(415, "send the body without Content-Encoding", reason="encoded_body", headers=headers, close=True)
+    if request.content_type != "application/json":
+        raise Refused(415, "send JSON with Content-Type: application/json", reason="wrong_type", close=True)
+
+
+def parse_body(raw: bytes, model: type[B]) -> B:
+    """Validate a body. Raises `Refused`: 400 for what is not JSON, 422 for JSON of another shape, naming every field at fault."""
+    try:
+        return model.model_validate_json(raw, strict=True)
+    except ValidationError as error:
+        faults = [
+            {"at": ".".join(str(part) for part in one["loc"]), "message": one["msg"]}
+            for one in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        if any(one["type"] == "json_invalid" for one in error.errors(include_input=False, include_context=False)):
+            raise Refused(400, f"the body is not JSON: {faults[0]['message']}", reason="not_json") from None
+        detail = "; ".join(f"{one['at'] or 'the body'}: {one['message']}" for one in faults)
+        raise Refused(422, detail, reason="invalid_body", more={"errors": faults}) from None

@@ -1,0 +1,81 @@
+"""The kill switch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from remediator.authentication import Operation
+from remediator.model import to_json
+from remediator.records import EVERYWHERE, Pause
+from remediator.web.problems import Refused
+from remediator.web.routes import Answer, Call, Route, ok
+from remediator.web.rules import find_rule
+
+Scope = Annotated[str, Field(pattern=r"^(global|rule:.{1,200})$", description="`global`, or `rule:NAME`")]
+
+
+class PauseBody(BaseModel):
+    """What to stop, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: Scope = EVERYWHERE
+    reason: Annotated[str, Field(min_length=1, max_length=2000, description="why; kept in the audit trail")]
+
+
+class ResumeBody(BaseModel):
+    """What to let go on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scope: Scope = EVERYWHERE
+
+
+async def pause(call: Call) -> web.Response:
+    """Throw the kill switch. A rule that doesn't exist is refused: a typing error must not look like a stop."""
+    sent = call.sent(PauseBody)
+    kind, _, rule = sent.scope.partition(":")
+    if kind == "rule" and find_rule(call, rule) is None:
+        raise Refused(404, f"there is no rule {rule!r} in force; nothing was paused. `global` pauses everything", reason="not_found")
+    return ok(to_json(await call.service.pause(sent.scope, sent.reason, call.actor)))
+
+
+async def resume(call: Call) -> web.Response:
+    """Lift the kill switch."""
+    sent = call.sent(ResumeBody)
+    await call.service.resume(sent.scope, call.actor)
+    return ok({"scope": sent.scope, "paused": False})
+
+
+ROUTES = (
+    Route(
+        "POST",
+        "/api/v1/pause",
+        "pause",
+        "Throw the kill switch",
+        pause,
+        Operation.PAUSE,
+        Answer("It is thrown, and stays so until somebody lifts it.", Pause),
+        "control",
+        body=PauseBody,
+        refusals={404: "There is no such rule."},
+    ),
+    Route(
+        "POST",
+        "/api/v1/resume",
+        "resume",
+        "Lift the kill switch",
+        resume,
+        Operation.RESUME,
+        Answer(
+            "It is lifted.",
+            {"type": "object", "required": ["scope", "paused"], "properties": {"scope": {"type": "string"}, "paused": {"const": False}}},
+        ),
+        "control",
+        body=ResumeBody,
+        refusals={404: "It was not thrown."},
+    ),
+)

@@ -1,0 +1,118 @@
+"""Runs: list, one, and a person's word to one that waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, cast
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from remediator.authentication import Operation, allows
+from remediator.model import Receipt, RunState, to_json
+from remediator.records import Run, SignalKind
+from remediator.web.problems import Refused
+from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok
+from remediator.web.views import RunSummary, page, run_summary
+
+STATE = Query("state", "only runs in this state; may be repeated", many=True, choices=tuple(RunState))
+RULE = Query("rule", "only those of this rule")
+INCIDENT = Query("incident", "only those of this incident")
+
+ACTING = frozenset({SignalKind.RESUME, SignalKind.UNDO})
+"""Signals after which the daemon changes something again: they need what `resume` needs."""
+
+
+class SignalBody(BaseModel):
+    """What a person tells a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Annotated[
+        SignalKind, Field(strict=False, description="settle_* answers `outcome_unknown`; the others lead on from `interrupted`")
+    ]
+    comment: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
+
+
+async def list_runs(call: Call) -> web.Response:
+    """List runs, newest first."""
+    query = call.query
+    found = await call.service.store.runs(
+        states=[RunState(state) for state in query["state"]],
+        incident=query["incident"],
+        rule=query["rule"],
+        before=query["before"],
+        limit=query["limit"],
+    )
+    return ok(page([to_json(run_summary(cast("Run", item))) for item in found.items], found))
+
+
+async def show_run(call: Call) -> web.Response:
+    """Show one run with its facts and steps."""
+    name = call.path("run")
+    run = await call.service.store.run(name)
+    if run is None:
+        raise missing("run", name)
+    if not allows(call.actor, Operation.READ_EVIDENCE):
+        run = replace(_without_data(run), facts=await call.without_evidence(run.facts))
+    return ok(to_json(run))
+
+
+def _without_data(run: Run) -> Run:
+    """Leave out receipts' data: they are for undoing, and hold what systems answered."""
+    steps = tuple(replace(step, receipt=_bare(step.receipt), undo_receipt=_bare(step.undo_receipt)) for step in run.steps)
+    return replace(run, steps=steps)
+
+
+def _bare(receipt: Receipt | None) -> Receipt | None:
+    return None if receipt is None else replace(receipt, data={})
+
+
+async def signal(call: Call) -> web.Response:
+    """Tell a run how to go on. Letting it act again needs more than stopping it."""
+    sent = call.sent(SignalBody)
+    if sent.kind in ACTING and not allows(call.actor, Operation.RESUME):
+        raise Refused(403, f"{sent.kind.value} lets the daemon act again: that needs a role that includes resume", reason="forbidden")
+    run = await call.service.signal(call.path("run"), sent.kind, sent.comment, call.actor)
+    return ok(to_json(run_summary(run)))
+
+
+_UNKNOWN = {404: "There is no such run."}
+
+ROUTES = (
+    Route(
+        "GET",
+        "/api/v1/runs",
+        "listRuns",
+        "List runs, newest first",
+        list_runs,
+        Operation.READ,
+        Answer("A page of runs.", RunSummary, page=True),
+        "runs",
+        query=(STATE, INCIDENT, RULE, BEFORE, LIMIT),
+    ),
+    Route(
+        "GET",
+        "/api/v1/runs/{run}",
+        "getRun",
+        "Show a run",
+        show_run,
+        Operation.READ,
+        Answer("The run with its facts and steps. Viewers see no evidence and no receipts' data.", Run),
+        "runs",
+        refusals=_UNKNOWN,
+    ),
+    Route(
+        "POST",
+        "/api/v1/runs/{run}/signals",
+        "signalRun",
+        "Settle, resume, undo or close a run that waits for a person",
+        signal,
+        Operation.SIGNAL,
+        Answer("The run, which goes on from here.", RunSummary),
+        "runs",
+        description="`resume` and `undo` also need a role that includes `resume`.",
+        body=SignalBody,
+        refusals={**_UNKNOWN, 409: "The run does not wait for this."},
+    ),
+)
