@@ -49,6 +49,13 @@ class Incident:
     relapses: int = 0
     runs: int = 0
     """How many runs it has had; the next run's number is this plus one."""
+    active_run: str | None = None
+    """The run that has not ended, if there is one."""
+    last_end: RunState | None = None
+    """How its latest run ended."""
+    handovers: tuple[str, ...] = ()
+    """Rules that handed it over, oldest first; none takes it twice."""
+    succeeded_remedies: tuple[str, ...] = ()
     relapsed_remedies: tuple[str, ...] = ()
     """Remedies that had succeeded before a relapse; they need an approval now."""
     summary: str = ""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from typing import Protocol
 
 from remediator.expressions import Expression, Template
 from remediator.model import JSON, Authority, Risk
@@ -21,6 +23,13 @@ class MatchOperator(StrEnum):
     NOT_MATCHES = "!~"
 
 
+class TextPattern(Protocol):
+    """What matches a whole text: `re.Pattern[str]` does, `remediator.rules.matchers.Pattern` is what rules get."""
+
+    def fullmatch(self, text: str, /) -> object | None:
+        """Return something when the whole text matches, else None."""
+
+
 @dataclass(frozen=True)
 class Matcher:
     """One of Alertmanager's label matchers. A missing label counts as the empty string."""
@@ -28,7 +37,7 @@ class Matcher:
     label: str
     operator: MatchOperator
     value: str
-    pattern: re.Pattern[str] | None = field(default=None, compare=False, repr=False)
+    pattern: TextPattern | None = field(default=None, compare=False, repr=False)
     """Compiled for the two regular-expression operators, else None."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:
@@ -46,7 +55,8 @@ class Matcher:
 
     def __str__(self) -> str:
         value = self.value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-        return f'{self.label} {self.operator} "{value}"'
+        label = self.label if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.label) else json.dumps(self.label, ensure_ascii=False)
+        return f'{label} {self.operator} "{value}"'
 
 
 class OnFailure(StrEnum):

@@ -21,14 +21,14 @@ class Reads:
     """What a transaction needs to see."""
 
     fingerprints: Sequence[str] = ()
-    """The newest episode of each."""
+    """The newest episode of each, and the incident that this episode belongs to."""
     incidents: Sequence[str] = ()
     latest_incident: Sequence[tuple[str, str]] = ()
     """The newest incident of each (rule, target), open or not."""
     active_runs_of: Sequence[str] = ()
     """Incident ids whose not ended runs are wanted, and the incidents themselves."""
     runs: Sequence[str] = ()
-    """Run ids; brings each run's incident, signals and approval too."""
+    """Run ids; brings each run's incident with the newest episode of its subject, signals and approval too."""
     approvals: Sequence[str] = ()
     """Approval ids; brings each one's run and incident too."""
     locks: Sequence[str] = ()
@@ -231,3 +231,6 @@ class Store(Protocol):
 
     def on_wake(self, notify: Callable[[Sequence[str]], None]) -> None:
         """Have `notify(run ids)` called after a commit made runs due now or woke them. Called on the event loop."""
+
+    def on_commit(self, notify: Callable[[Sequence[ChainedEvent]], None]) -> None:
+        """Have `notify(events)` called after each commit that appended events (logs, metrics). Called on the event loop."""

@@ -1,0 +1,52 @@
+"""Deciding approvals: who may, how often, until when. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from datetime import datetime
+
+from remediator.errors import ApprovalRefused
+from remediator.events import Kind
+from remediator.model import Actor, ApprovalState, Event
+from remediator.records import Approval, Run, Vote
+
+
+def vote(approval: Approval, run: Run, actor: Actor, *, approve: bool, comment: str, now: datetime) -> tuple[Approval, Event]:
+    """Add one person's decision. One denial denies; `quorum` approvals by different people approve.
+
+    Raises `ApprovalRefused` when the approval takes no decision any more, or not this person's.
+    """
+    _check(approval, run, actor, now)
+    votes = (*approval.votes, Vote(actor.name, approve, comment, now))
+    agreed = sum(one.approve for one in votes)
+    state = ApprovalState.DENIED if not approve else ApprovalState.APPROVED if agreed >= approval.quorum else ApprovalState.PENDING
+    data = {
+        "run": run.id,
+        "rule": run.rule,
+        "approval": approval.id,
+        "hash": approval.plan_hash,
+        "decision": "approve" if approve else "deny",
+        "comment": comment,
+        "state": state.value,
+    }
+    return replace(approval, votes=votes, state=state), Event(approval.incident, Kind.APPROVAL_DECIDED, now, data, actor.name)
+
+
+def _check(approval: Approval, run: Run, actor: Actor, now: datetime) -> None:
+    if approval.state is not ApprovalState.PENDING:
+        raise ApprovalRefused(f"approval {approval.id} is {approval.state} already", reason="closed")
+    if now >= approval.expires_at:
+        raise ApprovalRefused(f"approval {approval.id} expired at {approval.expires_at:%H:%M:%SZ}", reason="expired")
+    if run.approval != approval.id or run.plan_hash != approval.plan_hash:
+        raise ApprovalRefused(f"approval {approval.id} is not of the run's present plan", reason="stale")
+    if actor.name == approval.requester:
+        raise ApprovalRefused(f"{actor.name} asked for this himself and can't decide on it", reason="requester")
+    if approval.groups and not actor.groups & set(approval.groups):
+        raise ApprovalRefused(f"{actor.name} is in none of the groups {_words(approval.groups)}", reason="group")
+    if any(one.who == actor.name for one in approval.votes):
+        raise ApprovalRefused(f"{actor.name} has decided already; another person is needed", reason="twice")
+
+
+def _words(groups: Collection[str]) -> str:
+    return ", ".join(sorted(groups))

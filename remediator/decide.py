@@ -1,0 +1,223 @@
+"""Deciding: which rule, which remedy, with how much authority, and why. Pure: no I/O, no clock, no logging.
+
+The live daemon, rehearsal and tests share these functions; nothing else chooses a remedy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from remediator.expressions import Facts, Unknown
+from remediator.guards import Bounds
+from remediator.model import JSON, Alert, Authority, Plan, Risk, Value, digest, encode_value
+from remediator.records import Incident
+from remediator.rules.model import Remedy, Rule
+
+# --- facts -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What one check gave: facts by their own names, or why it failed."""
+
+    id: str
+    facts: Mapping[str, Value] = field(default_factory=dict)
+    error: str | None = None
+    seconds: float = 0.0
+
+
+def subject_facts(rule: Rule, alert: Alert, *, incident: str = "") -> Facts:
+    """Return what is known without looking: the subject's labels and annotations, and the rule's vars.
+
+    `alert.resolved` is unknown here; only verification computes it.
+    """
+    values: dict[str, Value] = {
+        "labels": dict(alert.labels),
+        "annotations": dict(alert.annotations),
+        "alert.name": alert.name,
+        "alert.severity": alert.labels.get("severity", ""),
+        "alert.fingerprint": alert.fingerprint,
+        "alert.starts_at": alert.starts_at,
+        "incident.id": incident,
+    }
+    values |= {f"vars.{name}": value for name, value in rule.vars.items()}
+    return Facts(values, {"alert.resolved": "it is only computed during verification"})
+
+
+def with_checks(facts: Facts, results: Sequence[CheckResult]) -> Facts:
+    """Add checks' results; what a failed check would have told is unknown, with its error as the reason."""
+    values, unknown = dict(facts.values), dict(facts.unknown)
+    for result in results:
+        name = f"checks.{result.id}"
+        if result.error is not None:
+            unknown[name] = f"check {result.id} failed: {result.error}"
+            continue
+        unknown[name] = f"check {result.id} could not establish it"
+        values |= {f"{name}.{fact}": value for fact, value in result.facts.items()}
+    return Facts(values, unknown)
+
+
+# --- which remedy --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How one remedy's condition came out: true, false, or unknown with its reason; `why` holds the facts it used."""
+
+    remedy: str
+    value: bool | None
+    why: Mapping[str, JSON] = field(default_factory=dict)
+    reason: str = ""
+
+    def to_json(self) -> JSON:
+        """Return it as an event shows it."""
+        return {"remedy": self.remedy, "value": self.value, "facts": dict(self.why), "reason": self.reason}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The remedy to try, or None with the reason; and the conditions in the order in which they were asked."""
+
+    remedy: Remedy | None
+    reason: str
+    conditions: tuple[Condition, ...] = ()
+
+
+def choose_remedy(rule: Rule, facts: Facts, *, tried: Sequence[str] = ()) -> Choice:
+    """Return the first remedy whose condition is true. An unknown condition stops the list (`semantics.md`, 2).
+
+    Remedies in `tried` are passed over: a chain never tries one twice.
+    """
+    conditions: list[Condition] = []
+    for remedy in rule.remedies:
+        if remedy.name in tried:
+            conditions.append(Condition(remedy.name, value=False, reason="already tried in this chain"))
+            continue
+        condition = _condition(remedy, facts)
+        conditions.append(condition)
+        if condition.value:
+            return Choice(remedy, f"{remedy.name!r}: its condition is true", tuple(conditions))
+        if condition.value is None and not remedy.unknown_is_next:
+            return Choice(None, f"stopped at {remedy.name!r}, whose condition is unknown: {condition.reason}", tuple(conditions))
+    reason = "no remedy's condition is true" if rule.remedies else "the rule has no remedies"
+    return Choice(None, reason, tuple(conditions))
+
+
+def _condition(remedy: Remedy, facts: Facts) -> Condition:
+    if remedy.when is None:
+        return Condition(remedy.name, value=True, reason="it has no condition")
+    value = remedy.when.evaluate(facts)
+    why = remedy.when.trace(facts)
+    if isinstance(value, Unknown):
+        return Condition(remedy.name, None, why, value.reason)
+    return Condition(remedy.name, bool(value), why)
+
+
+# --- how much authority ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mandate:
+    """How far a run may go by itself, and every reason that lowered it."""
+
+    authority: Authority
+    reasons: tuple[str, ...] = ()
+
+
+def mandate(
+    rule: Rule,
+    bounds: Bounds,
+    *,
+    current: Rule | None = None,
+    remedy: Remedy | None = None,
+    incident: Incident | None = None,
+    plan_risk: Risk = Risk.LOW,
+) -> Mandate:
+    """Return the effective authority: the least of all that bound it (`semantics.md`, 13).
+
+    `current` is the rule in force now, which may be stricter than the frozen `rule`.
+    """
+    least, reasons = Authority.AUTO, []
+
+    def lower(to: Authority, reason: str) -> None:
+        nonlocal least
+        if to.rank < Authority.AUTO.rank:
+            reasons.append(reason)
+        least = min(least, to, key=lambda authority: authority.rank)
+
+    if bounds.dry_run:
+        lower(Authority.OBSERVE, "dry_run is on")
+    lower(bounds.authority, f"the operator's limit is {bounds.authority}")
+    modes = [rule.mode] if current is None else [rule.mode, current.mode]
+    strictest = min(modes, key=lambda mode: mode.rank)
+    lower(strictest, f"the rule's mode is {strictest}")
+    if not bounds.knows_alertmanager:
+        lower(Authority.APPROVE, "no Alertmanager is configured that could confirm the alert")
+    if remedy is not None:
+        if remedy.approval is not None:
+            lower(Authority.APPROVE, "the remedy asks for an approval")
+        if Risk.HIGH in (remedy.risk, plan_risk):
+            lower(Authority.APPROVE, "its risk is high")
+        if incident is not None and remedy.name in incident.relapsed_remedies:
+            lower(Authority.APPROVE, "it had succeeded before this relapse")
+    if not bounds.identity.certain and plan_risk is not Risk.LOW:
+        lower(Authority.APPROVE, "the daemon could not determine its own identity")
+    return Mandate(least, tuple(reasons))
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def plans_hash(plans: Sequence[Plan], remedy_hash: str) -> str:
+    """Return what an approval is bound to: all steps' plans, in order, and the remedy's text."""
+    return digest([remedy_hash, *(plan.hash for plan in plans)])
+
+
+# --- all at once -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What would be done about an alert, and why: the answer that rehearsal shows."""
+
+    rule: str | None
+    reason: str
+    also_matched: tuple[str, ...] = ()
+    choice: Choice | None = None
+    mandate: Mandate | None = None
+
+    def to_json(self) -> JSON:
+        """Return it as plain JSON."""
+        return {
+            "rule": self.rule,
+            "reason": self.reason,
+            "also_matched": list(self.also_matched),
+            "remedy": self.choice.remedy.name if self.choice is not None and self.choice.remedy is not None else None,
+            "conditions": [condition.to_json() for condition in self.choice.conditions] if self.choice is not None else [],
+            "authority": None if self.mandate is None else self.mandate.authority.value,
+            "authority_reasons": [] if self.mandate is None else list(self.mandate.reasons),
+        }
+
+
+def decide(alert: Alert, matching: Sequence[Rule], facts: Facts | None, bounds: Bounds) -> Decision:
+    """Decide about one alert: `matching` are the rules that match it, best first; `facts` what their checks gave.
+
+    Without facts only the rule is decided.
+    """
+    owner = next((rule for rule in matching if rule.enabled), None)
+    if owner is None:
+        disabled = ", ".join(rule.name for rule in matching)
+        return Decision(None, f"only disabled rules match: {disabled}" if disabled else "no rule matches")
+    others = tuple(rule.name for rule in matching if rule is not owner)
+    if not alert.firing:
+        return Decision(owner.name, "the alert is resolved: nothing is ever done about a resolved alert", others)
+    if facts is None:
+        return Decision(owner.name, "it matches", others, mandate=mandate(owner, bounds))
+    choice = choose_remedy(owner, facts)
+    return Decision(owner.name, choice.reason, others, choice, mandate(owner, bounds, remedy=choice.remedy))
+
+
+def encode_facts(facts: Facts) -> dict[str, JSON]:
+    """Encode the checks' facts for a row."""
+    return {name: encode_value(value) for name, value in facts.values.items() if name.startswith("checks.")}

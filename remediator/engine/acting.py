@@ -1,0 +1,171 @@
+"""Acting: one intended call after the other, each written down before it is made and after it was answered."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from remediator import guards
+from remediator.engine.work import Work, plan_of
+from remediator.events import Kind
+from remediator.execution import Outcome, Result
+from remediator.model import IncidentState, Plan, Receipt, RunState, StepState, Value
+from remediator.records import Step
+from remediator.turn import Turn
+
+if TYPE_CHECKING:
+    from remediator.engine.core import Engine
+
+MAX_REPLANS = 3
+"""How often a run plans again because the world moved before its first call."""
+MAX_TRIES = 3
+"""How often one call is tried when it surely wrote nothing."""
+LONGEST_DELAY = timedelta(seconds=30)
+
+
+async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: bool) -> None:
+    """Make the first intent durable together with locks, budget and all guards' last word."""
+    if not await engine.stands(work, approved=approved):
+        return
+    step = next(step for step in work.run.steps if step.state is StepState.PLANNED and step.plan is not None and not step.plan.noop)
+
+    def play(turn: Turn) -> bool:
+        against = engine.judge(guards.BEFORE_ACTING, work, turn.snapshot, plans)
+        if against:
+            turn.hold(against, max_wait=engine.max_wait(work))
+            return True
+        if turn.incident.state is IncidentState.RESOLVED:
+            turn.move(RunState.CANCELLED, "the alert is resolved")
+            return True
+        turn.begin_acting(plans)
+        turn.intend(step)
+        return False
+
+    await engine.turn(work, play, locks=guards.lock_keys(plans))
+    work.calling = None if work.parked else step.number
+
+
+async def act(engine: Engine, work: Work) -> None:
+    """Carry out the next step, or look into one that was intended when the process died."""
+    intended = work.first(StepState.INTENDED)
+    step = work.first(StepState.PLANNED)
+    if intended is not None:
+        await _call(engine, work, intended)
+    elif step is None:
+        await engine.turn(work, lambda turn: begin_verifying(turn, work, "all steps are applied"))
+    elif step.plan is None or step.plan.noop:
+        done = replace(step, state=StepState.SKIPPED, message="there was nothing left to do")
+        await engine.turn(work, lambda turn: turn.set_step(done))
+    else:
+        await _next_step(engine, work, step)
+
+
+async def _next_step(engine: Engine, work: Work, step: Step) -> None:
+    """Make a further step's intent durable, unless something speaks against going on."""
+    await engine.look(work)
+    if work.incident.state is IncidentState.RESOLVED:
+        await _no_further(engine, work, "the alert is resolved")
+        return
+    if not await engine.stands(work, approved=work.run.approval is not None):
+        return
+
+    def play(turn: Turn) -> bool:
+        against = engine.judge(guards.BETWEEN_STEPS, work, turn.snapshot)
+        if against:
+            turn.hold(against, max_wait=timedelta())
+            return True
+        turn.intend(step)
+        return False
+
+    await engine.turn(work, play)
+    work.calling = None if work.parked else step.number
+
+
+async def _no_further(engine: Engine, work: Work, reason: str) -> None:
+    """Start no further step: verify what was applied, or cancel when nothing was."""
+    if work.run.wrote:
+        await engine.turn(work, lambda turn: begin_verifying(turn, work, f"no further step: {reason}"))
+    else:
+        await engine.stop(work, RunState.CANCELLED, reason)
+
+
+async def _call(engine: Engine, work: Work, step: Step) -> None:
+    """Make one intended call, or find out what became of one that another process intended; write down the outcome."""
+    plan, key, values = plan_of(step), work.key(step.number), work.values()
+    if work.calling == step.number:
+        work.calling = None
+        engine.on_call(work.run)
+        outcome = await call(engine, plan, key=key, values=values, limit=work.spec(step).timeout)
+    else:
+        outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
+    await _record(engine, work, step, outcome)
+
+
+async def call(engine: Engine, plan: Plan, *, key: str, values: Mapping[str, Value], limit: timedelta) -> Outcome:
+    """Make a call, and again after a delay while it surely wrote nothing and may work later."""
+    for attempt in range(1, MAX_TRIES):
+        outcome = await engine.execution.apply(plan, key=key, values=values, timeout=limit)
+        if outcome.result is not Result.TEMPORARY:
+            return outcome
+        await asyncio.sleep(min(outcome.delay or timedelta(seconds=attempt), LONGEST_DELAY).total_seconds())
+    return await engine.execution.apply(plan, key=key, values=values, timeout=limit)
+
+
+async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
+    """Write an outcome down and go where it leads."""
+    if outcome.result is Result.APPLIED:
+        await engine.turn(work, lambda turn: _applied(turn, work, step, outcome))
+    elif outcome.result is Result.UNKNOWN:
+        await engine.turn(work, lambda turn: unknown(turn, step, outcome), park=True)
+    elif outcome.result is Result.REFUSED and not _wrote_before(work, step):
+        await _plan_again(engine, work, step, outcome)
+    else:
+        failed = replace(step, state=StepState.FAILED, message=outcome.message)
+        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, seconds=outcome.seconds))
+        await engine.remedy_failed(work, f"step {step.number} ({step.action}) failed: {outcome.message}")
+
+
+def _applied(turn: Turn, work: Work, step: Step, outcome: Outcome) -> None:
+    """Record a success; after the last step verification begins in the same transaction."""
+    receipt = outcome.receipt or Receipt(outcome.message)
+    applied = replace(step, state=StepState.APPLIED, receipt=receipt, message=outcome.message)
+    turn.record(Kind.ACTION_APPLIED, applied, seconds=outcome.seconds, touched=list(receipt.touched))
+    if not any(other.state is StepState.PLANNED for other in turn.run.steps):
+        begin_verifying(turn, work, "all steps are applied")
+
+
+def begin_verifying(turn: Turn, work: Work, reason: str) -> None:
+    """Enter verification with its deadline."""
+    turn.move(RunState.VERIFYING, reason)
+    turn.run = replace(turn.run, deadline=turn.now + work.remedy.verify.within, healthy_since=None)
+
+
+def unknown(turn: Turn, step: Step, outcome: Outcome, *, undo: bool = False) -> None:
+    """Record that nobody can tell what became of a call, and leave the run to a person."""
+    turn.record(Kind.ACTION_UNKNOWN, replace(step, state=StepState.UNKNOWN, message=outcome.message), undo=undo)
+    turn.move(RunState.OUTCOME_UNKNOWN, f"step {step.number} ({step.action}) may or may not have taken effect: {outcome.message}")
+
+
+def _wrote_before(work: Work, step: Step) -> bool:
+    return any(other.number != step.number and other.state in (StepState.APPLIED, StepState.UNKNOWN) for other in work.run.steps)
+
+
+async def _plan_again(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
+    """Nothing was written because the world had moved: give locks and budget back and plan again, a few times."""
+    work.replans += 1
+    if work.replans > MAX_REPLANS:
+        failed = replace(step, state=StepState.FAILED, message=outcome.message)
+        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, seconds=outcome.seconds))
+        await engine.remedy_failed(work, f"the world moved {work.replans} times between plan and act: {outcome.message}")
+        return
+
+    def play(turn: Turn) -> None:
+        turn.record(Kind.ACTION_FAILED, replace(step, state=StepState.PLANNED, message=outcome.message), seconds=outcome.seconds)
+        turn.move(RunState.PLANNING, f"the world moved before anything was written: {outcome.message}")
+        turn.give_back()
+
+    await engine.turn(work, play)
+    await engine.look(work)

@@ -1,0 +1,206 @@
+"""The engine itself: claim in hand, it reads, dispatches to the phase the run is in, and writes turns."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from remediator import guards
+from remediator.engine import acting, people, preparing, undoing, verifying
+from remediator.engine.work import Work
+from remediator.errors import PermanentError
+from remediator.execution import Execution
+from remediator.expressions import Facts
+from remediator.guards import Bounds, Case, Guard, Judgement
+from remediator.model import JSON, IncidentState, Plan, RunState, decode_value
+from remediator.records import Run
+from remediator.revalidation import Revalidation, Standing
+from remediator.rules.model import OnFailure, Rule
+from remediator.store.protocol import Changes, Reads, Snapshot, Store
+from remediator.turn import Turn
+
+T = TypeVar("T")
+
+VISIBLE_AFTER = 1.0
+"""Seconds after which looking and planning are written down, so that people see what a slow run is doing."""
+
+Play = Callable[[Turn], bool | None]
+"""Plays on a turn; True gives the lease back."""
+
+
+class Engine:
+    """Advances runs. One instance serves all workers of a daemon."""
+
+    def __init__(
+        self,
+        store: Store,
+        execution: Execution,
+        revalidation: Revalidation,
+        *,
+        rule: Callable[[str], Rule | None],
+        frozen: Callable[[JSON], Rule],
+        bounds: Callable[[], Bounds],
+        on_call: Callable[[Run], None] = lambda _run: None,
+    ) -> None:
+        """`rule` finds the rule in force by name, `frozen` compiles a stored rule text, `on_call` hears of calls about to be made."""
+        self.store = store
+        self.execution = execution
+        self.revalidation = revalidation
+        self.rule = rule
+        self.on_call = on_call
+        self._frozen = frozen
+        self._bounds = bounds
+        self._phases: Mapping[RunState, Callable[[Engine, Work], Awaitable[None]]] = {
+            RunState.QUEUED: preparing.begin,
+            RunState.WAITING: preparing.begin,
+            RunState.DIAGNOSING: preparing.diagnose,
+            RunState.PLANNING: preparing.plan,
+            RunState.AWAITING_APPROVAL: people.await_approval,
+            RunState.APPLYING: acting.act,
+            RunState.VERIFYING: verifying.verify,
+            RunState.UNDOING: undoing.undo,
+            RunState.OUTCOME_UNKNOWN: people.await_word,
+            RunState.INTERRUPTED: people.await_word,
+        }
+
+    async def advance(self, run: Run) -> None:
+        """Lead a claimed run on until it ends or must wait; its lease is given back then.
+
+        Raises `LeaseLost` when another worker owns it by now, `StoreUnavailable` when nothing can be made durable.
+        """
+        work = await self._load(run)
+        while not work.parked:
+            await self._phases[work.run.state](self, work)
+
+    # --- reading and writing
+
+    async def _load(self, run: Run) -> Work:
+        current = self.rule(run.rule)
+        frozen = current if current is not None and current.hash == run.rule_hash else await self._frozen_rule(run)
+        snapshot = await self.store.read(Reads(runs=[run.id]))
+        work = Work(run, frozen, current, snapshot, self._bounds())
+        await self.look(work)
+        known = {name: decode_value(value) for name, value in run.facts.items()}
+        subject = work.subject()
+        work.facts = Facts({**subject.values, **known}, {**subject.unknown, **run.unknown})
+        return work
+
+    async def _frozen_rule(self, run: Run) -> Rule:
+        text = await self.store.rule_text(run.rule_hash)
+        if text is None:
+            raise PermanentError(f"the rule text {run.rule_hash} of run {run.id} is missing from the store")
+        return self._frozen(text)
+
+    async def look(self, work: Work) -> None:
+        """Read the rows that the run stands on again, and take the rule and the bounds in force now."""
+        work.current = self.rule(work.run.rule)
+        work.bounds = self._bounds()
+        work.snapshot = await self.store.read(self._reads(work))
+
+    def _reads(self, work: Work, locks: Sequence[str] = ()) -> Reads:
+        windows = [budget.window for rule in (work.rule, work.current) if rule is not None for budget in rule.guards.budgets]
+        return Reads(
+            runs=[work.run.id],
+            locks=locks,
+            usage=[(work.run.rule, work.run.target)],
+            usage_window=max(windows, default=timedelta(days=1)),
+        )
+
+    async def turn(self, work: Work, play: Play, *, park: bool = False, locks: Sequence[str] = ()) -> None:
+        """Play on a fresh snapshot and make it durable together with the pending events.
+
+        The lease is given back when `park` is set, when `play` returns True, and when the run ends.
+        """
+        made: list[tuple[Turn, bool]] = []
+
+        def build(snapshot: Snapshot) -> Changes:
+            turn = Turn(work.run, snapshot, work.rule, events=list(work.events))
+            parks = bool(play(turn)) or park or turn.run.ended_at is not None
+            made[:] = [(turn, parks)]
+            return turn.changes(release=parks)
+
+        committed = await self.store.transact(self._reads(work, locks), build)
+        turn, work.parked = made[0]
+        work.run, work.events = turn.run, []
+        work.snapshot = replace(committed.snapshot, incidents={**committed.snapshot.incidents, turn.incident.id: turn.incident})
+
+    async def visibly(self, work: Work, doing: Coroutine[Any, Any, T]) -> T:
+        """Await `doing`; when it takes long, write down first what the run is at."""
+        task = asyncio.create_task(doing)
+        try:
+            await asyncio.wait({task}, timeout=VISIBLE_AFTER)
+            if not task.done() and work.events:
+                await self.turn(work, lambda _turn: None)
+            return await task
+        finally:
+            task.cancel()
+
+    async def stop(self, work: Work, state: RunState, reason: str) -> None:
+        """End the run, or leave it to a person."""
+        await self.turn(work, lambda turn: turn.stop(state, reason), park=True)
+
+    # --- guards
+
+    def judge(self, judges: Sequence[Guard], work: Work, snapshot: Snapshot | None = None, plans: Sequence[Plan] = ()) -> list[Judgement]:
+        """Ask guards about a run; return those that do not allow."""
+        seen = snapshot or work.snapshot
+        incident = seen.incidents[work.run.incident]
+        episode = seen.episodes.get(incident.subject.fingerprint)
+        case = Case(
+            run=work.run,
+            incident=incident,
+            confirmed_at=incident.opened_at if episode is None else episode.confirmed_at,
+            first_firing_at=incident.opened_at if episode is None else episode.opened_at,
+            frozen=work.rule,
+            current=work.current,
+            bounds=work.bounds,
+            snapshot=seen,
+            plans=plans,
+            scopes=[self.execution.scope_of(plan) for plan in plans if not plan.noop],
+        )
+        return guards.judge(judges, case)
+
+    def max_wait(self, work: Work) -> timedelta:
+        """Return how long guards may hold the run back."""
+        return min(work.bounds.max_wait, work.rule.guards.max_wait) + work.rule.guards.firing_for
+
+    async def held(self, work: Work, against: Sequence[Judgement]) -> None:
+        """Let the run wait, stop or escalate, as guards said."""
+        await self.turn(work, lambda turn: turn.hold(against, max_wait=self.max_wait(work)), park=True)
+
+    # --- what several phases ask or do
+
+    async def gone(self, work: Work) -> bool:
+        """Cancel a run whose alert is resolved before anything was begun; tell whether it was."""
+        if work.incident.state is not IncidentState.RESOLVED or work.run.wrote:
+            return False
+        await self.stop(work, RunState.CANCELLED, "the alert is resolved")
+        return True
+
+    async def stands(self, work: Work, *, approved: bool) -> bool:
+        """Ask Alertmanager right before a call. When the alert does not stand, lead the run elsewhere and return False."""
+        standing, words = await self.revalidation.standing(work.incident.subject)
+        if standing is Standing.FIRING or (approved and standing in (Standing.UNASKED, Standing.SILENT)):
+            return True
+        if standing in (Standing.UNASKED, Standing.SILENT):
+            await people.ask(self, work, [words])
+        elif work.run.wrote:
+            await self.turn(work, lambda turn: acting.begin_verifying(turn, work, f"no further step: {words}"))
+        else:
+            await self.stop(work, RunState.CANCELLED, words)
+        return False
+
+    async def remedy_failed(self, work: Work, reason: str, *, verified: bool = False) -> None:
+        """Do what the remedy says about failing (`semantics.md`, 16 and 20). `verified`: all steps went well, but it did not help."""
+        remedy = work.remedy
+        tried = {*work.run.tried, remedy.name}
+        left = any(other.name not in tried for other in work.rule.remedies)
+        if work.run.wrote and remedy.on_failure is OnFailure.UNDO:
+            await self.turn(work, lambda turn: turn.move(RunState.UNDOING, reason))
+        elif remedy.on_failure is OnFailure.NEXT and left and (verified or not work.run.wrote):
+            await self.turn(work, lambda turn: turn.fail_and_continue(reason), park=True)
+        else:
+            await self.stop(work, RunState.FAILED, reason)

@@ -1,0 +1,144 @@
+"""Waiting for people: approvals before acting, a word on runs that only a person may lead on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from remediator import guards
+from remediator.engine.work import Work
+from remediator.model import ApprovalState, Authority, Receipt, RunState, StepState
+from remediator.records import Signal, SignalKind
+from remediator.rules.model import ApprovalSpec
+from remediator.turn import Turn
+
+if TYPE_CHECKING:
+    from remediator.engine.core import Engine
+
+MOST_DRIFTS = 2
+"""So many approvals voided by a moving world escalate (`semantics.md`, 12)."""
+
+
+async def ask(engine: Engine, work: Work, reasons: Sequence[str]) -> None:
+    """Ask people for an approval of the present plan, and wait."""
+    spec = work.remedy.approval or ApprovalSpec()
+    steps = work.shown_steps()
+    await engine.turn(work, lambda turn: turn.ask(spec, authority=Authority.APPROVE.value, reasons=reasons, steps=steps), park=True)
+
+
+async def await_approval(engine: Engine, work: Work) -> None:
+    """See what has become of the approval: decided, expired, overtaken by events, or still open."""
+    if await engine.gone(work):
+        return
+    paused = engine.judge(guards.BETWEEN_STEPS, work)
+    if paused:
+        await engine.held(work, paused)
+        return
+    approval = work.snapshot.approvals.get(work.run.approval or "")
+    if approval is None or approval.state is ApprovalState.VOID:
+        await engine.stop(work, RunState.ESCALATED, "its approval was voided")
+    elif approval.state is ApprovalState.DENIED:
+        who = ", ".join(f"{vote.who} ({vote.comment})" if vote.comment else vote.who for vote in approval.votes if not vote.approve)
+        await engine.stop(work, RunState.DENIED, f"denied by {who}")
+    elif _rule_changed(work):
+        await engine.stop(work, RunState.ESCALATED, "the rule's remedy was changed since the approval was asked for")
+    elif approval.state is ApprovalState.APPROVED:
+        _approved(work)
+    elif work.snapshot.now >= approval.expires_at:
+        await engine.turn(work, _expire, park=True)
+    else:
+        wake = approval.expires_at
+        await engine.turn(work, lambda turn: turn.sleep(wake), park=True)
+
+
+def _rule_changed(work: Work) -> bool:
+    """Tell whether the remedy's text in force is not the one that was asked about (`semantics.md`, 15)."""
+    remedies = () if work.current is None else work.current.remedies
+    return all(remedy.hash != work.run.remedy_hash for remedy in remedies)
+
+
+def _approved(work: Work) -> None:
+    """Go on after people agreed: with the next step when some were done already, else look at the world again."""
+    if work.run.wrote:
+        work.move(RunState.APPLYING, "approved")
+    else:
+        work.move(RunState.PLANNING, "approved; looking at the world again")
+
+
+def _expire(turn: Turn) -> None:
+    turn.close_approval(ApprovalState.EXPIRED, "nobody decided in time")
+    turn.run = replace(turn.run, approval=None)
+    turn.move(RunState.EXPIRED, "nobody decided in time")
+
+
+# --- a person's word
+
+
+async def await_word(engine: Engine, work: Work) -> None:
+    """Do what a person told a run that only a person leads on; without a word, wait."""
+    signals = work.snapshot.signals.get(work.run.id, ())
+    if not signals:
+        await engine.turn(work, lambda _turn: None, park=True)
+        return
+    signal = signals[-1]
+    await engine.turn(work, lambda turn: _PLAYS[signal.kind](turn, signal))
+    if signal.kind is SignalKind.SETTLE_NOT_APPLIED and not work.parked:
+        await engine.remedy_failed(work, f"{signal.who} settled the unknown step as not applied: {signal.comment}")
+
+
+def _settled_applied(turn: Turn, signal: Signal) -> None:
+    turn.signalled(signal)
+    words = f"settled as applied by {signal.who}: {signal.comment}"
+    for step in turn.run.steps:
+        if step.state is StepState.UNKNOWN and step.undo_intended:
+            turn.set_step(replace(step, state=StepState.UNDONE, undo_intended=False, message=words))
+            turn.move(RunState.UNDOING, words)
+        elif step.state is StepState.UNKNOWN:
+            turn.set_step(replace(step, state=StepState.APPLIED, receipt=step.receipt or Receipt(words), message=words))
+            turn.move(RunState.APPLYING, words)
+
+
+def _settled_not_applied(turn: Turn, signal: Signal) -> None:
+    turn.signalled(signal)
+    words = f"settled as not applied by {signal.who}: {signal.comment}"
+    for step in turn.run.steps:
+        if step.state is StepState.UNKNOWN and step.undo_intended:
+            turn.set_step(replace(step, state=StepState.APPLIED, undo_intended=False, message=words))
+            turn.move(RunState.ESCALATED, f"the undo of step {step.number} did not happen: {words}")
+        elif step.state is StepState.UNKNOWN:
+            turn.set_step(replace(step, state=StepState.FAILED, message=words))
+
+
+def _resumed(turn: Turn, signal: Signal) -> None:
+    turn.signalled(signal)
+    state = turn.run.resume_state
+    back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
+    turn.move(back, f"resumed by {signal.who}: {signal.comment}")
+    turn.run = replace(turn.run, resume_state=None, waiting_since=None)
+
+
+def _told_to_undo(turn: Turn, signal: Signal) -> None:
+    turn.signalled(signal)
+    turn.move(RunState.UNDOING, f"{signal.who} asked to undo it: {signal.comment}")
+
+
+def _closed(turn: Turn, signal: Signal) -> None:
+    turn.signalled(signal)
+    state = RunState.CANCELLED if turn.run.state is RunState.INTERRUPTED else RunState.ESCALATED
+    turn.move(state, f"closed by {signal.who}: {signal.comment}")
+
+
+_PLAYS: Mapping[SignalKind, Callable[[Turn, Signal], None]] = {
+    SignalKind.SETTLE_APPLIED: _settled_applied,
+    SignalKind.SETTLE_NOT_APPLIED: _settled_not_applied,
+    SignalKind.RESUME: _resumed,
+    SignalKind.UNDO: _told_to_undo,
+    SignalKind.CLOSE: _closed,
+}
+
+ALLOWED: Mapping[RunState, frozenset[SignalKind]] = {
+    RunState.OUTCOME_UNKNOWN: frozenset({SignalKind.SETTLE_APPLIED, SignalKind.SETTLE_NOT_APPLIED, SignalKind.CLOSE}),
+    RunState.INTERRUPTED: frozenset({SignalKind.RESUME, SignalKind.UNDO, SignalKind.CLOSE}),
+}
+"""Which words a run takes in which state."""

@@ -1,0 +1,165 @@
+"""Before anything is changed: guards, checks, the choice of a remedy, its plan, and the authority to carry it out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from remediator import guards
+from remediator.decide import Choice, Mandate, choose_remedy, encode_facts, mandate, plans_hash, with_checks
+from remediator.engine import acting, people
+from remediator.engine.work import Work
+from remediator.errors import RemediatorError, TemporaryError
+from remediator.events import Kind
+from remediator.expressions import Unknown
+from remediator.model import ApprovalState, Authority, Plan, Risk, RunState, StepState
+from remediator.records import Step
+from remediator.rules.model import ApprovalSpec
+from remediator.turn import Turn
+
+if TYPE_CHECKING:
+    from remediator.engine.core import Engine
+
+
+async def begin(engine: Engine, work: Work) -> None:
+    """Ask the guards that concern the rule; then look."""
+    if await engine.gone(work):
+        return
+    against = engine.judge(guards.BEFORE_PLANNING, work)
+    if against:
+        await engine.held(work, against)
+    else:
+        work.move(RunState.DIAGNOSING, "all guards allow")
+
+
+async def diagnose(engine: Engine, work: Work) -> None:
+    """Run the rule's checks side by side and choose a remedy."""
+    results = await engine.visibly(work, engine.execution.run_checks(work.rule.checks, work.subject(), key=f"{work.run.id}/check"))
+    work.facts = with_checks(work.subject(), results)
+    choice = choose_remedy(work.rule, work.facts, tried=work.run.tried)
+    unknown = {name: reason for name, reason in work.facts.unknown.items() if name.startswith("checks.")}
+    work.run = replace(work.run, facts=encode_facts(work.facts), unknown=unknown)
+    work.say(
+        Kind.REMEDY_CHOSEN,
+        remedy=None if choice.remedy is None else choice.remedy.name,
+        reason=choice.reason,
+        checks={result.id: {"error": result.error, "seconds": round(result.seconds, 3)} for result in results},
+        conditions=[condition.to_json() for condition in choice.conditions],
+    )
+    await _follow(engine, work, choice)
+
+
+async def _follow(engine: Engine, work: Work, choice: Choice) -> None:
+    remedy = choice.remedy
+    if remedy is None:
+        await engine.stop(work, RunState.ESCALATED, choice.reason)
+    elif remedy.handover is not None:
+        await _hand_over(engine, work, remedy.handover, choice.reason)
+    else:
+        work.run = replace(work.run, remedy=remedy.name, remedy_hash=remedy.hash)
+        work.move(RunState.PLANNING, choice.reason)
+
+
+async def _hand_over(engine: Engine, work: Work, to: str, reason: str) -> None:
+    """Give the incident to another rule, once (`semantics.md`, 5)."""
+    rule = engine.rule(to)
+    if rule is None or to == work.run.rule or to in work.incident.handovers:
+        await engine.stop(work, RunState.ESCALATED, f"it can't be handed over to {to!r}: no such rule, or it had this incident before")
+    else:
+        await engine.turn(work, lambda turn: turn.hand_over(rule, reason), park=True)
+
+
+# --- planning
+
+
+async def plan(engine: Engine, work: Work) -> None:
+    """Resolve every step of the remedy to an absolute plan, then see who may carry it out."""
+    if await engine.gone(work):
+        return
+    try:
+        steps = await engine.visibly(work, plan_steps(engine, work))
+    except RemediatorError as error:
+        await engine.remedy_failed(work, f"it can't be planned: {error}")
+        return
+    work.run = replace(work.run, steps=steps, planned_at=work.snapshot.now)
+    if all(plan.noop for plan in work.plans):
+        await engine.remedy_failed(work, "there is nothing left for it to do: the world is already as it wishes")
+        return
+    work.run = replace(work.run, plan_hash=plans_hash(work.plans, work.run.remedy_hash))
+    await _authorise(engine, work)
+
+
+async def plan_steps(engine: Engine, work: Work) -> tuple[Step, ...]:
+    """Plan all steps whose condition is true. Raises `RemediatorError` when one can't be planned, or none is left."""
+    steps = []
+    for spec in work.remedy.steps:
+        wanted = True if spec.when is None else spec.when.evaluate(work.facts)
+        if isinstance(wanted, Unknown):
+            raise TemporaryError(f"the condition of step {spec.number} is unknown: {wanted.reason}")
+        if not wanted:
+            text = spec.when.text if spec.when is not None else ""
+            steps.append(Step(spec.number, spec.action, StepState.SKIPPED, message=f"its condition is false: {text}"))
+            continue
+        made = await engine.execution.plan(spec, work.facts, key=work.key(spec.number), values=work.values())
+        steps.append(Step(spec.number, spec.action, StepState.PLANNED, made, message=made.summary))
+    if not any(step.plan is not None for step in steps):
+        raise TemporaryError("the conditions of all its steps are false")
+    return tuple(steps)
+
+
+def changing(engine: Engine, work: Work) -> list[Plan]:
+    """Return the plans that change a system: messages to people take no locks, budgets or approvals."""
+    return [plan for plan in work.plans if not plan.noop and not engine.execution.action(plan.action).notifies]
+
+
+def mandate_of(engine: Engine, work: Work) -> Mandate:
+    """Return how far this run may go by itself with the plan it has."""
+    ranks = {risk: rank for rank, risk in enumerate(Risk)}
+    risks = [engine.execution.action(plan.action).risk for plan in changing(engine, work)]
+    risk = max(risks, key=ranks.__getitem__, default=Risk.LOW)
+    return mandate(work.rule, work.bounds, current=work.current, remedy=work.remedy, incident=work.incident, plan_risk=risk)
+
+
+async def _authorise(engine: Engine, work: Work) -> None:
+    """Go on with a plan: rehearse, ask, or act, as far as the authority goes."""
+    held = mandate_of(engine, work)
+    authority = Authority.OBSERVE if work.run.dry_run else held.authority
+    spec = work.remedy.approval or ApprovalSpec()
+    work.say(
+        Kind.PLAN_MADE,
+        remedy=work.run.remedy,
+        hash=work.run.plan_hash,
+        authority=authority.value,
+        reasons=list(held.reasons),
+        approvers={"groups": sorted(spec.groups), "quorum": spec.quorum},
+        steps=work.shown_steps(),
+    )
+    against = engine.judge(guards.ON_PLAN, work, plans=changing(engine, work))
+    if against:
+        await engine.held(work, against)
+    elif authority is Authority.OBSERVE:
+        await engine.stop(work, RunState.REHEARSED, "rehearsed: " + "; ".join(held.reasons or ("this run is a rehearsal",)))
+    elif await _approved(engine, work):
+        await acting.start(engine, work, changing(engine, work), approved=True)
+    elif work.run.drifts >= people.MOST_DRIFTS:
+        await engine.stop(work, RunState.ESCALATED, "two approvals were voided because the world kept changing")
+    elif authority is Authority.APPROVE:
+        await people.ask(engine, work, held.reasons)
+    else:
+        await acting.start(engine, work, changing(engine, work), approved=False)
+
+
+async def _approved(engine: Engine, work: Work) -> bool:
+    """Tell whether the run holds an approval of exactly this plan; one of another plan is voided."""
+    approval = None if work.run.approval is None else work.snapshot.approvals.get(work.run.approval)
+    if approval is None or approval.state is not ApprovalState.APPROVED:
+        return False
+    if approval.plan_hash == work.run.plan_hash:
+        return True
+
+    def void(turn: Turn) -> None:
+        turn.close_approval(ApprovalState.VOID, "the world moved since: the plan is not the one that was approved")
+        turn.run = replace(turn.run, drifts=turn.run.drifts + 1, approval=None)
+
+    await engine.turn(work, void)
+    return False

@@ -1,0 +1,67 @@
+"""Undoing: applied steps, last to first, each planned, intended and called like any other; a failed undo stops and pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from remediator import guards
+from remediator.engine import acting
+from remediator.engine.work import Work, plan_of
+from remediator.errors import PermanentError, RemediatorError
+from remediator.events import Kind
+from remediator.execution import Outcome, Result
+from remediator.model import Plan, Receipt, RunState, StepState
+from remediator.records import Step
+
+if TYPE_CHECKING:
+    from remediator.engine.core import Engine
+
+
+async def undo(engine: Engine, work: Work) -> None:
+    """Undo the last applied step that is left, or look into one whose undo was intended when the process died."""
+    step = next((step for step in reversed(work.run.steps) if step.state is StepState.APPLIED), None)
+    if step is None:
+        await engine.stop(work, RunState.UNDONE, f"undone, since: {work.run.reason}")
+        return
+    key = f"{work.key(step.number)}/undo"
+    if step.undo_intended:
+        lost = "the daemon stopped during the undo"
+        outcome = await engine.execution.settle(_undo_plan(step), key=key, values=work.values(), lost=lost)
+        await _record(engine, work, step, outcome)
+        return
+    paused = engine.judge((guards.KillSwitch(),), work)
+    if paused:
+        await engine.held(work, paused)
+        return
+    await _undo_step(engine, work, step, key)
+
+
+async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
+    try:
+        plan = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=key)
+    except RemediatorError as error:
+        await engine.stop(work, RunState.ESCALATED, f"step {step.number} ({step.action}) can't be undone: {error}")
+        return
+    await engine.turn(work, lambda turn: turn.intend(replace(step, undo_plan=plan), undo=True))
+    intended = work.step(step.number)
+    outcome = await acting.call(engine, plan, key=key, values=work.values(), limit=work.spec(step).timeout)
+    await _record(engine, work, intended, outcome)
+
+
+async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
+    if outcome.result is Result.APPLIED:
+        undone = replace(step, state=StepState.UNDONE, undo_receipt=outcome.receipt, message=outcome.message, undo_intended=False)
+        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_APPLIED, undone, undo=True, seconds=outcome.seconds))
+    elif outcome.result is Result.UNKNOWN:
+        await engine.turn(work, lambda turn: acting.unknown(turn, step, outcome, undo=True), park=True)
+    else:
+        failed = replace(step, message=f"undo failed: {outcome.message}", undo_intended=False)
+        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, undo=True, seconds=outcome.seconds))
+        await engine.stop(work, RunState.ESCALATED, f"the undo of step {step.number} ({step.action}) failed: {outcome.message}")
+
+
+def _undo_plan(step: Step) -> Plan:
+    if step.undo_plan is None:
+        raise PermanentError(f"the undo of step {step.number} ({step.action}) was intended without a plan")
+    return step.undo_plan

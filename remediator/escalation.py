@@ -1,0 +1,192 @@
+"""Telling people: delivers the outbox through the notifying actions that an escalation policy names.
+
+At least once, never blocking a run: a message is a row, retried with growing delays, and each receiver that has it is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from remediator.errors import TemporaryError
+from remediator.events import Kind
+from remediator.execution import Execution
+from remediator.model import JSON, Event, IncidentState, RunState, Value
+from remediator.records import Incident, Message, MessageKind, Run
+from remediator.store.protocol import Store
+
+FIRST_RETRY = timedelta(seconds=2)
+LONGEST_RETRY = timedelta(minutes=5)
+LONGEST_SLEEP = timedelta(seconds=5)
+DELIVERY_TIMEOUT = timedelta(seconds=20)
+BATCH = 20
+
+
+@dataclass(frozen=True)
+class Receiver:
+    """One way of a policy: a notifying action and its parameters."""
+
+    action: str
+    params: Mapping[str, JSON]
+
+    @property
+    def name(self) -> str:
+        """What the audit calls it: the action and its connection."""
+        connection = self.params.get("connection")
+        return f"{self.action}:{connection}" if connection else self.action
+
+
+Receivers = Callable[[str], Sequence[Receiver]]
+"""Finds a policy's receivers."""
+
+
+class Outbox:
+    """Delivers due messages. `start` once, `aclose` once."""
+
+    def __init__(self, store: Store, execution: Execution, receivers: Receivers, *, public_url: Callable[[], str | None]) -> None:
+        self._store = store
+        self._execution = execution
+        self._receivers = receivers
+        self._public_url = public_url
+        self._woken = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._log = structlog.get_logger("outbox")
+
+    def start(self) -> None:
+        """Begin delivering."""
+        self._task = asyncio.create_task(self._deliver_due(), name="outbox")
+
+    def wake(self) -> None:
+        """Look for due messages now."""
+        self._woken.set()
+
+    async def aclose(self) -> None:
+        """Stop; what was not delivered stays in the store."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _deliver_due(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                for message in await self._store.due_messages(limit=BATCH):
+                    await self._deliver(message)
+                pause = await self._pause()
+            except TemporaryError as error:
+                self._log.warning("outbox.delayed", error=str(error))
+                pause = LONGEST_SLEEP.total_seconds()
+            try:
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    async def _pause(self) -> float:
+        due = await self._store.next_message()
+        longest = LONGEST_SLEEP.total_seconds()
+        return longest if due is None else min(longest, max(0.01, (due - datetime.now(UTC)).total_seconds()))
+
+    async def _deliver(self, message: Message) -> None:
+        """Send one message to every receiver that does not have it yet."""
+        incident = await self._store.incident(message.incident)
+        run = await self._latest_run(message, incident)
+        if not still_wanted(message, incident, run):
+            await self._store.update_message(replace(message, cancelled=True))
+            return
+        values = facts_for(message, incident, run, public_url=self._public_url())
+        receivers = self._receivers(message.policy)
+        reached, errors = list(message.delivered_to), []
+        for number, receiver in enumerate(receivers):
+            mark = f"{number}:{receiver.name}"
+            if mark in reached:
+                continue
+            fault = await self._send(receiver, f"{message.key}/{mark}", values)
+            if fault is None:
+                reached.append(mark)
+            else:
+                errors.append(f"{receiver.name}: {fault}")
+        await self._note(message, reached, errors)
+
+    async def _latest_run(self, message: Message, incident: Incident | None) -> Run | None:
+        ident = message.body.get("run")
+        if isinstance(ident, str):
+            return await self._store.run(ident)
+        if incident is not None and incident.runs:
+            return await self._store.run(f"{incident.id}-{incident.runs}")
+        return None
+
+    async def _send(self, receiver: Receiver, key: str, values: Mapping[str, Value]) -> str | None:
+        """Send to one receiver; return None, or what went wrong."""
+        return await self._execution.notify(receiver.action, receiver.params, key=key, values=values, timeout=DELIVERY_TIMEOUT)
+
+    async def _note(self, message: Message, reached: Sequence[str], errors: Sequence[str]) -> None:
+        """Write down how far the delivery got, and when to try again."""
+        now = datetime.now(UTC)
+        attempts = message.attempts + 1
+        if errors:
+            delay = min(FIRST_RETRY * 2 ** min(attempts - 1, 10), LONGEST_RETRY) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            after = replace(message, attempts=attempts, delivered_to=tuple(reached), error="; ".join(errors)[:1000], due_at=now + delay)
+            event = Event(message.incident, Kind.MESSAGE_FAILED, now, {"key": message.key, "error": after.error, "attempts": attempts})
+            self._log.warning("message.failed", key=message.key, error=after.error, attempts=attempts)
+            # One event tells that it fails; the retries are counted in the row, so that an outage does not fill the audit.
+            await self._store.update_message(after, events=[event] if attempts == 1 else [])
+            return
+        after = replace(message, attempts=attempts, delivered_to=tuple(reached), delivered_at=now, error="")
+        event = Event(message.incident, Kind.MESSAGE_DELIVERED, now, {"key": message.key, "receivers": list(reached)})
+        await self._store.update_message(after, events=[event])
+
+
+def facts_for(message: Message, incident: Incident | None, run: Run | None, *, public_url: str | None) -> Mapping[str, Value]:
+    """Return what a message shows, and its text. Facts marked as evidence never get here: only states, names and plans do."""
+    body = message.body
+    values: dict[str, Value] = {
+        "kind": message.kind.value,
+        "incident": message.incident,
+        "rule": body.get("rule", ""),
+        "runbook": body.get("runbook", ""),
+        "dry_run": bool(body.get("dry_run")),
+        "reason": body.get("reason") or ("" if run is None else run.reason),
+        "approval": body.get("approval", ""),
+        "run": "" if run is None else run.id,
+        "remedy": "" if run is None else run.remedy or "",
+        "state": "" if run is None else run.state.value,
+        "link": "" if public_url is None else f"{public_url}/api/v1/incidents/{message.incident}",
+    }
+    if incident is not None:
+        values |= {"severity": incident.severity, "summary": incident.summary, "target": incident.target}
+    values["text"] = text_of(message, values)
+    return values
+
+
+def text_of(message: Message, values: Mapping[str, Value]) -> str:
+    """Write a message as a person reads it first at three in the morning: what, where, what the daemon did, what to do."""
+    lead = "DRY RUN · " if values["dry_run"] else ""
+    lines = [f"{lead}{values.get('severity', '').upper()} {values['incident']}: {values.get('summary', '')} [{values['rule']}]".strip()]
+    if message.kind is MessageKind.APPROVAL:
+        lines.append(f"Approval wanted: {values['remedy']!r}, because {values['reason']}.")
+        steps = message.body.get("steps")
+        lines += [f"  {step['step']}. {step['summary']}" for step in steps] if isinstance(steps, list) else []
+        lines.append(f"Approve: remediator approve {values['approval']}   Deny: remediator deny {values['approval']}")
+    elif message.kind is MessageKind.UPDATE:
+        lines.append(f"Run {values['run']} is {message.body.get('subject', '')}: {values['reason']}")
+    elif values["state"]:
+        lines.append(f"Run {values['run']} is {values['state']}: {values['reason']}")
+    if values["runbook"]:
+        lines.append(f"Runbook: {values['runbook']}")
+    lines.append(f"Timeline: remediator show {values['incident']}" + (f"  {values['link']}" if values["link"] else ""))
+    return "\n".join(lines)
+
+
+def still_wanted(message: Message, incident: Incident | None, run: Run | None) -> bool:
+    """Tell whether a message still says something: a page of an incident that resolved meanwhile does not."""
+    if incident is None or message.kind is MessageKind.UPDATE:
+        return True
+    if message.kind is MessageKind.PAGE:
+        return incident.state is not IncidentState.RESOLVED
+    return run is None or run.state is RunState.AWAITING_APPROVAL

@@ -1,0 +1,271 @@
+"""Calling checks and actions: parameters rendered, connections resolved, time limited, errors turned into values.
+
+The one place where the engine touches the world. It decides nothing; every outcome, also a bug in an action, comes back as a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from remediator.action import Action, Check, Connection, Context, Reconciled, Settled
+from remediator.connections import Connections
+from remediator.decide import CheckResult
+from remediator.errors import (
+    NotReversible,
+    OutcomeUnknown,
+    PermanentError,
+    PlanRefused,
+    PreconditionChanged,
+    RemediatorError,
+    TemporaryError,
+)
+from remediator.expressions import Facts, Template, Unknown
+from remediator.model import Health, Plan, Receipt, Repeat, Value, Verdict, canonical, encode_value
+from remediator.registry import Registry
+from remediator.rules.model import CheckSpec, StepSpec
+
+T = TypeVar("T")
+
+MAX_FACTS = 64 * 1024
+"""Most bytes of one check's result (`semantics.md`, 4)."""
+
+PLAN_TIMEOUT = timedelta(seconds=30)
+READ_TIMEOUT = timedelta(seconds=15)
+
+
+class Result(StrEnum):
+    """What came of a call that changes something."""
+
+    APPLIED = "applied"
+    REFUSED = "refused"
+    """The world was not as planned; nothing was written."""
+    TEMPORARY = "temporary"
+    """Nothing was written; it may work later."""
+    FAILED = "failed"
+    """Nothing was written; it will not work."""
+    UNKNOWN = "unknown"
+    """It may or may not have taken effect."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one call."""
+
+    result: Result
+    message: str
+    receipt: Receipt | None = None
+    seconds: float = 0.0
+    delay: timedelta | None = None
+
+
+class Execution:
+    """Calls checks and actions on behalf of runs."""
+
+    def __init__(self, registry: Registry, connections: Connections, *, scrub: Callable[[str], str]) -> None:
+        self._registry = registry
+        self._connections = connections
+        self._scrub = scrub
+
+    # --- checks
+
+    async def run_checks(self, specs: Sequence[CheckSpec], facts: Facts, *, key: str) -> list[CheckResult]:
+        """Run checks side by side, each with its own time limit."""
+        return list(await asyncio.gather(*(self._check(spec, facts, key) for spec in specs)))
+
+    async def _check(self, spec: CheckSpec, facts: Facts, key: str) -> CheckResult:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(spec.timeout.total_seconds()):
+                found = await self._run_check(spec, facts, key)
+        except TimeoutError:
+            return CheckResult(spec.id, error=f"no answer within {spec.timeout.total_seconds():g} s", seconds=time.monotonic() - began)
+        except Exception as error:  # noqa: BLE001 - a bug in one check must not stop the others; it makes its facts unknown
+            return CheckResult(spec.id, error=self._words(error), seconds=time.monotonic() - began)
+        return CheckResult(spec.id, found, seconds=time.monotonic() - began)
+
+    async def _run_check(self, spec: CheckSpec, facts: Facts, key: str) -> Mapping[str, Value]:
+        kind = self._registry.check(spec.check)
+        if kind is None:
+            raise PermanentError(f"there is no check {spec.check!r}")
+        params = self._params(kind, spec.params, facts)
+        found = await kind().run(params, self._connections.context(key=f"{key}/{spec.id}"))
+        known = {name: value for name, value in found.items() if name in kind.facts}
+        if len(canonical(encode_value(known))) > MAX_FACTS:
+            raise PermanentError(f"it returned more than {MAX_FACTS // 1024} KiB")
+        return known
+
+    async def ask(self, check: str, params: Mapping[str, Any], *, timeout: timedelta) -> Mapping[str, Value]:  # noqa: ASYNC109
+        """Run one check by name with literal parameters. Raises `TemporaryError` when it could not tell in time."""
+        kind = self._registry.check(check)
+        if kind is None:
+            raise TemporaryError(f"there is no check {check!r}")
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                return await kind().run(kind.Params.model_validate(dict(params)), self._connections.context(key=check))
+        except TimeoutError:
+            raise TemporaryError(f"{check} gave no answer within {timeout.total_seconds():g} s") from None
+        except (RemediatorError, ValidationError) as error:
+            raise TemporaryError(self._words(error)) from error
+
+    # --- actions
+
+    def action(self, name: str) -> Action[Any]:
+        """Return an instance of the action. Raises `PermanentError` when there is none of that name."""
+        kind = self._registry.action(name)
+        if kind is None:
+            raise PermanentError(f"there is no action {name!r}")
+        return kind()
+
+    async def plan(self, spec: StepSpec, facts: Facts, *, key: str, values: Mapping[str, Value]) -> Plan:
+        """Plan one step. Raises `PlanRefused` with the reason, whatever it was, or `TemporaryError`."""
+        action = self.action(spec.action)
+        params = self._params(type(action), spec.params, facts)
+        return await self._reading(action.plan(params, self._context(key, values)), PLAN_TIMEOUT, f"planning {spec.action}")
+
+    def scope_of(self, plan: Plan) -> tuple[Plan, dict[str, tuple[str, ...]], int | None]:
+        """Return a plan with the scope and the most targets of its connection."""
+        kind = self.action(plan.action).connection
+        if kind is None or not plan.connection:
+            return plan, {}, None
+        settings: Connection = self._connections.connection(kind, plan.connection)
+        return plan, {name: tuple(values) for name, values in settings.scope.items()}, settings.max_targets
+
+    async def apply(
+        self,
+        plan: Plan,
+        *,
+        key: str,
+        values: Mapping[str, Value],
+        timeout: timedelta,  # noqa: ASYNC109
+    ) -> Outcome:
+        """Carry out a plan once. A lost answer is looked into with a read, where the action's class allows that."""
+        action = self.action(plan.action)
+        began = time.monotonic()
+        outcome = await self._apply(action, plan, self._context(key, values), timeout)
+        if outcome.result is Result.UNKNOWN:
+            outcome = await self.settle(plan, key=key, values=values, lost=outcome.message)
+        return Outcome(outcome.result, outcome.message, outcome.receipt, time.monotonic() - began, outcome.delay)
+
+    async def _apply(self, action: Action[Any], plan: Plan, ctx: Context, timeout: timedelta) -> Outcome:  # noqa: ASYNC109
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                receipt = await action.apply(plan, ctx)
+        except PreconditionChanged as error:
+            return Outcome(Result.REFUSED, self._words(error))
+        except TemporaryError as error:
+            return Outcome(Result.TEMPORARY, self._words(error), delay=error.delay)
+        except PermanentError as error:
+            return Outcome(Result.FAILED, self._words(error))
+        except OutcomeUnknown as error:
+            return Outcome(Result.UNKNOWN, self._words(error))
+        except TimeoutError:
+            return Outcome(Result.UNKNOWN, f"no answer within {timeout.total_seconds():g} s")
+        except Exception as error:  # noqa: BLE001 - a bug in an action: nobody can say whether it had written by then
+            return Outcome(Result.UNKNOWN, self._words(error))
+        return Outcome(Result.APPLIED, receipt.message, receipt)
+
+    async def settle(self, plan: Plan, *, key: str, values: Mapping[str, Value], lost: str) -> Outcome:
+        """Read whether an intended call took effect; class `never` and a failed reading stay unknown."""
+        action = self.action(plan.action)
+        if action.repeat is Repeat.NEVER:
+            return Outcome(Result.UNKNOWN, f"{lost}; {plan.action} can't be looked into by reading")
+        try:
+            reading: Reconciled = await self._reading(
+                action.reconcile(plan, self._context(key, values)), READ_TIMEOUT, f"looking into {plan.action}"
+            )
+        except RemediatorError as error:
+            return Outcome(Result.UNKNOWN, f"{lost}; and it could not be looked into: {self._words(error)}")
+        if reading.settled is Settled.APPLIED:
+            return Outcome(
+                Result.APPLIED, f"{reading.message} (found by reading, after: {lost})", reading.receipt or Receipt(reading.message)
+            )
+        if reading.settled is Settled.NOT_APPLIED:
+            return Outcome(Result.TEMPORARY, f"it had not taken effect: {reading.message} (after: {lost})")
+        return Outcome(Result.UNKNOWN, f"{lost}; {reading.message}")
+
+    async def verify(self, plan: Plan, receipt: Receipt, *, key: str) -> Verdict:
+        """Read once whether a step's effect is well. An error makes it unknown."""
+        action = self.action(plan.action)
+        try:
+            return await self._reading(action.verify(plan, receipt, self._context(key, {})), READ_TIMEOUT, f"verifying {plan.action}")
+        except RemediatorError as error:
+            return Verdict(Health.UNKNOWN, self._words(error))
+
+    async def plan_undo(self, plan: Plan, receipt: Receipt, *, key: str) -> Plan:
+        """Plan the way back. Raises `NotReversible` or `PlanRefused`."""
+        action = self.action(plan.action)
+        return await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, f"planning the undo of {plan.action}")
+
+    # --- messages
+
+    async def notify(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        key: str,
+        values: Mapping[str, Value],
+        timeout: timedelta,  # noqa: ASYNC109
+    ) -> str | None:
+        """Send a message by a notifying action; return None, or what went wrong. An action with a `text` gets `values["text"]`."""
+        ctx = self._context(key, values)
+        try:
+            action = self.action(name)
+            if not action.notifies:
+                return f"{name} does not notify people; an escalation policy takes notify actions only"
+            filled = {"text": values["text"], **params} if "text" in action.Params.model_fields else dict(params)
+            async with asyncio.timeout(timeout.total_seconds()):
+                plan = await action.plan(action.Params.model_validate(filled), ctx)
+                await action.apply(plan, ctx)
+        except TimeoutError:
+            return f"no answer within {timeout.total_seconds():g} s"
+        except Exception as error:  # noqa: BLE001 - one broken receiver must not keep a page from the others
+            return self._words(error)
+        return None
+
+    # --- shared
+
+    def _context(self, key: str, values: Mapping[str, Value]) -> Context:
+        return self._connections.context(key=key, values=values)
+
+    async def _reading(self, reading: Awaitable[T], limit: timedelta, what: str) -> T:
+        """Await something that only reads; every error that is not already one of ours becomes `TemporaryError` or `PlanRefused`."""
+        try:
+            async with asyncio.timeout(limit.total_seconds()):
+                return await reading
+        except TimeoutError:
+            raise TemporaryError(f"{what} gave no answer within {limit.total_seconds():g} s") from None
+        except (TemporaryError, PlanRefused, NotReversible):
+            raise
+        except Exception as error:
+            raise PlanRefused(f"{what}: {self._words(error)}") from error
+
+    def _params(self, kind: type[Action[Any] | Check[Any]], template: Template, facts: Facts) -> Any:
+        """Render and validate parameters, with the connection resolved. Raises `PlanRefused`."""
+        rendered = template.render(facts)
+        if isinstance(rendered, Unknown):
+            raise PlanRefused(f"a parameter of {kind.name} is unknown: {rendered.reason}")
+        raw = dict(rendered or {})
+        field = kind.connection_field
+        if kind.connection is not None and isinstance(raw.get(field), str):
+            written = template.source.get(field) if isinstance(template.source, Mapping) else None
+            interpolated = isinstance(written, str) and "${" in written
+            raw[field] = self._connections.resolve_name(kind.connection, raw[field], interpolated=interpolated)
+        try:
+            return kind.Params.model_validate(raw)
+        except ValidationError as error:
+            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
+            raise PlanRefused(f"the parameters of {kind.name} don't fit: {faults}") from None
+
+    def _words(self, error: BaseException) -> str:
+        """Return an error in words fit for people and the audit: scrubbed, one line, not endless."""
+        text = str(error) if isinstance(error, RemediatorError) else f"{type(error).__name__}: {error}"
+        return self._scrub(" ".join(text.split()))[:1000]

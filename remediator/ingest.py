@@ -1,0 +1,295 @@
+"""What a webhook's alerts change: episodes, incidents, runs, held pages. Pure.
+
+Everything that an alert leads to without looking at the world is decided here, inside the transaction that makes the
+alert durable, so that nothing accepted can be lost between two commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from remediator.decide import mandate, subject_facts
+from remediator.events import Kind
+from remediator.expressions import Unknown
+from remediator.guards import Bounds
+from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
+from remediator.records import Incident, Message, MessageKind, Run
+from remediator.rules.model import Rule
+from remediator.store.protocol import Changes, Reads, Snapshot
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """An alert with the rule that owns it, and what it is grouped by."""
+
+    alert: Alert
+    rule: Rule | None
+    target: str = ""
+    note: str = ""
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How alerts are taken: the operator's bounds, how long tombstones hold, how long pages are held."""
+
+    bounds: Bounds
+    tombstone: timedelta
+    page_after: Mapping[str, timedelta]
+    """Longest hold of a page by severity."""
+    worker: str | None = None
+    """The worker that takes new runs at once; None leaves them for whoever claims them."""
+    capacity: int = 0
+    """How many new runs that worker can take."""
+
+
+def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
+    """Find the owner of an alert among the rules that match it (best first) and the target it is grouped by."""
+    owner = next((rule for rule in matching if rule.enabled), None)
+    if owner is None:
+        names = ", ".join(rule.name for rule in matching)
+        return Sorted(alert, None, note=f"only disabled rules match: {names}" if names else "no rule matches")
+    others = tuple(rule.name for rule in matching if rule is not owner)
+    if owner.target is None:
+        return Sorted(alert, owner, alert.fingerprint, also=others)
+    target = owner.target.render(subject_facts(owner, alert))
+    if isinstance(target, Unknown):
+        return Sorted(alert, owner, alert.fingerprint, f"grouped by fingerprint, since its target is unknown: {target.reason}", others)
+    return Sorted(alert, owner, str(target), also=others)
+
+
+def reads_for(alerts: Sequence[Sorted], *, now: datetime) -> Reads:
+    """Name what `take` needs to see."""
+    keys = dict.fromkeys((item.rule.name, item.target) for item in alerts if item.rule is not None and item.alert.firing)
+    return Reads(
+        fingerprints=[item.alert.fingerprint for item in alerts],
+        latest_incident=list(keys),
+        incident_numbers=now.date() if keys else None,
+    )
+
+
+@dataclass
+class _Draft:
+    """What the transaction will write, growing alert by alert, so that later alerts of one body see earlier ones."""
+
+    snapshot: Snapshot
+    intake: Intake
+    episodes: dict[str, Episode] = field(default_factory=dict)
+    incidents: dict[str, Incident] = field(default_factory=dict)
+    latest: dict[tuple[str, str], Incident] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    wake: list[str] = field(default_factory=list)
+    texts: dict[str, JSON] = field(default_factory=dict)
+    numbers: int = 0
+
+    def event(self, incident: str, kind: Kind, **data: JSON) -> None:
+        self.events.append(Event(incident, kind, self.snapshot.now, data))
+
+    def put(self, incident: Incident) -> None:
+        self.incidents[incident.id] = incident
+        self.latest[incident.rule, incident.target] = incident
+
+
+def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
+    """Return what `alerts` change. `snapshot` must hold what `reads_for` named."""
+    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident), incidents={})
+    for item in sorted(alerts, key=lambda item: not item.alert.firing):
+        # Firing first: an incident whose last alert ends while another one joins has not been resolved in between.
+        episode = draft.episodes.get(item.alert.fingerprint) or snapshot.episodes.get(item.alert.fingerprint)
+        if item.alert.firing:
+            _firing(draft, item, episode)
+        elif episode is not None and episode.open:
+            _resolved(draft, item.alert, episode)
+    claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None else []
+    return Changes(
+        episodes=list(draft.episodes.values()),
+        incidents=list(draft.incidents.values()),
+        runs=draft.runs,
+        claim_for=intake.worker,
+        claim=claim,
+        wake=draft.wake,
+        messages=draft.messages,
+        cancel_messages=draft.cancelled,
+        rule_texts=draft.texts,
+        events=draft.events,
+    )
+
+
+def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:
+    """Tell whether a firing alert is a late copy of an episode that was closed already.
+
+    It is when it does not start after the end of that episode, and the tombstone still holds.
+    """
+    if closed.closed_at is None or now - closed.closed_at > tombstone:
+        return False
+    return alert.starts_at <= (closed.ends_at or closed.closed_at)
+
+
+def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
+    now = draft.snapshot.now
+    alert = item.alert
+    if episode is not None and episode.open:
+        episode = replace(episode, confirmed_at=now)
+    elif episode is not None and late_copy(alert, episode, now=now, tombstone=draft.intake.tombstone):
+        return
+    else:
+        number = 1 if episode is None else episode.number + 1
+        episode = Episode(alert.fingerprint, number, alert.starts_at, now, now, note=item.note, labels=alert.labels)
+    if item.rule is not None and episode.incident is None:
+        episode = replace(episode, incident=_incident(draft, item, item.rule), note=item.note)
+    elif item.rule is not None and episode.incident is not None:
+        _try_again(draft, item.rule, episode.incident)
+    draft.episodes[alert.fingerprint] = episode
+
+
+def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
+    """Join, reopen or open the incident that a new episode belongs to; return its id."""
+    latest = draft.latest.get((rule.name, item.target))
+    if latest is not None and latest.state is not IncidentState.RESOLVED:
+        if item.alert.fingerprint not in latest.fingerprints:
+            joined = replace(latest, fingerprints=(*latest.fingerprints, item.alert.fingerprint), updated_at=draft.snapshot.now)
+            draft.put(joined)
+            draft.event(latest.id, Kind.INCIDENT_JOINED, fingerprint=item.alert.fingerprint, labels=dict(item.alert.labels))
+        return latest.id
+    ended = latest.resolved_at if latest is not None else None
+    if latest is not None and ended is not None and draft.snapshot.now - ended <= rule.guards.relapse_window:
+        return _reopen(draft, item, rule, latest)
+    return _open(draft, item, rule)
+
+
+def _try_again(draft: _Draft, rule: Rule, incident: str) -> None:
+    """Give an incident that still fires another run when its last one ended without needing a person.
+
+    A run cancelled by a silence that has ended since must not leave its incident without an owner.
+    """
+    known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
+    if known is None or known.rule != rule.name or known.active_run is not None or known.state is not IncidentState.OPEN:
+        return
+    if known.last_end in (RunState.CANCELLED, RunState.SUCCEEDED):
+        draft.put(_with_run(draft, known, rule))
+
+
+def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
+    now, alert = draft.snapshot.now, item.alert
+    number = draft.snapshot.next_incident_number + draft.numbers
+    draft.numbers += 1
+    incident = Incident(
+        id=f"INC-{now:%Y%m%d}-{number:03d}",
+        rule=rule.name,
+        target=item.target,
+        severity=rule.severity,
+        state=IncidentState.OPEN,
+        subject=alert,
+        opened_at=now,
+        updated_at=now,
+        fingerprints=(alert.fingerprint,),
+        summary=alert.annotations.get("summary", "") or alert.name,
+        also_matched=item.also,
+    )
+    draft.event(
+        incident.id,
+        Kind.INCIDENT_OPENED,
+        rule=rule.name,
+        target=item.target,
+        severity=rule.severity,
+        fingerprint=alert.fingerprint,
+        labels=dict(alert.labels),
+        summary=incident.summary,
+        also_matched=list(item.also),
+        note=item.note,
+    )
+    draft.put(_with_run(draft, incident, rule))
+    return incident.id
+
+
+def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
+    incident = replace(
+        latest,
+        state=IncidentState.OPEN,
+        subject=item.alert,
+        fingerprints=(item.alert.fingerprint,),
+        resolved_at=None,
+        updated_at=draft.snapshot.now,
+        relapses=latest.relapses + 1,
+        succeeded_remedies=(),
+        relapsed_remedies=tuple(dict.fromkeys((*latest.relapsed_remedies, *latest.succeeded_remedies))),
+    )
+    draft.event(
+        incident.id,
+        Kind.INCIDENT_REOPENED,
+        fingerprint=item.alert.fingerprint,
+        relapses=incident.relapses,
+        remedies=list(incident.relapsed_remedies),
+    )
+    draft.put(_with_run(draft, incident, rule))
+    return incident.id
+
+
+def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
+    """Add a run and the held page to an opened incident."""
+    incident, run, event = new_run(incident, rule, now=draft.snapshot.now, dry_run=draft.intake.bounds.dry_run)
+    draft.runs.append(run)
+    draft.events.append(event)
+    draft.texts[rule.hash] = rule.source
+    draft.messages.append(_page(draft, incident, rule))
+    return incident
+
+
+def new_run(incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, after: Run | None = None) -> tuple[Incident, Run, Event]:
+    """Make the incident's next run; `after` is the run whose chain it continues. Return incident, run and event."""
+    number = incident.runs + 1
+    run = Run(
+        id=f"{incident.id}-{number}",
+        incident=incident.id,
+        number=number,
+        rule=rule.name,
+        rule_hash=rule.hash,
+        target=incident.target,
+        state=RunState.QUEUED,
+        created_at=now,
+        entered_at=now,
+        wake_at=now,
+        chain=number if after is None else after.chain,
+        tried=() if after is None or after.remedy is None else (*after.tried, after.remedy),
+        chain_wrote=after is not None and (after.chain_wrote or after.wrote),
+        dry_run=dry_run,
+    )
+    data = {"run": run.id, "rule": rule.name, "rule_hash": rule.hash, "chain": run.chain, "tried": list(run.tried), "dry_run": dry_run}
+    return replace(incident, runs=number, active_run=run.id), run, Event(incident.id, Kind.RUN_CREATED, now, data)
+
+
+def page_key(incident: Incident) -> str:
+    """Return the key of an incident's page; each relapse has its own."""
+    return f"{incident.id}/page/{incident.relapses}"
+
+
+def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
+    """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
+    held = mandate(rule, draft.intake.bounds).authority is Authority.AUTO
+    hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
+    body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
+    return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
+
+
+def _resolved(draft: _Draft, alert: Alert, episode: Episode) -> None:
+    """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
+    now = draft.snapshot.now
+    draft.episodes[alert.fingerprint] = replace(episode, closed_at=now, ends_at=alert.ends_at or now)
+    known = None if episode.incident is None else (draft.incidents.get(episode.incident) or draft.snapshot.incidents.get(episode.incident))
+    if known is None or alert.fingerprint not in known.fingerprints:
+        return
+    left = tuple(fingerprint for fingerprint in known.fingerprints if fingerprint != alert.fingerprint)
+    if left:
+        draft.put(replace(known, fingerprints=left, updated_at=now))
+        draft.event(known.id, Kind.EPISODE_CLOSED, fingerprint=alert.fingerprint)
+        return
+    draft.put(replace(known, fingerprints=(), state=IncidentState.RESOLVED, resolved_at=now, updated_at=now))
+    draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint)
+    draft.cancelled.append(page_key(known))
+    if known.active_run is not None:
+        draft.wake.append(known.active_run)

@@ -1,0 +1,150 @@
+"""The runner: takes due runs from the store, has the engine advance them, and keeps their leases.
+
+No run lives only here: what a runner holds is a lease on a row. It stops working on a run the moment its lease is in doubt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from remediator.errors import LeaseLost, RemediatorError, TemporaryError
+from remediator.records import Run
+from remediator.store.protocol import Store
+
+LONGEST_SLEEP = timedelta(seconds=5)
+"""Without being woken, look for due runs this often."""
+RETRY_AFTER = timedelta(seconds=2)
+
+
+class Runner:
+    """Works on up to `capacity` runs at a time. `start` once, `aclose` once."""
+
+    def __init__(
+        self,
+        store: Store,
+        advance: Callable[[Run], Awaitable[None]],
+        *,
+        worker: str,
+        capacity: int,
+        lease: timedelta,
+    ) -> None:
+        """`advance` leads one claimed run on; `worker` names this process among all that share the store."""
+        self._store = store
+        self._advance = advance
+        self.worker = worker
+        self._capacity = capacity
+        self._lease = lease
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._woken = asyncio.Event()
+        self._loops: list[asyncio.Task[None]] = []
+        self._log = structlog.get_logger("runner")
+        self._draining = False
+
+    @property
+    def free(self) -> int:
+        """How many more runs it could take now; 0 while it drains."""
+        return 0 if self._draining else max(0, self._capacity - len(self._tasks))
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        """Ids of the runs it works on."""
+        return tuple(self._tasks)
+
+    def start(self) -> None:
+        """Begin. The lease keeper runs before any work is taken."""
+        self._store.on_wake(self._wake)
+        self._loops = [
+            asyncio.create_task(self._keep_leases(), name="leases"),
+            asyncio.create_task(self._take_due(), name="claims"),
+        ]
+
+    async def aclose(self, *, grace: timedelta = timedelta(seconds=10)) -> None:
+        """Stop taking runs, let those under way come to a rest for `grace`, then let go of the others.
+
+        A call cut off here was intended before and is looked into by whoever takes the run next.
+        """
+        self._draining = True
+        if self._loops:
+            self._loops[1].cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=grace.total_seconds())
+        for task in (*self._tasks.values(), *self._loops):
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), *self._loops, return_exceptions=True)
+
+    def take(self, runs: Sequence[Run]) -> None:
+        """Work on runs whose lease this worker holds already."""
+        for run in runs:
+            if run.id not in self._tasks:
+                task = asyncio.create_task(self._work(run), name=f"run {run.id}")
+                self._tasks[run.id] = task
+                task.add_done_callback(functools.partial(self._done, run.id))
+
+    def _done(self, ident: str, _task: asyncio.Task[None]) -> None:
+        self._tasks.pop(ident, None)
+        self._woken.set()
+
+    def _wake(self, _runs: Sequence[str]) -> None:
+        self._woken.set()
+
+    async def _work(self, run: Run) -> None:
+        """Advance one run; whatever goes wrong, its row stays and its lease runs out."""
+        log = self._log.bind(run_id=run.id, incident_id=run.incident, rule=run.rule)
+        try:
+            await self._advance(run)
+        except LeaseLost:
+            log.warning("run.lease_lost")
+        except TemporaryError as error:
+            log.warning("run.delayed", error=str(error))
+        except RemediatorError as error:
+            log.error("run.stuck", error=str(error))  # noqa: TRY400 - its message says it all
+        except Exception:
+            log.exception("run.crashed")
+
+    async def _take_due(self) -> None:
+        while True:
+            self._woken.clear()
+            try:
+                if self.free:
+                    self.take(await self._store.claim(self.worker, limit=self.free, lease=self._lease))
+                pause = await self._pause()
+            except TemporaryError as error:
+                self._log.warning("claim.delayed", error=str(error))
+                pause = RETRY_AFTER.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            try:
+                async with asyncio.timeout(pause):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    async def _pause(self) -> float:
+        """Return for how long nothing is due."""
+        if not self.free:
+            return LONGEST_SLEEP.total_seconds()
+        due = await self._store.next_wake()
+        longest = LONGEST_SLEEP.total_seconds()
+        return longest if due is None else min(longest, max(0.0, (due - datetime.now(UTC)).total_seconds()))
+
+    async def _keep_leases(self) -> None:
+        """Renew leases three times within their length; let go of a run whose lease is lost or could not be renewed."""
+        while True:
+            await asyncio.sleep(self._lease.total_seconds() / 3)
+            held = self.held
+            if not held:
+                continue
+            try:
+                async with asyncio.timeout(self._lease.total_seconds() / 3):
+                    kept = await self._store.renew(self.worker, held, lease=self._lease)
+            except (TemporaryError, TimeoutError) as error:
+                self._log.error("lease.not_renewed", error=str(error), runs=len(held))
+                kept = set()
+            for ident in held:
+                task = self._tasks.get(ident)
+                if ident not in kept and task is not None:
+                    task.cancel()

@@ -1,0 +1,286 @@
+"""What one transaction about a run writes, verb by verb. Pure.
+
+The engine looks at the world, then takes a turn: inside the transaction a `Turn` is made from the fresh snapshot, the engine's
+choice is played on it, and `changes` is what becomes durable. Every rule about pages, locks, budgets, approvals and the
+incident's state that follows from a transition lives here, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from remediator.events import Kind
+from remediator.guards import Answer, Judgement, lock_keys
+from remediator.ingest import new_run, page_key
+from remediator.lifecycle import HOLDS_PAGE, advance
+from remediator.model import JSON, ApprovalState, Event, IncidentState, Plan, RunState, StepState
+from remediator.records import Approval, Incident, Message, MessageKind, Run, Signal, Step, Use
+from remediator.rules.model import ApprovalSpec, Rule
+from remediator.store.protocol import Changes, Snapshot
+
+NEEDS_PERSON = frozenset(
+    {
+        RunState.DENIED,
+        RunState.EXPIRED,
+        RunState.FAILED,
+        RunState.UNDONE,
+        RunState.ESCALATED,
+        RunState.OUTCOME_UNKNOWN,
+        RunState.INTERRUPTED,
+    }
+)
+"""States after which the incident is a person's business."""
+
+
+@dataclass
+class Turn:
+    """One transaction about one run."""
+
+    run: Run
+    snapshot: Snapshot
+    rule: Rule
+    events: list[Event] = field(default_factory=list)
+    incident: Incident = field(init=False)
+    successor: Run | None = None
+    approvals: list[Approval] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    release_messages: list[str] = field(default_factory=list)
+    cancel_messages: list[str] = field(default_factory=list)
+    take_locks: dict[str, str] = field(default_factory=dict)
+    release_locks: list[str] = field(default_factory=list)
+    move_locks: dict[str, str] = field(default_factory=dict)
+    uses: list[Use] = field(default_factory=list)
+    consumed: list[str] = field(default_factory=list)
+    texts: dict[str, JSON] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.incident = self.snapshot.incidents[self.run.incident]
+
+    @property
+    def now(self) -> datetime:
+        """The store's clock."""
+        return self.snapshot.now
+
+    def changes(self, *, release: bool) -> Changes:
+        """Return what becomes durable; `release` gives the lease back."""
+        return Changes(
+            runs=[self.run] if self.successor is None else [self.run, self.successor],
+            incidents=[] if self.incident is self.snapshot.incidents[self.incident.id] else [self.incident],
+            release=[self.run.id] if release or self.run.ended_at is not None else [],
+            approvals=self.approvals,
+            messages=self.messages,
+            release_messages=self.release_messages,
+            cancel_messages=self.cancel_messages,
+            take_locks=self.take_locks,
+            release_locks=self.release_locks,
+            move_locks=self.move_locks,
+            uses=self.uses,
+            consumed=self.consumed,
+            rule_texts=self.texts,
+            events=self.events,
+        )
+
+    # --- words
+
+    def say(self, kind: Kind, **data: JSON) -> None:
+        """Add an event to the incident's chain."""
+        self.events.append(Event(self.incident.id, kind, self.now, {"run": self.run.id, "rule": self.run.rule, **data}))
+
+    def tell(self, suffix: str, kind: MessageKind, **body: JSON) -> None:
+        """Queue a message to the rule's escalation policy, once per run and `suffix`."""
+        body = {"run": self.run.id, "rule": self.run.rule, "runbook": self.rule.runbook, "dry_run": self.run.dry_run, **body}
+        key = f"{self.run.id}/{suffix}"
+        self.messages.append(Message(key, kind, self.rule.escalation, self.incident.id, body, self.now))
+
+    # --- moving
+
+    def move(self, state: RunState, reason: str) -> None:
+        """Move the run, and do what follows from its new state for page, incident, locks, budget and approval."""
+        was = self.run
+        self.run, event = advance(was, state, now=self.now, reason=reason)
+        self.events.append(event)
+        if state not in HOLDS_PAGE:
+            self.release_messages.append(page_key(self.incident))
+        if state in NEEDS_PERSON:
+            self._needs_person(state, reason)
+        if self.run.ended_at is not None:
+            self._end(state)
+
+    def sleep(self, at: datetime) -> None:
+        """Have a worker look at the run again at `at`."""
+        self.run = replace(self.run, wake_at=at)
+
+    def _needs_person(self, state: RunState, reason: str) -> None:
+        self.tell(f"{state.value}@{self.now:%H%M%S%f}", MessageKind.UPDATE, subject=state.value, reason=reason)
+        if self.incident.state is IncidentState.OPEN:
+            self.incident = replace(self.incident, state=IncidentState.ESCALATED, updated_at=self.now)
+            self.say(Kind.INCIDENT_ESCALATED, reason=reason, policy=self.rule.escalation)
+
+    def _end(self, state: RunState) -> None:
+        self.incident = replace(self.incident, active_run=None, last_end=state, updated_at=self.now)
+        self.release_locks.append(self.run.id)
+        self._return_budget()
+        self.close_approval(ApprovalState.VOID, f"the run ended: {state.value}")
+
+    def _return_budget(self) -> None:
+        """Return the unit of budget when no external call was made (`semantics.md`, 7)."""
+        if not self.run.wrote:
+            mine = [use for use in self.snapshot.uses if use.run == self.run.id and not use.returned]
+            self.uses.extend(replace(use, returned=True) for use in mine)
+
+    # --- before planning
+
+    def denied(self, judgement: Judgement) -> None:
+        """Record what a guard said."""
+        until = None if judgement.until is None else judgement.until.isoformat()
+        self.say(Kind.GUARD_DENIED, guard=judgement.guard, verdict=judgement.answer.value, reason=judgement.reason, until=until)
+
+    def hold(self, against: Sequence[Judgement], *, max_wait: timedelta) -> None:
+        """Do what guards said: interrupt, escalate, or wait and ask again; a wait beyond `max_wait` escalates."""
+        for judgement in against:
+            if judgement.answer is Answer.DENY or self.run.reason != judgement.reason:
+                self.denied(judgement)
+        deny = next((judgement for judgement in against if judgement.answer is Answer.DENY), None)
+        if deny is not None:
+            state = RunState.INTERRUPTED if deny.interrupts else RunState.ESCALATED
+            self.stop(state, f"guard {deny.guard}: {deny.reason}")
+            return
+        latest = max(against, key=lambda judgement: judgement.until or self.now)
+        since = self.run.waiting_since or self.now
+        if self.now - since >= max_wait:
+            self.move(RunState.ESCALATED, f"waited longer than allowed for guard {latest.guard}: {latest.reason}")
+            return
+        if self.run.state is not RunState.WAITING:
+            self.move(RunState.WAITING, f"guard {latest.guard}: {latest.reason}")
+        wake = min(latest.until or self.now, since + max_wait)
+        self.run = replace(self.run, wake_at=wake, deadline=since + max_wait, waiting_since=since, reason=latest.reason)
+
+    def stop(self, state: RunState, reason: str) -> None:
+        """Interrupt or escalate, remembering where an interrupted run was."""
+        was = self.run.state
+        self.move(state, reason)
+        if state is RunState.INTERRUPTED:
+            self.run = replace(self.run, resume_state=was)
+
+    # --- approval
+
+    def ask(self, spec: ApprovalSpec, *, authority: str, reasons: Sequence[str], steps: Sequence[JSON]) -> None:
+        """Ask people for an approval of exactly the present plan."""
+        number = 1 + self.run.drifts
+        ident = f"{self.run.id}-A{number}" if number > 1 else f"{self.run.id}-A"
+        reason = "; ".join(reasons) or f"the authority is {authority}"
+        self.move(RunState.AWAITING_APPROVAL, reason)
+        approval = Approval(
+            id=ident,
+            run=self.run.id,
+            incident=self.incident.id,
+            plan_hash=self.run.plan_hash,
+            state=ApprovalState.PENDING,
+            requested_at=self.now,
+            expires_at=self.now + spec.expires,
+            reason=reason,
+            groups=tuple(sorted(spec.groups)),
+            quorum=spec.quorum,
+        )
+        self.approvals.append(approval)
+        self.run = replace(self.run, approval=ident, deadline=approval.expires_at, wake_at=approval.expires_at)
+        self.say(
+            Kind.APPROVAL_REQUESTED,
+            approval=ident,
+            hash=self.run.plan_hash,
+            groups=list(approval.groups),
+            quorum=spec.quorum,
+            expires_at=approval.expires_at.isoformat(),
+            reason=reason,
+        )
+        self.tell(f"approval/{number}", MessageKind.APPROVAL, subject="approval", approval=ident, reason=reason, steps=list(steps))
+
+    def close_approval(self, state: ApprovalState, reason: str) -> None:
+        """Close the run's approval, if it is still pending or not yet used."""
+        approval = None if self.run.approval is None else self.snapshot.approvals.get(self.run.approval)
+        if approval is None or approval.state not in (ApprovalState.PENDING, ApprovalState.APPROVED) or self.run.wrote:
+            return
+        self.approvals.append(replace(approval, state=state))
+        self.say(Kind.APPROVAL_CLOSED, approval=approval.id, state=state.value, reason=reason)
+
+    # --- acting
+
+    def begin_acting(self, plans: Sequence[Plan]) -> None:
+        """Enter `applying`: take every lock, reserve a unit of budget. The approval, if any, is used up by this."""
+        self.move(RunState.APPLYING, "all guards allow")
+        self.take_locks = dict.fromkeys(lock_keys(plans), self.run.id)
+        self.run = replace(self.run, locks=tuple(self.take_locks))
+        self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))
+
+    def give_back(self) -> None:
+        """Give locks and budget back, since nothing was written."""
+        self.release_locks.append(self.run.id)
+        self.run = replace(self.run, locks=())
+        self._return_budget()
+
+    def set_step(self, step: Step) -> None:
+        """Replace one step."""
+        self.run = replace(self.run, steps=tuple(step if old.number == step.number else old for old in self.run.steps))
+
+    def intend(self, step: Step, *, undo: bool = False) -> None:
+        """Write down that a call is about to be made."""
+        if undo:
+            self.set_step(replace(step, undo_intended=True, intended_at=self.now))
+        else:
+            self.set_step(replace(step, state=StepState.INTENDED, intended_at=self.now))
+        self.say(Kind.ACTION_INTENDED, step=step.number, action=step.action, undo=undo)
+
+    def record(self, kind: Kind, step: Step, *, undo: bool = False, seconds: float | None = None, **data: JSON) -> None:
+        """Write down what came of a call."""
+        self.set_step(replace(step, finished_at=self.now))
+        self.run = replace(self.run, applied_at=self.now)
+        self.say(kind, step=step.number, action=step.action, undo=undo, message=step.message, seconds=seconds, **data)
+
+    # --- ends
+
+    def succeed(self, reason: str, *, resolved: bool) -> None:
+        """End well. The page is cancelled when the alert itself was seen resolved, else it stays with its deadline."""
+        self.move(RunState.SUCCEEDED, reason)
+        if resolved:
+            self.cancel_messages.append(page_key(self.incident))
+        remedies = dict.fromkeys((*self.incident.succeeded_remedies, *([self.run.remedy] if self.run.remedy else [])))
+        self.incident = replace(self.incident, succeeded_remedies=tuple(remedies))
+
+    def fail_and_continue(self, reason: str) -> None:
+        """End this remedy and begin a successor in the same chain, which keeps the locks (`semantics.md`, 7)."""
+        page_held = page_key(self.incident)
+        self.run, event = advance(self.run, RunState.FAILED, now=self.now, reason=reason)
+        self.events.append(event)
+        self._return_budget()
+        self.close_approval(ApprovalState.VOID, "its remedy failed")
+        self.release_messages.append(page_held)
+        self.incident = replace(self.incident, last_end=RunState.FAILED, updated_at=self.now)
+        self.incident, successor, created = new_run(self.incident, self.rule, now=self.now, dry_run=self.run.dry_run, after=self.run)
+        self.successor = replace(successor, locks=self.run.locks)
+        self.move_locks = {self.run.id: successor.id}
+        self.events.append(created)
+
+    def hand_over(self, to: Rule, reason: str) -> None:
+        """End this run and let another rule look at the same incident (once per incident)."""
+        self.say(Kind.INCIDENT_HANDED_OVER, to=to.name, reason=reason)
+        self.run, event = advance(self.run, RunState.CANCELLED, now=self.now, reason=reason)
+        self.events.append(event)
+        self.incident = replace(self.incident, last_end=RunState.CANCELLED, handovers=(*self.incident.handovers, self.run.rule))
+        self.incident, self.successor, created = new_run(self.incident, to, now=self.now, dry_run=self.run.dry_run)
+        self.texts[to.hash] = to.source
+        self.events.append(created)
+
+    def signalled(self, signal: Signal) -> None:
+        """Use up a person's word."""
+        self.consumed.append(self.run.id)
+        self.events.append(
+            Event(
+                self.incident.id,
+                Kind.SIGNAL_RECEIVED,
+                self.now,
+                {"run": self.run.id, "rule": self.run.rule, "signal": signal.kind.value, "comment": signal.comment},
+                actor=signal.who,
+            )
+        )
