@@ -157,26 +157,29 @@ def follow(head: Head, rows: Iterable[tuple[str, bytes]]) -> tuple[Head, list[st
     """Walk a part of a chain, given as (hash, body), on from `head`; return the new head and the faults found."""
     faults: list[str] = []
     for digest, body in rows:
-        faults += _check(head, digest, body)
-        head = Head(head.chain, head.count + 1, digest)
+        seq, found = _check(head, digest, body)
+        faults += found
+        head = Head(head.chain, seq, digest)
     return head, faults
 
 
-def _check(head: Head, digest: str, body: bytes) -> list[str]:
-    """Return what is wrong with the event that follows `head`."""
-    place = f"{head.chain} event {head.count + 1}"
+def _check(head: Head, digest: str, body: bytes) -> tuple[int, list[str]]:
+    """Return the number of the event that follows `head`, and what is wrong with it."""
+    expected = head.count + 1
+    place = f"{head.chain} event {expected}"
+    faults = []
     if hashlib.sha256(body).hexdigest() != digest:
-        return [f"{place}: its hash does not match its content; it was rewritten"]
+        faults.append(f"{place}: its hash does not match its content; it was rewritten")
     try:
         event = read_body(body, hash=digest)
     except StoreCorrupt as error:
-        return [f"{place}: {error}"]
-    faults = []
-    if (event.chain, event.seq) != (head.chain, head.count + 1):
+        return expected, [*faults, f"{place}: {error}"]
+    if (event.chain, event.seq) != (head.chain, expected):
         faults.append(f"{place}: found event {event.seq} of {event.chain} in its place; events are missing, added or out of order")
     if event.previous != head.hash:
         faults.append(f"{place}: it does not follow the event before it; that one was rewritten, removed or replaced")
-    return faults
+    # The walk goes on from where it is, so that one missing event is one fault and not as many as follow it.
+    return event.seq, faults
 
 
 def compare(expected: Head, found: Head) -> list[str]:

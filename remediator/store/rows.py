@@ -1,0 +1,77 @@
+"""How a record becomes the body of a row and comes back: JSON text, written and read by compiled code.
+
+The body holds the whole record. Columns beside it exist only to find rows, except where a record's docstring in the schema says
+that the column is what counts (a run's `fence` and `wake_at`, which change without the body).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from pydantic_core import CoreConfig, SchemaSerializer
+
+from remediator.model import Episode
+from remediator.records import Run
+
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@functools.cache
+def _codec(kind: Any) -> tuple[Any, Any]:
+    """Return (write, read) for a record's type. NaN and infinities keep their value: a check may well have seen them."""
+    adapter: TypeAdapter[Any] = TypeAdapter(kind)
+    return SchemaSerializer(adapter.core_schema, CoreConfig(ser_json_inf_nan="constants")).to_json, adapter.validator.validate_json
+
+
+def pack(record: Any) -> bytes:
+    """Write a record as JSON.
+
+    It is read back at once: a record which could be written and not read would block everything that lists it. Episodes are
+    spared, being written for every alert. Raises ValueError (pydantic's) for a record of wrong types or text that is not Unicode.
+    """
+    kind: Any = type(record)
+    write, read = _codec(kind)
+    body: bytes = write(record, warnings=False)
+    if kind is not Episode:
+        read(body)
+    return body
+
+
+def unpack(kind: type[T], body: bytes | str) -> T:
+    """Read what `pack` wrote."""
+    cached: Any = kind
+    record: T = _codec(cached)[1](body)
+    return record
+
+
+def unpack_run(body: bytes, fence: int, wake_at: int | None) -> Run:
+    """Read a run; the columns say which fence and wake-up count."""
+    run = unpack(Run, body)
+    wake = None if wake_at is None else from_micros(wake_at)
+    return run if run.fence == fence and run.wake_at == wake else replace(run, fence=fence, wake_at=wake)
+
+
+def micros(at: datetime) -> int:
+    """Return a time as microseconds since 1970. Raises TypeError for a time without zone."""
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def maybe_micros(at: datetime | None) -> int | None:
+    """Do as `micros`, None staying None."""
+    return None if at is None else micros(at)
+
+
+def from_micros(at: int) -> datetime:
+    """Return the time that `micros` was made of.
+
+    >>> from_micros(1_000_000).isoformat()
+    '1970-01-01T00:00:01+00:00'
+    """
+    return _EPOCH + timedelta(microseconds=at)

@@ -1,0 +1,326 @@
+"""The default store: one SQLite file, one process, every transaction on disk before it is acknowledged.
+
+`transact` and the work verbs run on one connection under group commit (`commit.GroupCommit`). Single rows are read on the event loop
+from a connection of their own, lists and the audit in a small pool of threads, so that reading never waits for the disk to write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import queue
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from remediator.errors import StoreUnavailable
+from remediator.model import JSON, ChainedEvent, Event, RunState
+from remediator.records import Approval, Incident, Message, Pause, Run
+from remediator.store import sqlite_file, sqlite_lists, sqlite_verify
+from remediator.store import sqlite_queries as sql
+from remediator.store.commit import GroupCommit, describe
+from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
+from remediator.store.rows import from_micros, micros, unpack, unpack_run
+from remediator.store.sqlite_memory import Memory
+from remediator.store.sqlite_read import Reading, lease_ends, read_pauses
+from remediator.store.sqlite_write import Writing
+
+T = TypeVar("T")
+
+_READERS = 2
+
+
+def utc_now() -> datetime:
+    """Return the wall clock's time."""
+    return datetime.now(UTC)
+
+
+class SqliteStore:
+    """`remediator.store.protocol.Store` on a SQLite file.
+
+    `lease` is how long a lease taken through `Changes.claim` lasts before it must be renewed. `clock` gives record times,
+    `monotonic` (seconds) times the leases. Beyond `max_queued` waiting transactions more are refused with `StoreUnavailable`.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+        lease: timedelta = timedelta(seconds=30),
+        max_queued: int = 10_000,
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._monotonic = monotonic
+        self._lease = lease
+        self._max_queued = max_queued
+        self._memory = Memory()
+        self._listeners: list[Callable[[Sequence[str]], None]] = []
+        self._lock: sqlite_file.FileLock | None = None
+        self._connections: list[sqlite3.Connection] = []
+        self._commits: GroupCommit | None = None
+        self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
+        self._pool: ThreadPoolExecutor | None = None
+
+    # --- opening and closing
+
+    async def open(self) -> None:
+        """Open or create it, take the lock, migrate the schema. Raises `StoreUnavailable`, or `StoreCorrupt`.
+
+        There is no full check of the file: it would make the start of a large store slow. Damage is reported when it is met.
+        """
+        try:
+            self._open()
+        except OSError as error:
+            self._close()
+            raise StoreUnavailable(f"{self.path} can't be opened ({error.strerror}): {error}") from error
+        except sqlite3.Error as error:
+            self._close()
+            raise describe(error) from error
+        except BaseException:
+            self._close()
+            raise
+
+    def _open(self) -> None:
+        path = self.path.resolve()
+        self._lock = sqlite_file.FileLock(path.with_name(path.name + ".lock"))
+        self._lock.take()
+        sqlite_file.create(path)
+        self._writer = self._keep(sqlite_file.connect_writer(path))
+        sqlite_file.migrate(self._writer, path)
+        self._writer.execute(sql.RUN_VOID_LEASES, (micros(self._clock()),))
+        self._reader = self._keep(sqlite_file.connect_reader(path))
+        for _ in range(_READERS):
+            self._readers.put(self._keep(sqlite_file.connect_reader(path)))
+        self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="remediator-read")
+        self._commits = GroupCommit(
+            self._writer, committed=self._committed, rolled_back=self._memory.rolled_back, max_queued=self._max_queued
+        )
+
+    def _keep(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        self._connections.append(connection)
+        return connection
+
+    async def aclose(self) -> None:
+        """Commit what is under way, then close."""
+        if self._commits is not None:
+            await self._commits.aclose()
+        self._close()
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        self._commits = None
+        for connection in reversed(self._connections):  # the writer last: it folds the write-ahead log into the file
+            connection.close()
+        self._connections.clear()
+        self._readers = queue.SimpleQueue()
+        self._memory = Memory()
+        if self._lock is not None:
+            self._lock.give_back()
+            self._lock = None
+
+    # --- writing
+
+    async def transact(self, reads: Reads, build: Build) -> Committed:
+        """Read, decide, write in one durable transaction. Raises what `build` raises, `LeaseLost`, `Conflict`, `StoreUnavailable`."""
+
+        def unit() -> Committed:
+            snapshot = Reading(self._writer, self._memory).snapshot(reads, self._clock())
+            changes = build(snapshot)
+            writing = self._writing(snapshot)
+            events = writing.write(changes)
+            self._memory.apply(writing.effects)
+            return Committed(snapshot, changes, events)
+
+        return await self._run(unit)
+
+    def _writing(self, snapshot: Snapshot) -> Writing:
+        return Writing(self._writer, self._memory, snapshot, self._monotonic(), self._lease)
+
+    async def _write(self, use: Callable[[Writing], T]) -> T:
+        """Run a unit that needs no snapshot."""
+
+        def unit() -> T:
+            writing = self._writing(Snapshot(now=self._clock()))
+            result = use(writing)
+            self._memory.apply(writing.effects)
+            return result
+
+        return await self._run(unit)
+
+    async def _run(self, unit: Callable[[], T]) -> T:
+        if self._commits is None:
+            raise StoreUnavailable(f"{self.path} is not open")
+        return await self._commits.run(unit)
+
+    def _committed(self) -> None:
+        due = self._memory.committed()
+        if due is not None:
+            for notify in self._listeners:
+                asyncio.get_running_loop().call_soon(notify, due)
+
+    def on_wake(self, notify: Callable[[Sequence[str]], None]) -> None:
+        """Have `notify(run ids)` called after a commit made runs due now or woke them; no ids: an earlier timer was set."""
+        self._listeners.append(notify)
+
+    # --- work
+
+    async def claim(self, worker: str, *, limit: int, lease: timedelta) -> list[Run]:
+        """Take up to `limit` due, unleased runs (or runs whose lease ran out), raising their fences."""
+        return await self._write(lambda writing: writing.claim(worker, limit=limit, lease=lease))
+
+    async def renew(self, worker: str, runs: Sequence[str], *, lease: timedelta) -> set[str]:
+        """Prolong leases; return the ids that `worker` still holds."""
+        now = self._monotonic()
+        leases = self._memory.leases
+        held = {run for run in runs if (found := leases.get(run)) and found.worker == worker and found.until > now}
+        for run in held:
+            leases[run] = leases[run]._replace(until=now + lease.total_seconds())
+        return held
+
+    async def next_wake(self) -> datetime | None:
+        """Return when the next unleased run is due, or the next lease runs out; None when nothing waits for a time."""
+        row = self._row(sql.RUN_NEXT_WAKE)
+        wakes = [from_micros(row[0])] if row[0] is not None else []
+        ends = lease_ends(self._memory, now=self._clock(), monotonic=self._monotonic())
+        earliest = min([*wakes, ends] if ends is not None else wakes, default=None)
+        self._memory.timer = None if earliest is None else micros(earliest)
+        return earliest
+
+    async def due_messages(self, *, limit: int) -> list[Message]:
+        """Return undelivered, due messages, oldest first."""
+        rows = self._rows(sql.MESSAGES_DUE, micros(self._clock()), limit)
+        return [unpack(Message, body) for (body,) in rows]
+
+    async def next_message(self) -> datetime | None:
+        """Return when the next undelivered message is due."""
+        row = self._row(sql.MESSAGE_NEXT)
+        return None if row[0] is None else from_micros(row[0])
+
+    async def update_message(self, message: Message, *, events: Sequence[Event] = ()) -> None:
+        """Replace a message after an attempt to deliver it; one that was cancelled meanwhile stays cancelled. Raises `NotFound`."""
+
+        def use(writing: Writing) -> None:
+            writing.update_message(message)
+            writing.chain(events)
+
+        await self._write(use)
+
+    async def checkpoint(self) -> ChainedEvent | None:
+        """Append to the system chain the heads and counts of all chains changed since the last checkpoint; None when none changed."""
+        return await self._write(Writing.checkpoint)
+
+    # --- reading single rows, on the event loop
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
+        if self._commits is None:
+            raise StoreUnavailable(f"{self.path} is not open")
+        try:
+            return self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise describe(error) from error
+
+    def _row(self, query: str, *values: Any) -> Any:
+        rows = self._rows(query, *values)
+        return rows[0] if rows else None
+
+    def _record(self, kind: type[T], query: str, key: str) -> T | None:
+        row = self._row(query, key)
+        return None if row is None else unpack(kind, row[0])
+
+    async def incident(self, incident: str) -> Incident | None:
+        """Return one incident."""
+        return self._record(Incident, sql.INCIDENT, incident)
+
+    async def run(self, run: str) -> Run | None:
+        """Return one run."""
+        row = self._row(sql.RUN, run)
+        return None if row is None else unpack_run(*row)
+
+    async def approval(self, approval: str) -> Approval | None:
+        """Return one approval."""
+        return self._record(Approval, sql.APPROVAL, approval)
+
+    async def pauses(self) -> dict[str, Pause]:
+        """Return all thrown kill switches by scope."""
+        self._rows(sql.PAUSES)
+        return read_pauses(self._reader)
+
+    async def locks(self) -> dict[str, str]:
+        """Return all held locks: run id by key."""
+        return dict(self._rows(sql.LOCKS))
+
+    async def rule_text(self, rule_hash: str) -> JSON | None:
+        """Return a frozen rule text."""
+        row = self._row(sql.RULE_TEXT, rule_hash)
+        return None if row is None else json.loads(row[0])
+
+    # --- reading lists, in threads
+
+    async def _list(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        if self._pool is None:
+            raise StoreUnavailable(f"{self.path} is not open")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._borrow, read)
+
+    def _borrow(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._readers.get()
+        try:
+            return read(connection)
+        except sqlite3.Error as error:
+            raise describe(error) from error
+        finally:
+            self._readers.put(connection)
+
+    async def incidents(self, *, states: Sequence[str] = (), rule: str | None = None, before: str | None = None, limit: int = 100) -> Page:
+        """List incidents, newest first."""
+        return await self._list(functools.partial(sqlite_lists.incidents, states=states, rule=rule, before=before, limit=limit))
+
+    async def runs(
+        self,
+        *,
+        states: Sequence[RunState] = (),
+        incident: str | None = None,
+        rule: str | None = None,
+        before: str | None = None,
+        limit: int = 100,
+    ) -> Page:
+        """List runs, newest first."""
+        return await self._list(
+            functools.partial(sqlite_lists.runs, states=states, incident=incident, rule=rule, before=before, limit=limit)
+        )
+
+    async def approvals(self, *, states: Sequence[str] = (), before: str | None = None, limit: int = 100) -> Page:
+        """List approvals, newest first."""
+        return await self._list(functools.partial(sqlite_lists.approvals, states=states, before=before, limit=limit))
+
+    async def episodes(self, *, open_only: bool = False, before: str | None = None, limit: int = 100) -> Page:
+        """List episodes, newest first."""
+        return await self._list(functools.partial(sqlite_lists.episodes, open_only=open_only, before=before, limit=limit))
+
+    async def events(self, chain: str, *, after: int = 0, limit: int = 1000) -> list[ChainedEvent]:
+        """Return a chain's events with seq > `after`, in order."""
+        return await self._list(functools.partial(sqlite_lists.events, chain=chain, after=after, limit=limit))
+
+    async def chains(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, int, str]]:
+        """Return (chain, count, head hash) in the order of names, for export."""
+        return await self._list(functools.partial(sqlite_lists.chains, after=after, limit=limit))
+
+    async def counts(self) -> dict[str, int]:
+        """Return gauges: `runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
+        return await self._list(sqlite_lists.counts)
+
+    async def verify_audit(self) -> ChainReport:
+        """Recompute every chain and hold it against the checkpoints. Reads in portions; never blocks writers for long."""
+        verification = sqlite_verify.Verification()
+        while await self._list(verification.portion):
+            pass
+        return verification.report()

@@ -1,0 +1,102 @@
+"""Lists and gauges, read in a thread on a reading connection."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from remediator import audit
+from remediator.errors import NotFound
+from remediator.model import ApprovalState, ChainedEvent, Episode, IncidentState, RunState
+from remediator.records import Approval, Incident
+from remediator.store import sqlite_queries as sql
+from remediator.store.protocol import Page
+from remediator.store.rows import unpack, unpack_run
+
+_NEWEST = 2**62
+"""Above every row number."""
+
+
+def _before(before: str | None) -> int:
+    """Read a page's `next`. Raises `NotFound` for anything that no page ever gave."""
+    if before is None:
+        return _NEWEST
+    if not (before.isascii() and before.isdigit() and len(before) <= 18):
+        raise NotFound(f"no page before {before[:40]!r}: take `next` of the page you have, unchanged")
+    return int(before)
+
+
+def page(
+    connection: sqlite3.Connection,
+    table: str,
+    *,
+    read: Callable[..., object],
+    equal: Mapping[str, str | None],
+    states: Sequence[str],
+    before: str | None,
+    limit: int,
+) -> Page:
+    """Return rows of `table` whose columns equal what `equal` gives (None: any), in one of `states` (none: any), newest first."""
+    filters = {column: value for column, value in equal.items() if value is not None}
+    choices = [{**filters, "state": state} for state in dict.fromkeys(states)] or [filters]
+    rows: list[Any] = []
+    for choice in choices:
+        rows += connection.execute(sql.page_of(table, *choice), (*choice.values(), _before(before), limit + 1))
+    rows.sort(key=lambda row: -row[0])
+    return _page(rows, limit=limit, read=read)
+
+
+def _page(rows: Sequence[Any], *, limit: int, read: Callable[..., object]) -> Page:
+    items = tuple(read(*row[1:]) for row in rows[:limit])
+    return Page(items, str(rows[limit - 1][0]) if len(rows) > limit > 0 else None)
+
+
+def incidents(connection: sqlite3.Connection, *, states: Sequence[str], rule: str | None, before: str | None, limit: int) -> Page:
+    """List incidents."""
+    read = lambda body: unpack(Incident, body)  # noqa: E731
+    return page(connection, "incident", read=read, equal={"rule": rule}, states=states, before=before, limit=limit)
+
+
+def runs(
+    connection: sqlite3.Connection, *, states: Sequence[str], incident: str | None, rule: str | None, before: str | None, limit: int
+) -> Page:
+    """List runs."""
+    return page(connection, "run", read=unpack_run, equal={"incident": incident, "rule": rule}, states=states, before=before, limit=limit)
+
+
+def approvals(connection: sqlite3.Connection, *, states: Sequence[str], before: str | None, limit: int) -> Page:
+    """List approvals."""
+    read = lambda body: unpack(Approval, body)  # noqa: E731
+    return page(connection, "approval", read=read, equal={}, states=states, before=before, limit=limit)
+
+
+def episodes(connection: sqlite3.Connection, *, open_only: bool, before: str | None, limit: int) -> Page:
+    """List episodes."""
+    query = sql.EPISODES_OPEN if open_only else sql.page_of("episode")
+    rows = connection.execute(query, (_before(before), limit + 1)).fetchall()
+    return _page(rows, limit=limit, read=lambda body: unpack(Episode, body))
+
+
+def events(connection: sqlite3.Connection, chain: str, *, after: int, limit: int) -> list[ChainedEvent]:
+    """Return a chain's events in order."""
+    return [audit.read_body(body, hash=digest) for digest, body in connection.execute(sql.EVENTS, (chain, after, limit))]
+
+
+def chains(connection: sqlite3.Connection, *, after: str, limit: int) -> list[tuple[str, int, str]]:
+    """Return (chain, count, head hash) in the order of names."""
+    return connection.execute(sql.CHAINS, (after, limit)).fetchall()
+
+
+def counts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the gauges, those that are zero too."""
+    found = {f"runs.{state}": 0 for state in RunState} | {f"incidents.{state}": 0 for state in IncidentState}
+    found |= {f"runs.{state}": count for state, count in connection.execute(sql.COUNT_RUNS)}
+    found |= {f"incidents.{state}": count for state, count in connection.execute(sql.COUNT_INCIDENTS)}
+    for name, query in (
+        ("episodes.open", sql.COUNT_EPISODES_OPEN),
+        ("messages.undelivered", sql.COUNT_MESSAGES),
+        (f"approvals.{ApprovalState.PENDING}", sql.COUNT_APPROVALS_PENDING),
+    ):
+        found[name] = connection.execute(query).fetchone()[0]
+    return found

@@ -1,0 +1,127 @@
+"""Every SQL text of the SQLite store, by name. Values are bound, never spliced; a test holds each against the query planner."""
+
+from __future__ import annotations
+
+# --- what a transaction sees -------------------------------------------------------------------------------------------
+
+EPISODE_NEWEST = "SELECT body FROM episode WHERE fingerprint = ? ORDER BY number DESC LIMIT 1"
+INCIDENT = "SELECT body FROM incident WHERE id = ?"
+INCIDENT_NEWEST = "SELECT body FROM incident WHERE rule = ? AND target = ? ORDER BY n DESC LIMIT 1"
+INCIDENT_LAST_NUMBER = "SELECT max(number) FROM incident WHERE day = ?"
+RUN = "SELECT body, fence, wake_at FROM run WHERE id = ?"
+RUNS_ACTIVE = "SELECT body, fence, wake_at FROM run WHERE incident = ? AND ended_at IS NULL ORDER BY n"
+RUNS_ACTING = "SELECT count(*) FROM run WHERE state IN ('applying', 'verifying', 'undoing', 'outcome_unknown')"
+RUN_LAST_WRITTEN = """
+SELECT ended_at FROM run
+WHERE rule = ? AND target = ? AND wrote = 1 AND ended_at IS NOT NULL
+  AND NOT EXISTS (SELECT 1 FROM run AS other WHERE other.incident = run.incident AND other.ended_at IS NULL AND other.chain = run.chain)
+ORDER BY ended_at DESC LIMIT 1
+"""
+APPROVAL = "SELECT body FROM approval WHERE id = ?"
+SIGNALS = "SELECT body FROM signal WHERE run = ? ORDER BY n"
+LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
+USES_OF_RULE = "SELECT run, rule, target, at FROM use WHERE rule = ? AND at > ? AND returned = 0 ORDER BY at"
+USES_OF_TARGET = "SELECT run, rule, target, at FROM use WHERE target = ? AND at > ? AND returned = 0 ORDER BY at"
+PAUSES = "SELECT body FROM pause ORDER BY scope"
+CHAIN = "SELECT count, head, changed FROM chain WHERE name = ?"
+
+# --- what a transaction writes -------------------------------------------------------------------------------------------
+
+EPISODE_PUT = """
+INSERT INTO episode (fingerprint, number, closed_at, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (fingerprint, number) DO UPDATE SET closed_at = excluded.closed_at, body = excluded.body
+"""
+EPISODE_BODY = "UPDATE episode SET body = ? WHERE fingerprint = ? AND number = ?"
+INCIDENT_PUT = """
+INSERT INTO incident (id, day, number, rule, target, state, body) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (id) DO UPDATE SET rule = excluded.rule, target = excluded.target, state = excluded.state, body = excluded.body
+"""
+INCIDENT_BODY = "UPDATE incident SET body = ? WHERE id = ?"
+RUN_INSERT = """
+INSERT INTO run (id, incident, chain, rule, target, state, ended_at, wrote, wake_at, fence, leased, woken, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?) ON CONFLICT (id) DO NOTHING
+"""
+RUN_REPLACE = """
+UPDATE run SET state = ?, ended_at = ?, wrote = ?, wake_at = CASE WHEN woken = 1 THEN wake_at ELSE ? END, body = ?
+WHERE id = ? AND fence = ? RETURNING CASE WHEN ended_at IS NULL THEN wake_at END
+"""
+RUN_FENCE = "SELECT fence FROM run WHERE id = ?"
+RUN_CLAIM = """
+UPDATE run SET leased = 1, woken = 0, fence = fence + ? WHERE id = ? AND ended_at IS NULL RETURNING body, fence, wake_at
+"""
+RUN_RELEASE = "UPDATE run SET leased = 0, woken = 0 WHERE id = ? RETURNING CASE WHEN ended_at IS NULL THEN wake_at END"
+RUN_WAKE = """
+UPDATE run SET wake_at = min(coalesce(wake_at, ?1), ?1), woken = leased WHERE id = ?2 AND ended_at IS NULL RETURNING wake_at
+"""
+RUN_VOID_LEASES = "UPDATE run SET leased = 0, woken = 0, wake_at = min(coalesce(wake_at, ?1), ?1) WHERE leased = 1"
+APPROVAL_PUT = """
+INSERT INTO approval (id, state, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, body = excluded.body
+"""
+SIGNAL_ADD = "INSERT INTO signal (run, body) VALUES (?, ?)"
+SIGNALS_CONSUME = "DELETE FROM signal WHERE run = ?"
+LOCK_TAKE = "INSERT INTO lock (key, run) VALUES (?, ?) ON CONFLICT (key) DO NOTHING"
+LOCKS_RELEASE = "DELETE FROM lock WHERE run = ?"
+LOCKS_MOVE = "UPDATE lock SET run = ? WHERE run = ?"
+USE_PUT = """
+INSERT INTO use (run, rule, target, at, returned) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (run) DO UPDATE SET rule = excluded.rule, target = excluded.target, at = excluded.at, returned = excluded.returned
+"""
+MESSAGE_ADD = "INSERT INTO message (key, due_at, pending, body) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"
+MESSAGE_PUT = "UPDATE message SET due_at = ?, pending = ?, body = ? WHERE key = ?"
+MESSAGE = "SELECT body FROM message WHERE key = ?"
+MESSAGE_PENDING = "SELECT body FROM message WHERE key = ? AND pending = 1"
+PAUSE_PUT = "INSERT INTO pause (scope, body) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET body = excluded.body"
+PAUSE_LIFT = "DELETE FROM pause WHERE scope = ?"
+RULE_TEXT_ADD = "INSERT INTO rule_text (hash, body) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
+EVENT_ADD = "INSERT INTO event (chain, seq, hash, body) VALUES (?, ?, ?, ?)"
+CHAIN_PUT = """
+INSERT INTO chain (name, count, head, changed) VALUES (?, ?, ?, 1)
+ON CONFLICT (name) DO UPDATE SET count = excluded.count, head = excluded.head, changed = 1
+"""
+CHAIN_GROW = "UPDATE chain SET count = ?, head = ? WHERE name = ?"
+CHAINS_CHANGED = "SELECT name, count, head FROM chain WHERE changed = 1 ORDER BY name LIMIT ?"
+CHAIN_CHECKPOINTED = "UPDATE chain SET changed = 0 WHERE name = ?"
+
+# --- work -------------------------------------------------------------------------------------------------------------------
+
+RUNS_DUE = """
+SELECT id FROM run WHERE leased = 0 AND ended_at IS NULL AND wake_at IS NOT NULL AND wake_at <= ? ORDER BY wake_at LIMIT ?
+"""
+RUN_NEXT_WAKE = "SELECT min(wake_at) FROM run WHERE leased = 0 AND ended_at IS NULL AND wake_at IS NOT NULL"
+MESSAGES_DUE = "SELECT body FROM message WHERE pending = 1 AND due_at <= ? ORDER BY due_at, n LIMIT ?"
+MESSAGE_NEXT = "SELECT min(due_at) FROM message WHERE pending = 1"
+
+# --- lists ------------------------------------------------------------------------------------------------------------------
+
+
+def page_of(table: str, *filters: str) -> str:
+    """Return the query for a part of a table, newest first, where each column of `filters` equals a value.
+
+    Table and columns are names from this package's code, never a caller's text. The first filter is the one whose index is
+    walked; the plus sign keeps the planner from choosing another, which could mean to sort a million rows.
+    """
+    columns = "n, body, fence, wake_at" if table == "run" else "n, body"
+    where = "".join(f"{'+' if place else ''}{column} = ? AND " for place, column in enumerate(filters))
+    return f"SELECT {columns} FROM {table} WHERE {where}n < ? ORDER BY n DESC LIMIT ?"  # noqa: S608 - see the docstring
+
+
+EPISODES_OPEN = "SELECT n, body FROM episode WHERE closed_at IS NULL AND n < ? ORDER BY n DESC LIMIT ?"
+EVENTS = "SELECT hash, body FROM event WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
+CHAINS = "SELECT name, count, head FROM chain WHERE name > ? ORDER BY name LIMIT ?"
+LOCKS = "SELECT key, run FROM lock"
+RULE_TEXT = "SELECT body FROM rule_text WHERE hash = ?"
+
+COUNT_RUNS = "SELECT state, count(*) FROM run GROUP BY state"
+COUNT_INCIDENTS = "SELECT state, count(*) FROM incident GROUP BY state"
+COUNT_EPISODES_OPEN = "SELECT count(*) FROM episode WHERE closed_at IS NULL"
+COUNT_MESSAGES = "SELECT count(*) FROM message WHERE pending = 1"
+COUNT_APPROVALS_PENDING = "SELECT count(*) FROM approval WHERE state = 'pending'"
+
+# --- verifying the audit --------------------------------------------------------------------------------------------------------
+
+EVENTS_FROM = "SELECT chain, seq, hash, body FROM event WHERE (chain, seq) > (?, ?) ORDER BY chain, seq LIMIT ?"
+EVENT_HASH = "SELECT hash FROM event WHERE chain = ? AND seq = ?"
+CHAINS_AND_ENDS = """
+SELECT name, count, head, (SELECT max(seq) FROM event WHERE chain = name), (SELECT hash FROM event WHERE chain = name AND seq = count)
+FROM chain WHERE name > ? ORDER BY name LIMIT ?
+"""

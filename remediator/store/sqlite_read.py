@@ -1,0 +1,148 @@
+"""Reads what a transaction needs to see, on the writing connection and inside its transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from remediator.model import Episode
+from remediator.records import Approval, Incident, Pause, Run, Signal, Use
+from remediator.store import sqlite_queries as sql
+from remediator.store.protocol import Reads, Snapshot
+from remediator.store.rows import from_micros, micros, unpack, unpack_run
+from remediator.store.sqlite_memory import Memory
+
+
+@dataclass
+class Reading:
+    """Collects the parts of one snapshot; a row that several reads name is read once."""
+
+    connection: sqlite3.Connection
+    memory: Memory
+    incidents: dict[str, Incident] = field(default_factory=dict)
+    runs: dict[str, Run] = field(default_factory=dict)
+    approvals: dict[str, Approval] = field(default_factory=dict)
+    signals: dict[str, tuple[Signal, ...]] = field(default_factory=dict)
+
+    def snapshot(self, reads: Reads, now: datetime) -> Snapshot:
+        """Return everything that `reads` names."""
+        for approval in reads.approvals:
+            self._approval(approval, whole=True)
+        for run in reads.runs:
+            self._run(run, whole=True)
+        for incident in reads.active_runs_of:
+            self._active_runs(incident)
+        for incident in reads.incidents:
+            self._incident(incident)
+        return Snapshot(
+            now=now,
+            episodes=self._episodes(reads.fingerprints) if reads.fingerprints else {},
+            incidents=self.incidents,
+            latest_incident=self._latest(reads.latest_incident) if reads.latest_incident else {},
+            runs=self.runs,
+            approvals=self.approvals,
+            signals=self.signals,
+            locks=self._locks(reads.locks) if reads.locks else {},
+            uses=self._uses(reads.usage, now - reads.usage_window) if reads.usage else (),
+            last_written=self._last_written(reads.usage) if reads.usage else {},
+            acting=self._acting(),
+            pauses=self._pauses(),
+            next_incident_number=self._next_number(reads.incident_numbers) if reads.incident_numbers is not None else 1,
+        )
+
+    def _one(self, query: str, *values: Any) -> Any:
+        return self.connection.execute(query, values).fetchone()
+
+    def _episodes(self, fingerprints: Iterable[str]) -> dict[str, Episode]:
+        rows = ((fingerprint, self._one(sql.EPISODE_NEWEST, fingerprint)) for fingerprint in fingerprints)
+        return {fingerprint: unpack(Episode, row[0]) for fingerprint, row in rows if row is not None}
+
+    def _incident(self, incident: str) -> None:
+        if incident not in self.incidents:
+            row = self._one(sql.INCIDENT, incident)
+            if row is not None:
+                self.incidents[incident] = unpack(Incident, row[0])
+
+    def _latest(self, subjects: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Incident]:
+        rows = ((subject, self._one(sql.INCIDENT_NEWEST, *subject)) for subject in subjects)
+        return {subject: unpack(Incident, row[0]) for subject, row in rows if row is not None}
+
+    def _run(self, run: str, *, whole: bool) -> None:
+        if run not in self.runs:
+            row = self._one(sql.RUN, run)
+            if row is None:
+                return
+            self.runs[run] = unpack_run(*row)
+        found = self.runs[run]
+        self._incident(found.incident)
+        if whole:
+            self._signals(run)
+            if found.approval is not None:
+                self._approval(found.approval, whole=False)
+
+    def _active_runs(self, incident: str) -> None:
+        self._incident(incident)
+        for row in self.connection.execute(sql.RUNS_ACTIVE, (incident,)):
+            run = unpack_run(*row)
+            self.runs[run.id] = run
+
+    def _approval(self, approval: str, *, whole: bool) -> None:
+        if approval not in self.approvals:
+            row = self._one(sql.APPROVAL, approval)
+            if row is None:
+                return
+            self.approvals[approval] = unpack(Approval, row[0])
+        if whole:
+            self._run(self.approvals[approval].run, whole=False)
+            self._incident(self.approvals[approval].incident)
+
+    def _signals(self, run: str) -> None:
+        signals = tuple(unpack(Signal, body) for (body,) in self.connection.execute(sql.SIGNALS, (run,)))
+        if signals:
+            self.signals[run] = signals
+
+    def _locks(self, keys: Iterable[str]) -> dict[str, str]:
+        rows = ((key, self._one(sql.LOCK_HOLDER, key)) for key in keys)
+        return {key: row[0] for key, row in rows if row is not None}
+
+    def _uses(self, usage: Iterable[tuple[str, str]], since: datetime) -> tuple[Use, ...]:
+        found: dict[str, Use] = {}
+        after = micros(since)
+        for rule, target in usage:
+            for query, value in ((sql.USES_OF_RULE, rule), (sql.USES_OF_TARGET, target)):
+                for run, of_rule, of_target, at in self.connection.execute(query, (value, after)):
+                    found[run] = Use(run, of_rule, of_target, from_micros(at))
+        return tuple(sorted(found.values(), key=lambda use: (use.at, use.run)))
+
+    def _last_written(self, usage: Iterable[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
+        rows = ((subject, self._one(sql.RUN_LAST_WRITTEN, *subject)) for subject in usage)
+        return {subject: from_micros(row[0]) for subject, row in rows if row is not None}
+
+    def _acting(self) -> int:
+        if self.memory.acting is None:
+            self.memory.acting = self._one(sql.RUNS_ACTING)[0]
+        return self.memory.acting
+
+    def _pauses(self) -> Mapping[str, Pause]:
+        if self.memory.pauses is None:
+            self.memory.pauses = read_pauses(self.connection)
+        return self.memory.pauses
+
+    def _next_number(self, day: date) -> int:
+        last: int | None = self._one(sql.INCIDENT_LAST_NUMBER, f"{day:%Y%m%d}")[0]
+        return (last or 0) + 1
+
+
+def read_pauses(connection: sqlite3.Connection) -> dict[str, Pause]:
+    """Return all thrown kill switches by scope."""
+    pauses = (unpack(Pause, body) for (body,) in connection.execute(sql.PAUSES))
+    return {pause.scope: pause for pause in pauses}
+
+
+def lease_ends(memory: Memory, *, now: datetime, monotonic: float) -> datetime | None:
+    """Return when the next lease runs out, on the wall clock."""
+    until = min((lease.until for lease in memory.leases.values()), default=None)
+    return None if until is None else now + timedelta(seconds=max(0.0, until - monotonic))

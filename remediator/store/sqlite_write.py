@@ -1,0 +1,263 @@
+"""Writes what a transaction decided, on the writing connection and inside the unit's savepoint."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from remediator import audit
+from remediator.errors import Conflict, LeaseLost, NotFound
+from remediator.model import ChainedEvent, Episode, Event, canonical
+from remediator.records import SYSTEM_CHAIN, Incident, Message, Run
+from remediator.store import sqlite_queries as sql
+from remediator.store.protocol import Changes, Snapshot
+from remediator.store.rows import maybe_micros, micros, pack, unpack, unpack_run
+from remediator.store.sqlite_memory import ChainHead, Effects, Lease, Memory
+
+_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
+
+MAX_CHECKPOINTED = 5000
+"""Chains in one checkpoint; the rest follow in the next one."""
+
+
+@dataclass
+class Writing:
+    """One unit's writing. `effects` is what it does to the memory, to be applied when everything has succeeded."""
+
+    connection: sqlite3.Connection
+    memory: Memory
+    snapshot: Snapshot
+    monotonic: float
+    lease: timedelta
+    """How long a lease taken by `Changes.claim` lasts until it is renewed."""
+    effects: Effects = field(default_factory=Effects)
+    _due: dict[str, int | None] = field(default_factory=dict)
+    """Wake-up by id of runs that this unit wrote, released or woke."""
+    _inserted: set[str] = field(default_factory=set)
+
+    def write(self, changes: Changes) -> tuple[ChainedEvent, ...]:
+        """Write everything; return the events at their places. Raises `LeaseLost`, `Conflict`."""
+        for episode in changes.episodes:
+            self._episode(episode)
+        for incident in changes.incidents:
+            self._incident(incident)
+        if changes.runs:
+            self._runs(changes.runs)
+        if changes.claim or changes.release or changes.wake:
+            self._leases(changes)
+        self._people(changes)
+        self._locks(changes)
+        self._messages(changes)
+        events = self.chain(changes.events)
+        self._announce()
+        return events
+
+    def _do(self, query: str, *values: Any) -> sqlite3.Cursor:
+        return self.connection.execute(query, values)
+
+    # --- rows
+
+    def _episode(self, episode: Episode) -> None:
+        known = self.snapshot.episodes.get(episode.fingerprint)
+        if known is not None and known.number == episode.number and known.closed_at == episode.closed_at:
+            self._do(sql.EPISODE_BODY, pack(episode), episode.fingerprint, episode.number)
+        else:
+            self._do(sql.EPISODE_PUT, episode.fingerprint, episode.number, maybe_micros(episode.closed_at), pack(episode))
+
+    def _incident(self, incident: Incident) -> None:
+        known = self.snapshot.incidents.get(incident.id) or self.snapshot.latest_incident.get((incident.rule, incident.target))
+        columns = (incident.id, incident.rule, incident.target, incident.state)
+        if known is not None and columns == (known.id, known.rule, known.target, known.state):
+            self._do(sql.INCIDENT_BODY, pack(incident), incident.id)
+            return
+        found = _INCIDENT_ID.fullmatch(incident.id)
+        day, number = (found[1], int(found[2])) if found else (None, None)
+        self._do(sql.INCIDENT_PUT, incident.id, day, number, incident.rule, incident.target, incident.state, pack(incident))
+
+    def _runs(self, runs: Iterable[Run]) -> None:
+        self.effects.forget_acting = True
+        for run in runs:
+            if run.id in self.snapshot.runs or not self._insert(run):
+                self._replace(run)
+
+    def _insert(self, run: Run) -> bool:
+        ended, wake, wrote = maybe_micros(run.ended_at), maybe_micros(run.wake_at), run.wrote or run.chain_wrote
+        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, wrote, wake, run.fence)
+        if not self._do(sql.RUN_INSERT, *columns, pack(run)).rowcount:
+            return False
+        self._inserted.add(run.id)
+        self._due[run.id] = wake if ended is None else None
+        return True
+
+    def _replace(self, run: Run) -> None:
+        ended, wake, wrote = maybe_micros(run.ended_at), maybe_micros(run.wake_at), run.wrote or run.chain_wrote
+        row = self._do(sql.RUN_REPLACE, run.state, ended, wrote, wake, pack(run), run.id, run.fence).fetchone()
+        if row is None:
+            stored = self._do(sql.RUN_FENCE, run.id).fetchone()
+            raise LeaseLost(
+                f"run {run.id} can't be written with fence {run.fence}: another worker holds it with fence {stored[0] if stored else None}"
+            )
+        self._due[run.id] = row[0]
+
+    # --- leases
+
+    def _leases(self, changes: Changes) -> None:
+        for run in changes.claim:
+            self._claim_for(run, changes.claim_for)
+        for run in changes.release:
+            row = self._do(sql.RUN_RELEASE, run).fetchone()
+            self._due[run] = row[0] if row else None
+            self.effects.leases[run] = None
+        now = micros(self.snapshot.now)
+        for run in changes.wake:
+            if self._do(sql.RUN_WAKE, now, run).fetchone() is not None:
+                self._due[run] = now
+                self.effects.wake.append(run)
+
+    def _claim_for(self, run: str, worker: str | None) -> None:
+        if worker is None:
+            raise ValueError(f"run {run} is to be claimed, but claim_for names no worker")
+        held = self.memory.leases.get(run)
+        if held is not None and held.worker != worker and held.until > self.monotonic:
+            raise Conflict(f"run {run} is leased by {held.worker}")
+        # A run of this very transaction can't have had a holder; one that existed gets a new fence, which shuts out the old holder.
+        if self._do(sql.RUN_CLAIM, run not in self._inserted, run).fetchone() is None:
+            raise Conflict(f"run {run} can't be claimed: it has ended, or there is no such run")
+        self.effects.leases[run] = Lease(worker, self.monotonic + self.lease.total_seconds())
+
+    def claim(self, worker: str, *, limit: int, lease: timedelta) -> list[Run]:
+        """Lease due runs to `worker`; first those whose lease ran out, whatever their wake-up."""
+        expired = [run for run, held in self.memory.leases.items() if held.until <= self.monotonic]
+        due = self._do(sql.RUNS_DUE, micros(self.snapshot.now), limit) if len(expired) < limit else ()
+        claimed: list[Run] = []
+        for run in (*expired, *(row[0] for row in list(due))):
+            if len(claimed) == limit:
+                break
+            row = self._do(sql.RUN_CLAIM, 1, run).fetchone()
+            if row is None:  # it ended, and its holder did not say that it is done with it
+                self._do(sql.RUN_RELEASE, run).fetchone()
+                self.effects.leases[run] = None
+                continue
+            claimed.append(unpack_run(*row))
+            self.effects.leases[run] = Lease(worker, self.monotonic + lease.total_seconds())
+        return claimed
+
+    def _announce(self) -> None:
+        """Note which runs became due, and the earliest timer; a leased run is its holder's business."""
+        now = micros(self.snapshot.now)
+        for run, wake in self._due.items():
+            if wake is None or self.effects.leases.get(run, self.memory.leases.get(run)) is not None:
+                continue
+            if wake <= now:
+                self.effects.wake.append(run)
+            elif self.effects.earliest is None or wake < self.effects.earliest:
+                self.effects.earliest = wake
+
+    # --- what people say and are told
+
+    def _people(self, changes: Changes) -> None:
+        for approval in changes.approvals:
+            self._do(sql.APPROVAL_PUT, approval.id, approval.state, pack(approval))
+        for run in changes.consumed:
+            if run in self.snapshot.signals:
+                self._do(sql.SIGNALS_CONSUME, run)
+        for signal in changes.signals:
+            self._do(sql.SIGNAL_ADD, signal.run, pack(signal))
+        self.effects.forget_pauses = bool(changes.lift or changes.pauses)
+        for scope in changes.lift:
+            self._do(sql.PAUSE_LIFT, scope)
+        for pause in changes.pauses:
+            self._do(sql.PAUSE_PUT, pause.scope, pack(pause))
+
+    def _messages(self, changes: Changes) -> None:
+        for message in changes.messages:
+            self._do(sql.MESSAGE_ADD, message.key, micros(message.due_at), _pending(message), pack(message))
+        for key in changes.cancel_messages:
+            row = self._do(sql.MESSAGE_PENDING, key).fetchone()
+            if row is not None:
+                self._put(replace(unpack(Message, row[0]), cancelled=True))
+        for key in changes.release_messages:
+            row = self._do(sql.MESSAGE_PENDING, key).fetchone()
+            if row is not None:
+                message = unpack(Message, row[0])
+                self._put(replace(message, due_at=min(message.due_at, self.snapshot.now)))
+
+    def _put(self, message: Message) -> None:
+        self._do(sql.MESSAGE_PUT, micros(message.due_at), _pending(message), pack(message), message.key)
+
+    def update_message(self, message: Message) -> None:
+        """Replace a message after an attempt; what was cancelled meanwhile stays so, unless it did go out. Raises `NotFound`."""
+        row = self._do(sql.MESSAGE, message.key).fetchone()
+        if row is None:
+            raise NotFound(f"no message {message.key!r}")
+        stored = unpack(Message, row[0])
+        self._put(replace(message, cancelled=message.cancelled or (stored.cancelled and message.delivered_at is None)))
+
+    # --- locks, budgets, rules
+
+    def _locks(self, changes: Changes) -> None:
+        for run in changes.release_locks:
+            self._do(sql.LOCKS_RELEASE, run)
+        for old, new in changes.move_locks.items():
+            self._do(sql.LOCKS_MOVE, new, old)
+        for key, run in changes.take_locks.items():
+            if not self._do(sql.LOCK_TAKE, key, run).rowcount:
+                holder = self._do(sql.LOCK_HOLDER, key).fetchone()[0]
+                if holder != run:
+                    raise Conflict(f"{key} is locked by run {holder}")
+        for use in changes.uses:
+            self._do(sql.USE_PUT, use.run, use.rule, use.target, micros(use.at), use.returned)
+        for key, text in changes.rule_texts.items():
+            self._do(sql.RULE_TEXT_ADD, key, canonical(text))
+
+    # --- events
+
+    def chain(self, events: Iterable[Event]) -> tuple[ChainedEvent, ...]:
+        """Append events to their chains, in their order."""
+        chained, rows = [], []
+        heads = self.effects.heads
+        known = {}
+        for event in events:
+            head = heads.get(event.chain)
+            if head is None:
+                head = known[event.chain] = self._head(event.chain)
+            sealed, body = audit.seal(event, seq=head.seq + 1, previous=head.hash)
+            heads[event.chain] = ChainHead(sealed.seq, sealed.hash, changed=True)
+            chained.append(sealed)
+            rows.append((sealed.chain, sealed.seq, sealed.hash, body))
+        if rows:
+            self.connection.executemany(sql.EVENT_ADD, rows)
+            for chain, before in known.items():
+                self._grow(chain, before, heads[chain])
+        return tuple(chained)
+
+    def _head(self, chain: str) -> ChainHead:
+        head = self.memory.heads.get(chain)
+        if head is None:
+            row = self._do(sql.CHAIN, chain).fetchone()
+            head = ChainHead(row[0], row[1], bool(row[2])) if row else ChainHead(0, audit.genesis(chain), changed=False)
+        return head
+
+    def _grow(self, chain: str, before: ChainHead, after: ChainHead) -> None:
+        if before.changed:
+            self._do(sql.CHAIN_GROW, after.seq, after.hash, chain)
+        else:
+            self._do(sql.CHAIN_PUT, chain, after.seq, after.hash)
+
+    def checkpoint(self) -> ChainedEvent | None:
+        """Append the heads of changed chains to the system chain."""
+        heads = [audit.Head(*row) for row in self._do(sql.CHAINS_CHANGED, MAX_CHECKPOINTED)]
+        if not heads:
+            return None
+        (event,) = self.chain([audit.checkpoint(heads, at=self.snapshot.now)])
+        self.connection.executemany(sql.CHAIN_CHECKPOINTED, [(chain,) for chain in {SYSTEM_CHAIN, *(head.chain for head in heads)}])
+        self.effects.forget_heads = True
+        return event
+
+
+def _pending(message: Message) -> bool:
+    return message.delivered_at is None and not message.cancelled
