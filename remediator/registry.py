@@ -28,6 +28,10 @@ class Registry:
         """Return the model of a kind of connection, None when there is none."""
         raise NotImplementedError
 
+    def connection_kinds(self) -> tuple[str, ...]:
+        """Return all kinds of connections. This imports every system."""
+        raise NotImplementedError
+
     def systems(self) -> tuple[str, ...]:
         """Return the names of all systems, without importing any."""
         raise NotImplementedError

@@ -1,9 +1,10 @@
 """Settings: one file, `remediator.yaml`, read once and frozen. Imports nothing but the pure contract.
 
-`model` holds what may be written, `load` reads files and environment, `reference` writes the JSON Schema and the reference page.
+`model` holds what may be written, `document` reads YAML with positions, `load` puts file and environment together,
+`reference` writes the JSON Schema and the reference page.
 """
 
-from remediator.settings.load import load_settings, reloadable_changes
+from remediator.settings.load import Loaded, load_settings, read_settings, reloadable_changes
 from remediator.settings.model import (
     Contact,
     Endpoint,
@@ -27,6 +28,7 @@ __all__ = [
     "IdentitySettings",
     "Limits",
     "ListenSettings",
+    "Loaded",
     "LogSettings",
     "PackSettings",
     "Role",
@@ -35,5 +37,6 @@ __all__ = [
     "StoreSettings",
     "TlsSettings",
     "load_settings",
+    "read_settings",
     "reloadable_changes",
 ]

@@ -2,17 +2,215 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+from remediator.errors import InvalidFiles, Problem
+from remediator.model import JSON
+from remediator.registry import Registry
+from remediator.settings.document import Document, Loc, parse_document
+from remediator.settings.faults import Fault, dotted, faults_of, nearest
 from remediator.settings.model import Settings
+
+PREFIX = "REMEDIATOR_"
+CONFIG = "REMEDIATOR_CONFIG"
+"""Where the command line may find the settings file; no setting itself."""
+# Kubernetes gives every Pod such variables for each Service of its namespace; one called `remediator` would look like settings.
+_SERVICE_LINK = re.compile(
+    rf"{PREFIX}(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
+)
+_PATH_KEYS = frozenset({"kubeconfig", "ca"})
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Settings with the places they came from, so that what only the catalogue can judge is reported there too."""
+
+    settings: Settings
+    document: Document
+    environment: Mapping[Loc, str]
+    """Names of the environment's variables by what they set."""
+
+    def check(self, registry: Registry) -> None:
+        """Hold connections and escalation against the catalogue. Raises `InvalidFiles` with every fault at once."""
+        faults = [*_connection_faults(self.settings, registry), *_escalation_faults(self.settings, registry)]
+        if faults:
+            raise InvalidFiles([_problem(fault, self.document, self.environment) for fault in faults])
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
-    """Read `path`, apply `REMEDIATOR_A__B` from `environ`, and validate. Raises `InvalidFiles` with every fault at once."""
-    raise NotImplementedError
+    """Read `path`, apply `REMEDIATOR_A__B` from `environ`, and validate. Raises `InvalidFiles` with every fault at once.
+
+    Connections and escalation are held against the catalogue by `read_settings(…).check(registry)`.
+    """
+    return read_settings(path, environ).settings
+
+
+def read_settings(path: Path, environ: Mapping[str, str]) -> Loaded:
+    """Read settings as `load_settings` does, keeping the places for `Loaded.check`."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidFiles([Problem(str(path), 1, 1, f"can't be read: {error.strerror or type(error).__name__}")]) from None
+    except UnicodeDecodeError:
+        raise InvalidFiles([Problem(str(path), 1, 1, "is not UTF-8 text")]) from None
+    document = parse_document(text, str(path))
+    if not isinstance(document.data, dict):
+        raise InvalidFiles([document.problem((), "the settings are a mapping of names to values")])
+    environment = _override(document.data, environ)
+    directory = path.absolute().parent
+    data = _with_paths(document.data, directory)
+    try:
+        settings = Settings.model_validate(data, context={"directory": directory})
+    except ValidationError as error:
+        raise InvalidFiles([_problem(fault, document, environment) for fault in faults_of(error, Settings)]) from None
+    return Loaded(settings, document, environment)
+
+
+def _problem(fault: Fault, document: Document, environment: Mapping[Loc, str]) -> Problem:
+    for loc, variable in environment.items():
+        if fault.loc[: len(loc)] == loc:
+            return Problem(f"${variable}", 1, 1, fault.message)
+    return document.problem(fault.loc, fault.message, key=fault.at_key)
+
+
+# --- environment -------------------------------------------------------------------------------------------------------
+
+
+def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str]:
+    """Put what `REMEDIATOR_A__B` says into the tree; return which variable set what. Raises `InvalidFiles`."""
+    problems: list[Problem] = []
+    found: dict[Loc, str] = {}
+    for variable in sorted(name for name in environ if name.startswith(PREFIX) and name != CONFIG):
+        loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
+        if len(loc) == 1 and loc[0] not in Settings.model_fields and _SERVICE_LINK.fullmatch(variable):
+            continue
+        try:
+            value = parse_document(environ[variable], f"${variable}").data if environ[variable].strip() else None
+            found[_put(data, loc, value)] = variable
+        except InvalidFiles as error:
+            problems += error.problems
+        except LookupError as error:
+            problems.append(Problem(f"${variable}", 1, 1, str(error.args[0])))
+    if problems:
+        raise InvalidFiles(problems)
+    return found
+
+
+def _put(tree: dict[str, Any], loc: tuple[str, ...], value: JSON) -> Loc:
+    """Set `value` at `loc`, through keys that stand there in whatever case; return the place. Raises LookupError."""
+    if loc[0] not in Settings.model_fields:
+        raise LookupError(f"{dotted(loc)} is not known{nearest(loc[0], Settings.model_fields)}")
+    at: list[str] = []
+    for number, word in enumerate(loc):
+        key = next((key for key in tree if key.lower().replace("-", "_").replace(".", "_") == word), word)
+        at.append(key)
+        if number == len(loc) - 1:
+            tree[key] = value
+            break
+        below = tree.get(key)
+        if below is None:
+            below = tree[key] = {}
+        if not isinstance(below, dict):
+            raise LookupError(f"{dotted(at)} is no mapping, so {loc[number + 1]} can't be set in it")
+        tree = below
+    return tuple(at)
+
+
+# --- paths ---------------------------------------------------------------------------------------------------------------
+
+
+def _with_paths(data: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """Let the paths inside of connections, endpoints and references start at the settings file's directory."""
+    return {name: value if name == "packs" else _resolved(value, directory) for name, value in data.items()}
+
+
+def _resolved(value: JSON, directory: Path) -> JSON:
+    if isinstance(value, list):
+        return [_resolved(item, directory) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"file"} and isinstance(value["file"], str) and value["file"]:
+        return {"file": str(directory / value["file"])}
+    return {
+        name: str(directory / Path(item).expanduser()) if _is_path(name) and isinstance(item, str) and item else _resolved(item, directory)
+        for name, item in value.items()
+    }
+
+
+def _is_path(name: str) -> bool:
+    return name in _PATH_KEYS or name.endswith("_file")
+
+
+# --- what only the catalogue knows --------------------------------------------------------------------------------------
+
+
+def _connection_faults(settings: Settings, registry: Registry) -> Iterator[Fault]:
+    for name, raw in settings.connections.items():
+        kind = str(raw["kind"])
+        model = registry.connection_kind(kind)
+        if model is None:
+            yield Fault(
+                ("connections", name, "kind"), f"connections.{name}: there is no kind {kind!r}{nearest(kind, registry.connection_kinds())}"
+            )
+            continue
+        yield from _faults_under(("connections", name), model, {key: value for key, value in raw.items() if key != "kind"})
+
+
+def _escalation_faults(settings: Settings, registry: Registry) -> Iterator[Fault]:
+    for policy, settings_of in settings.escalation.items():
+        for number, entry in enumerate(settings_of.notify):
+            for name, params in entry.items():
+                loc: Loc = ("escalation", policy, "notify", number, name)
+                action = registry.action(name)
+                if action is None or not action.notifies:
+                    known = [one for one in registry.action_names() if (found := registry.action(one)) is not None and found.notifies]
+                    yield Fault(loc, f"{dotted(loc[:-1])}: {name!r} is no action that notifies people{nearest(name, known)}", at_key=True)
+                else:
+                    yield from _faults_under(loc, action.Params, params)
+
+
+def _faults_under(loc: Loc, model: type[BaseModel], data: Mapping[str, JSON]) -> Iterator[Fault]:
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        for fault in faults_of(error, model):
+            yield Fault((*loc, *fault.loc), f"{dotted(loc)}: {fault.message}", at_key=fault.at_key)
+
+
+# --- reload --------------------------------------------------------------------------------------------------------------
 
 
 def reloadable_changes(old: Settings, new: Settings) -> tuple[Settings, list[str]]:
-    """Return the settings to go on with, and the dotted names of changed fields that wait for a restart."""
-    raise NotImplementedError
+    """Return the settings to go on with, and the dotted names of changed fields that wait for a restart.
+
+    Fields that a reload can't apply keep their old values.
+    """
+    waiting: list[str] = []
+    return _merged(old, new, (), waiting), waiting
+
+
+def _merged(old: M, new: M, loc: Loc, waiting: list[str]) -> M:
+    kept: dict[str, Any] = {}
+    for name, info in type(new).model_fields.items():
+        before, after = getattr(old, name), getattr(new, name)
+        if before == after:
+            continue
+        extra = info.json_schema_extra
+        reloadable = isinstance(extra, dict) and extra.get("reload") is True
+        if (
+            isinstance(before, BaseModel)
+            and type(before) is type(after)
+            and any("reload" in (one.json_schema_extra or {}) for one in type(before).model_fields.values())
+        ):
+            kept[name] = _merged(before, after, (*loc, name), waiting)
+        elif not reloadable:
+            kept[name] = before
+            waiting.append(dotted((*loc, name)))
+    return new.model_copy(update=kept)

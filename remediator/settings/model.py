@@ -6,6 +6,7 @@ Secrets stand here only as references (`SecretRef`) or as hashes. Nothing here r
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from datetime import timedelta
@@ -14,11 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from remediator.action import SecretRef
 from remediator.duration import Duration
-from remediator.model import JSON, Authority
+from remediator.model import JSON, SYSTEM, Authority
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -42,10 +43,15 @@ def setting(default: Any, description: str, *, reload: bool, **limits: Any) -> A
     return Field(description=description, json_schema_extra={"reload": reload}, **how, **limits)
 
 
-def _path(value: Path) -> Path:
+def _directory(info: ValidationInfo) -> Path:
+    """Return where relative paths start: the settings file's directory while a file is read."""
+    return Path((info.context or {}).get("directory", ""))
+
+
+def _path(value: Path, info: ValidationInfo) -> Path:
     if not value.parts:
         raise ValueError("an empty path; write the path of a file or directory")
-    return value
+    return _directory(info) / value
 
 
 FilePath = Annotated[Path, AfterValidator(_path)]
@@ -70,16 +76,17 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 # --- store and listener ------------------------------------------------------------------------------------------------
 
 
-def _store_url(value: str) -> str:
+def _store_url(value: str, info: ValidationInfo) -> str:
     parts = urlsplit(value)
     if parts.scheme == "sqlite":
-        if parts.netloc or not parts.path.strip("/"):
+        if parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
             raise ValueError("not a SQLite URL; write sqlite:///absolute/path.sqlite or sqlite:relative.sqlite")
-    elif parts.scheme in ("postgresql", "postgres"):
-        if parts.password is not None or "password" in parts.query:
-            raise ValueError("a password doesn't belong in the URL; refer to it with store.password")
-    else:
+        path = str(_directory(info) / parts.path)
+        return f"sqlite://{path}" if path.startswith("/") else f"sqlite:{path}"
+    if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("no such kind of store; write sqlite:///path or postgresql://user@host/database")
+    if parts.password is not None or "password" in parts.query:
+        raise ValueError("a password doesn't belong in the URL; refer to it with store.password")
     return value
 
 
@@ -93,6 +100,12 @@ class StoreSettings(Part):
     )
     password: SecretRef | None = setting(None, "reference to PostgreSQL's password", reload=False)
     connections: int = setting(8, "most PostgreSQL connections that one daemon opens", reload=False, ge=2, le=100)
+
+    @model_validator(mode="after")
+    def _independent(self) -> Self:
+        if self.password is not None and self.password.kubernetes is not None:
+            raise ValueError("the store's password can't be in a cluster that this daemon may have to heal; refer to env, file or aws")
+        return self
 
     @property
     def path(self) -> Path | None:
@@ -165,22 +178,31 @@ class Limits(Part):
 # --- the systems it talks to -------------------------------------------------------------------------------------------
 
 
-class Endpoint(Part):
-    """An HTTP API and how to sign in to it."""
+class BasicAuth(Part):
+    """A user name and the reference of its password."""
+
+    username: str = Field(description="user name", json_schema_extra={"reload": True})
+    password: SecretRef = Field(description="reference to the password", json_schema_extra={"reload": True})
+
+
+class SignIn(Part):
+    """How to sign in to an HTTP API; the fields are those of every HTTP connection."""
+
+    bearer: SecretRef | None = setting(None, "reference to a token, sent as Authorization: Bearer", reload=True)
+    basic: BasicAuth | None = setting(None, "user and password, sent as Authorization: Basic", reload=True)
+    headers: Mapping[str, SecretRef] = setting(dict, "further headers, each value a reference", reload=True)
+    ca: str = setting("", "PEM file of the authority to trust instead of the system's", reload=True)
+
+
+class Endpoint(SignIn):
+    """An HTTP API and how to sign in to it. A plain URL stands for one without sign-in."""
 
     url: HttpUrl = Field(description="base URL", json_schema_extra={"reload": True})
-    bearer: SecretRef | None = setting(None, "reference to a bearer token", reload=True)
-    username: str | None = setting(None, "user for basic authentication", reload=True)
-    password: SecretRef | None = setting(None, "reference to the password for basic authentication", reload=True)
-    ca_file: FilePath | None = setting(None, "PEM file of the authority that signed the server's certificate", reload=True)
 
-    @model_validator(mode="after")
-    def _one_sign_in(self) -> Self:
-        if (self.username is None) != (self.password is None):
-            raise ValueError("username and password come together")
-        if self.bearer is not None and self.username is not None:
-            raise ValueError("write either bearer, or username and password")
-        return self
+    @property
+    def sign_in(self) -> dict[str, JSON]:
+        """Everything but the address, as a connection writes it."""
+        return self.model_dump(mode="json", exclude={"url"}, exclude_defaults=True)
 
 
 def _endpoint(value: Any) -> Any:
@@ -216,11 +238,14 @@ class Role(StrEnum):
 
 
 _HEX = re.compile(r"[0-9a-f]{64}")
+_EMPTY = hashlib.sha256(b"").hexdigest()
 
 
 def _sha256(value: str) -> str:
     if not _HEX.fullmatch(value):
         raise ValueError("not a SHA-256 in 64 lower-case hexadecimal digits; make it with `printf %s TOKEN | sha256sum`")
+    if value == _EMPTY:
+        raise ValueError("this is the SHA-256 of an empty text; everybody knows it")
     return value
 
 
@@ -328,11 +353,24 @@ class Settings(Part):
     public_url: HttpUrl | None = setting(None, "address under which people reach the UI; links in messages start with it", reload=True)
 
     @model_validator(mode="after")
-    def _default_policy(self) -> Self:
+    def _complete(self) -> Self:
         if "default" not in self.escalation:
             raise ValueError("escalation has no policy `default`; rules that name no policy use it")
         if not self.severities:
             raise ValueError("severities is empty; leave it out, or name at least one")
+        if len({str(peer.sign_in) for peer in self.alertmanager}) > 1:
+            raise ValueError("alertmanager: all peers of one cluster take the same sign-in; write other clusters as connections")
+        return self
+
+    @model_validator(mode="after")
+    def _one_identity_each(self) -> Self:
+        if SYSTEM.name in self.identities:
+            raise ValueError(f"identities: {SYSTEM.name!r} is the daemon itself; choose another name")
+        owners: dict[str, str] = {}
+        for name, identity in self.identities.items():
+            for proof in (*identity.token_sha256, *([identity.certificate_subject] if identity.certificate_subject else [])):
+                if owners.setdefault(proof, name) != name:
+                    raise ValueError(f"identities: {owners[proof]} and {name} have the same token or certificate; each needs its own")
         return self
 
     def page_after(self, severity: str) -> timedelta:
