@@ -43,9 +43,13 @@ class Engine:
         rule: Callable[[str], Rule | None],
         frozen: Callable[[JSON], Rule],
         bounds: Callable[[], Bounds],
+        scrub: Callable[[JSON], JSON] = lambda value: value,
         on_call: Callable[[Run], None] = lambda _run: None,
     ) -> None:
-        """`rule` finds the rule in force by name, `frozen` compiles a stored rule text, `on_call` hears of calls about to be made."""
+        """`rule` finds the rule in force by name, `frozen` compiles a stored rule text.
+
+        `scrub` takes secrets out of what becomes an event; `on_call` hears of calls about to be made.
+        """
         self.store = store
         self.execution = execution
         self.revalidation = revalidation
@@ -53,6 +57,7 @@ class Engine:
         self.on_call = on_call
         self._frozen = frozen
         self._bounds = bounds
+        self._scrub = scrub
         self._phases: Mapping[RunState, Callable[[Engine, Work], Awaitable[None]]] = {
             RunState.QUEUED: preparing.begin,
             RunState.WAITING: preparing.begin,
@@ -120,6 +125,7 @@ class Engine:
             turn = Turn(work.run, snapshot, work.rule, events=list(work.events))
             parks = bool(play(turn)) or park or turn.run.ended_at is not None
             made[:] = [(turn, parks)]
+            turn.events = [replace(event, data=self._scrub(event.data)) for event in turn.events]
             return turn.changes(release=parks)
 
         committed = await self.store.transact(self._reads(work, locks), build)

@@ -136,9 +136,3 @@ _PLAYS: Mapping[SignalKind, Callable[[Turn, Signal], None]] = {
     SignalKind.UNDO: _told_to_undo,
     SignalKind.CLOSE: _closed,
 }
-
-ALLOWED: Mapping[RunState, frozenset[SignalKind]] = {
-    RunState.OUTCOME_UNKNOWN: frozenset({SignalKind.SETTLE_APPLIED, SignalKind.SETTLE_NOT_APPLIED, SignalKind.CLOSE}),
-    RunState.INTERRUPTED: frozenset({SignalKind.RESUME, SignalKind.UNDO, SignalKind.CLOSE}),
-}
-"""Which words a run takes in which state."""

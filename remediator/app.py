@@ -1,0 +1,411 @@
+"""The daemon: puts the parts together, starts and stops them in order, and implements what its surfaces may ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal as signals
+import socket
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from remediator import __version__, operations
+from remediator.alerts import parse_webhook
+from remediator.authentication import Authenticator
+from remediator.connections import Connections, find_identity
+from remediator.engine.core import Engine
+from remediator.errors import InvalidFiles, NotFound, Problem, RemediatorError, StoreUnavailable, TemporaryError
+from remediator.escalation import Outbox, Receiver
+from remediator.events import Kind
+from remediator.execution import Execution
+from remediator.guards import ALL_GUARDS, Bounds
+from remediator.ingest import Intake, Sorted, reads_for, sort, take
+from remediator.logs import configure
+from remediator.metrics import Metrics
+from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
+from remediator.records import SYSTEM_CHAIN, Approval, Incident, Pause, Run, SignalKind
+from remediator.registry import Registry
+from remediator.rehearse import rehearse
+from remediator.revalidation import Revalidation, Sources
+from remediator.rules.compile import RuleSet, compile_rule, compile_ruleset
+from remediator.rules.packs import PackSource
+from remediator.rules.files import read_pack
+from remediator.rules.model import Rule
+from remediator.runner import Runner
+from remediator.scrubber import Scrubber
+from remediator.secrets import SecretStore
+from remediator.service import Accepted, Reloaded
+from remediator.settings import Settings, load_settings, reloadable_changes
+from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
+from remediator.store.sqlite import SqliteStore
+
+CHUNK = 250
+"""Most alerts of one webhook that one transaction takes, so that a huge group does not hold up the others."""
+WATCH_EVERY = timedelta(seconds=5)
+COUNT_EVERY = timedelta(seconds=5)
+
+
+def load_rules(settings: Settings, registry: Registry) -> RuleSet:
+    """Read and compile all packs of the settings. Raises `InvalidFiles` with every fault of every file."""
+    sources: list[PackSource] = []
+    problems: list[Problem] = []
+    for name, pack in settings.packs.items():
+        try:
+            sources.append(read_pack(pack.path, name=name, vars=pack.vars))
+        except InvalidFiles as error:
+            problems += error.problems
+    if problems:
+        raise InvalidFiles(problems)
+    return compile_ruleset(sources, registry, severities=tuple(settings.severities))
+
+
+class Daemon:
+    """One running daemon. `start`, then `aclose`. Implements `remediator.service.Service`."""
+
+    def __init__(self, settings: Settings, *, path: Path | None = None, environ: Mapping[str, str] | None = None) -> None:
+        """Build all parts without touching the world. `path` is the settings file that a reload reads again."""
+        self._settings = settings
+        self._path = path
+        self._environ = dict(os.environ if environ is None else environ)
+        self._registry = Registry(settings.actions_path)
+        self._rules = load_rules(settings, self._registry)
+        self.scrubber = Scrubber()
+        self.metrics = Metrics(
+            CollectorRegistry(), guards=[guard.name for guard in ALL_GUARDS], actions=_actions_of(self._rules), version=__version__
+        )
+        self.connections = Connections(
+            settings,
+            self._registry,
+            secrets=SecretStore(self._environ, self.scrubber),
+            identity=find_identity(self._environ, extra=frozenset(settings.protected)),
+        )
+        self._store: Store = SqliteStore(_store_path(settings))
+        self.execution = Execution(self._registry, self.connections, scrub=self.scrubber.text)
+        self.engine = Engine(
+            self._store,
+            self.execution,
+            Revalidation(self.execution, self._sources),
+            rule=self._rule,
+            frozen=lambda text: compile_rule(text, self._registry),
+            bounds=self.bounds,
+            scrub=self.scrubber.json,
+        )
+        self.runner = Runner(
+            self._store,
+            self.engine.advance,
+            worker=f"{socket.gethostname()}/{os.getpid()}",
+            capacity=settings.limits.workers,
+            lease=settings.limits.lease,
+        )
+        self.outbox = Outbox(self._store, self.execution, self._receivers, public_url=lambda: self._settings.public_url)
+        self._authenticator = Authenticator(settings.identities)
+        self._loops: list[asyncio.Task[None]] = []
+        self._ready = "it has not started yet"
+        self._log = structlog.get_logger("remediator")
+
+    # --- life
+
+    async def start(self) -> None:
+        """Open the store, note the start, begin to work. Raises `StoreUnavailable`, `StoreCorrupt`."""
+        self._store.on_commit(self._committed)
+        await self._store.open()
+        await self._note(Kind.DAEMON_STARTED, version=__version__, dry_run=self._settings.dry_run, **self._rules_facts())
+        self.metrics.reloaded(ok=True, rules=len(self._rules.rules), at=datetime.now(UTC).timestamp())
+        self.metrics.pauses(tuple(await self._store.pauses()))
+        self.runner.start()
+        self.outbox.start()
+        loops = (self._checkpoints(), self._counts(), self._watch())
+        self._loops = [asyncio.create_task(loop) for loop in loops]
+        self._ready = ""
+
+    async def aclose(self) -> None:
+        """Stop taking work, let calls under way finish, close everything."""
+        self._ready = "it is stopping"
+        for loop in self._loops:
+            loop.cancel()
+        await asyncio.gather(*self._loops, return_exceptions=True)
+        await self.runner.aclose()
+        await self.outbox.aclose()
+        try:
+            await self._note(Kind.DAEMON_STOPPED)
+            await self._store.checkpoint()
+        except TemporaryError as error:
+            self._log.warning("daemon.stopped_unnoted", error=str(error))
+        await self._store.aclose()
+        await self.connections.aclose()
+
+    def ready(self) -> str | None:
+        """Return None when it can take alerts, else why not."""
+        return self._ready or None
+
+    # --- what surfaces see
+
+    @property
+    def store(self) -> Store:
+        """The durable state."""
+        return self._store
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def rules(self) -> RuleSet:
+        """The rules in force."""
+        return self._rules
+
+    @property
+    def registry(self) -> Registry:
+        """The catalogue of actions and checks."""
+        return self._registry
+
+    def authenticator(self) -> Authenticator:
+        """Return the identities in force."""
+        return self._authenticator
+
+    def bounds(self) -> Bounds:
+        """Return the operator's bounds in force."""
+        limits = self._settings.limits
+        return Bounds(
+            dry_run=self._settings.dry_run,
+            authority=limits.authority,
+            max_acting=limits.max_acting,
+            max_targets=limits.max_targets,
+            max_percent=limits.max_percent,
+            min_cooldown=limits.min_cooldown,
+            max_wait=limits.max_wait,
+            identity=self.connections.identity,
+            knows_alertmanager=bool(self._settings.alertmanager),
+        )
+
+    # --- alerts
+
+    async def accept(self, body: bytes, actor: Actor) -> Accepted:  # noqa: ARG002 - who sent it is the access log's business
+        """Take a webhook's body durably, then hand new runs to the runner."""
+        if self._ready:
+            raise StoreUnavailable(f"not ready: {self._ready}")
+        webhook = parse_webhook(body)
+        items = sorted((sort(alert, self._rules.index.matching(alert.labels)) for alert in webhook.alerts), key=_resolved_last)
+        opened: list[str] = []
+        for begin in range(0, len(items), CHUNK):
+            opened += await self._take(items[begin : begin + CHUNK])
+        firing = sum(item.alert.firing for item in items)
+        self.metrics.alerts(firing=firing, resolved=len(items) - firing, truncated=webhook.truncated)
+        return Accepted(len(items), firing, len(items) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
+
+    async def _take(self, items: Sequence[Sorted]) -> list[str]:
+        intake = self._intake()
+        reads = reads_for(items, now=datetime.now(UTC))
+        committed = await self._store.transact(reads, lambda snapshot: take(items, snapshot, intake))
+        claimed = set(committed.changes.claim)
+        self.runner.take([run for run in committed.changes.runs if run.id in claimed])
+        return [run.incident for run in committed.changes.runs]
+
+    def _intake(self) -> Intake:
+        hold = {name: severity.page_after for name, severity in self._settings.severities.items()}
+        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, self.runner.free)
+
+    # --- people
+
+    async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
+        """Record one person's decision."""
+        committed = await self._store.transact(
+            Reads(approvals=[approval]),
+            lambda snapshot: operations.decide_approval(snapshot, approval, approve=approve, comment=comment, actor=actor),
+        )
+        return committed.changes.approvals[0]
+
+    async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
+        """Throw the kill switch."""
+        operations.check_scope(scope, tuple(rule.name for rule in self._rules.rules))
+        await self._store.transact(
+            Reads(), lambda snapshot: operations.pause(snapshot, scope, why=why, actor=actor, active=self.runner.held)
+        )
+        pauses = await self._store.pauses()
+        self.metrics.pauses(tuple(pauses))
+        return pauses[scope]
+
+    async def resume(self, scope: str, actor: Actor) -> None:
+        """Lift the kill switch."""
+        await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, actor=actor))
+        self.metrics.pauses(tuple(await self._store.pauses()))
+
+    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
+        """Give a waiting run a person's word."""
+        committed = await self._store.transact(
+            Reads(runs=[run]), lambda snapshot: operations.signal(snapshot, run, kind, comment=comment, actor=actor)
+        )
+        return committed.snapshot.runs[run]
+
+    async def acknowledge(self, incident: str, actor: Actor) -> Incident:
+        """Make `actor` the incident's owner."""
+        committed = await self._store.transact(
+            Reads(incidents=[incident]), lambda snapshot: operations.acknowledge(snapshot, incident, actor=actor)
+        )
+        return committed.changes.incidents[0]
+
+    async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
+        """Decide and plan for an alert, writing nothing."""
+        matching = self._rules.index.matching(alert.labels)
+        return await rehearse(alert, matching, engine=self.engine, store=self._store, bounds=self.bounds())
+
+    # --- reload
+
+    async def reload(self, actor: Actor) -> Reloaded:
+        """Read settings and rules again, all or nothing: a fault leaves everything as it was, and says so."""
+        try:
+            settings: Settings = self._settings
+            restart: Sequence[str] = ()
+            if self._path is not None:
+                settings, restart = reloadable_changes(self._settings, load_settings(self._path, self._environ))
+            rules = await asyncio.to_thread(load_rules, settings, self._registry)
+            await self.connections.reload(settings)
+        except RemediatorError as error:
+            return await self._refuse(error, actor)
+        self._settings, self._rules = settings, rules
+        self._authenticator = Authenticator(settings.identities)
+        self.metrics.expect(actions=_actions_of(rules))
+        self.metrics.reloaded(ok=True, rules=len(rules.rules), at=datetime.now(UTC).timestamp())
+        await self._note(Kind.RULES_RELOADED, actor=actor, restart=list(restart), **self._rules_facts())
+        return Reloaded(ok=True, rules=len(rules.rules), problems=tuple(f"{name} needs a restart to take effect" for name in restart))
+
+    async def _refuse(self, error: RemediatorError, actor: Actor) -> Reloaded:
+        problems = tuple(str(one) for one in error.problems) if isinstance(error, InvalidFiles) else (str(error),)
+        self.metrics.reloaded(ok=False, rules=len(self._rules.rules), at=datetime.now(UTC).timestamp())
+        self._log.error("rules.refused", problems=problems[:20])
+        await self._note(Kind.RULES_REFUSED, actor=actor, problems=list(problems[:100]))
+        return Reloaded(ok=False, rules=len(self._rules.rules), problems=problems)
+
+    # --- inside
+
+    def _rule(self, name: str) -> Rule | None:
+        try:
+            return self._rules.rule(name)
+        except NotFound:
+            return None
+
+    def _sources(self) -> Sources:
+        return Sources(
+            alertmanager=bool(self._settings.alertmanager),
+            prometheus=self._settings.prometheus is not None,
+            timeout=self._settings.limits.revalidate_timeout,
+        )
+
+    def _receivers(self, policy: str) -> Sequence[Receiver]:
+        found = self._settings.escalation.get(policy) or self._settings.escalation["default"]
+        return [Receiver(action, dict(params)) for one in found.notify for action, params in one.items()]
+
+    def _rules_facts(self) -> dict[str, JSON]:
+        return {"rules": len(self._rules.rules), "rules_hash": self._rules.hash}
+
+    async def _note(self, kind: Kind, *, actor: Actor = SYSTEM, **data: JSON) -> Committed:
+        """Append an event to the system chain."""
+
+        def build(snapshot: Snapshot) -> Changes:
+            return Changes(events=[Event(SYSTEM_CHAIN, kind, snapshot.now, data, actor.name)])
+
+        return await self._store.transact(Reads(), build)
+
+    def _committed(self, events: Sequence[ChainedEvent]) -> None:
+        """Hear of what became durable: metrics, log, and the outbox when people may have to be told."""
+        self.metrics.observe(events)
+        for event in events:
+            self._log.info(
+                event.kind, incident_id=event.chain, **{_LOGGED.get(key, key): event.data[key] for key in _SHOWN & event.data.keys()}
+            )
+        self.outbox.wake()
+
+    async def _checkpoints(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.limits.checkpoint_every.total_seconds())
+            try:
+                await self._store.checkpoint()
+            except TemporaryError as error:
+                self._log.warning("audit.checkpoint_delayed", error=str(error))
+
+    async def _counts(self) -> None:
+        while True:
+            try:
+                self.metrics.counts(await self._store.counts())
+            except TemporaryError as error:
+                self._log.warning("metrics.delayed", error=str(error))
+            await self.connections.close_idle()
+            await asyncio.sleep(COUNT_EVERY.total_seconds())
+
+    async def _watch(self) -> None:
+        """Reload when a file of a pack, or the settings file, changed."""
+        seen = await asyncio.to_thread(self._stamp)
+        while True:
+            await asyncio.sleep(WATCH_EVERY.total_seconds())
+            stamp = await asyncio.to_thread(self._stamp)
+            if stamp != seen:
+                seen = stamp
+                await self.reload(SYSTEM)
+
+    def _stamp(self) -> Mapping[str, Any]:
+        roots = [pack.path for pack in self._settings.packs.values()] + ([self._path] if self._path is not None else [])
+        files = [path for root in roots for path in ([root] if root.is_file() else sorted(root.rglob("*.yaml")))]
+        found = {}
+        for path in files:
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
+        return found
+
+
+_SHOWN = frozenset(
+    {"run", "rule", "action", "state", "reason", "guard", "verdict", "remedy", "message", "target", "scope", "step", "approval"}
+)
+_LOGGED = {"run": "run_id", "message": "outcome"}
+
+
+def _resolved_last(item: Sorted) -> bool:
+    return not item.alert.firing
+
+
+def _actions_of(rules: RuleSet) -> set[str]:
+    return {step.action for rule in rules.rules for remedy in rule.remedies for step in remedy.steps}
+
+
+def _store_path(settings: Settings) -> Path:
+    path = settings.store.path
+    if path is None:
+        raise StoreUnavailable(f"store.url {settings.store.url!r} is not SQLite; this release keeps its state in SQLite only")
+    return path
+
+
+async def serve(path: Path) -> None:
+    """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads. Raises `RemediatorError` when it can't start."""
+    from remediator.web import create_app, open_listener
+
+    settings = load_settings(path, os.environ)
+    daemon = Daemon(settings, path=path)
+    configure(settings.log, daemon.scrubber)
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    reloads: set[asyncio.Task[Reloaded]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(daemon.reload(SYSTEM))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    for name in (signals.SIGTERM, signals.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    loop.add_signal_handler(signals.SIGHUP, reload)
+    app = create_app(daemon, daemon.metrics, daemon.authenticator)
+    await daemon.start()
+    listener = await open_listener(app, settings.listen)
+    structlog.get_logger("remediator").info("daemon.ready", url=listener.url, dry_run=settings.dry_run, rules=len(daemon.rules.rules))
+    try:
+        await stop.wait()
+    finally:
+        await listener.aclose()
+        await daemon.aclose()

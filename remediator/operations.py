@@ -1,0 +1,75 @@
+"""What people may ask of the daemon, as pure builders of changes: approvals, kill switch, words to runs, ownership."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from remediator.approval import vote
+from remediator.errors import IllegalTransition, NotFound
+from remediator.events import Kind
+from remediator.model import Actor, Event, RunState
+from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause, Signal, SignalKind
+from remediator.store.protocol import Changes, Snapshot
+
+TAKES: Mapping[RunState, frozenset[SignalKind]] = {
+    RunState.OUTCOME_UNKNOWN: frozenset({SignalKind.SETTLE_APPLIED, SignalKind.SETTLE_NOT_APPLIED, SignalKind.CLOSE}),
+    RunState.INTERRUPTED: frozenset({SignalKind.RESUME, SignalKind.UNDO, SignalKind.CLOSE}),
+}
+"""Which words a run takes in which state; in every other state it takes none."""
+
+
+def decide_approval(snapshot: Snapshot, approval: str, *, approve: bool, comment: str, actor: Actor) -> Changes:
+    """Record one person's decision and wake the run. Raises `NotFound`, `ApprovalRefused`."""
+    found = snapshot.approvals.get(approval)
+    run = None if found is None else snapshot.runs.get(found.run)
+    if found is None or run is None:
+        raise NotFound(f"there is no approval {approval!r}")
+    decided, event = vote(found, run, actor, approve=approve, comment=comment, now=snapshot.now)
+    return Changes(approvals=[decided], wake=[run.id], events=[event])
+
+
+def pause(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, active: tuple[str, ...] = ()) -> Changes:
+    """Throw the kill switch; a thrown one stays as it is."""
+    if scope in snapshot.pauses:
+        return Changes()
+    thrown = Pause(scope, actor.name, why, snapshot.now)
+    event = Event(SYSTEM_CHAIN, Kind.PAUSE_SET, snapshot.now, {"scope": scope, "why": why}, actor.name)
+    return Changes(pauses=[thrown], wake=active, events=[event])
+
+
+def resume(snapshot: Snapshot, scope: str, *, actor: Actor) -> Changes:
+    """Lift the kill switch. Raises `NotFound` when it was not thrown."""
+    if scope not in snapshot.pauses:
+        thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
+        raise NotFound(f"{scope!r} is not paused; paused is {thrown}")
+    event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope}, actor.name)
+    return Changes(lift=[scope], events=[event])
+
+
+def check_scope(scope: str, rules: tuple[str, ...]) -> None:
+    """Check that a kill switch's scope means something. Raises `NotFound`."""
+    if scope != EVERYWHERE and not (scope.startswith("rule:") and scope.removeprefix("rule:") in rules):
+        raise NotFound(f"{scope!r} is neither {EVERYWHERE!r} nor rule:NAME of a loaded rule")
+
+
+def signal(snapshot: Snapshot, run: str, kind: SignalKind, *, comment: str, actor: Actor) -> Changes:
+    """Give a waiting run a person's word. Raises `NotFound`, `IllegalTransition` when it takes none, or not this one."""
+    found = snapshot.runs.get(run)
+    if found is None:
+        raise NotFound(f"there is no run {run!r}")
+    if kind not in TAKES.get(found.state, frozenset()):
+        allowed = ", ".join(sorted(one.value for one in TAKES.get(found.state, frozenset()))) or "nothing"
+        raise IllegalTransition(f"run {run} is {found.state}; it takes {allowed}, not {kind}")
+    if snapshot.signals.get(run):
+        raise IllegalTransition(f"run {run} was told {snapshot.signals[run][-1].kind} already and is about to follow")
+    return Changes(signals=[Signal(run, kind, actor.name, comment, snapshot.now)], wake=[run])
+
+
+def acknowledge(snapshot: Snapshot, incident: str, *, actor: Actor) -> Changes:
+    """Make somebody the incident's owner. Raises `NotFound`."""
+    found = snapshot.incidents.get(incident)
+    if found is None:
+        raise NotFound(f"there is no incident {incident!r}")
+    event = Event(incident, Kind.INCIDENT_ACKNOWLEDGED, snapshot.now, {"owner": actor.name, "rule": found.rule}, actor.name)
+    return Changes(incidents=[replace(found, owner=actor.name, updated_at=snapshot.now)], events=[event])
