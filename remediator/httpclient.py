@@ -115,6 +115,7 @@ class HttpError(RemediatorError):
 
 
 _ERRNO_REASONS = {
+    # aiohttp's errors carry the number without being of the socket's type.
     errno.ECONNREFUSED: "refused",
     errno.ECONNRESET: "reset",
     errno.ECONNABORTED: "reset",
@@ -128,6 +129,13 @@ def os_reason(error: OSError) -> str:
     """Return the word for a socket's error; `network` when it says nothing certain about the other side (mixed failures included)."""
     if isinstance(error, socket.gaierror):
         return "dns"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, ConnectionError):
+        # asyncio raises some of these without a number.
+        return "reset"
     return _ERRNO_REASONS.get(error.errno or 0, "network")
 
 
@@ -198,6 +206,12 @@ def failure_of(error: BaseException, what: str) -> HttpError:
     reason, sent = _reason(error)
     detail = _tls_detail(error) if reason == "tls" else ""
     return HttpError(f"{what} {_WORDS[reason]}{detail}", reason=reason, sent=sent)
+
+
+def failure_of_socket(error: OSError, what: str) -> HttpError:
+    """Turn what a plain socket or a TLS handshake raised into the same words. Nothing was sent."""
+    reason = "tls" if isinstance(error, ssl.SSLError) else os_reason(error)
+    return HttpError(f"{what} {_WORDS[reason]}", reason=reason, sent=False)
 
 
 def _tls_detail(error: BaseException) -> str:
@@ -271,7 +285,7 @@ class HttpClient:
         self._connection = connection
         self._session = session
 
-    async def send(  # noqa: PLR0913 - one request has that many parts
+    async def send(
         self,
         ctx: Context,
         method: str,
@@ -334,7 +348,9 @@ def _check_headers(headers: Mapping[str, str]) -> None:
 
 
 async def _read(response: aiohttp.ClientResponse, limit: int) -> tuple[bytes, bool]:
-    """Read at most `limit` bytes; tell whether there was more."""
+    """Read at most `limit` bytes; tell whether there was more. A limit of 0 reads nothing and can't tell."""
+    if limit == 0:
+        return b"", False
     taken = bytearray()
     while len(taken) <= limit:
         chunk = await response.content.read(limit + 1 - len(taken))

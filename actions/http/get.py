@@ -1,0 +1,216 @@
+"""`http.get`: is it there, how fast, what status, and what its JSON says."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+from urllib.parse import urljoin, urlsplit
+
+from pydantic import Field, field_validator
+
+from actions.http.address import HttpConnection, PathParams
+from remediator.action import Check, Context, Fact, FactType, Permission, PermissionKind
+from remediator.errors import CheckFailed
+from remediator.httpclient import Answer, HttpClient, HttpError, open_client
+from remediator.model import JSON, Value, canonical
+
+MAX_BODY = 65_536
+MAX_JSON = 30_000
+"""Most bytes of the fact `json`, so that all facts together stay within 64 KiB."""
+MAX_TEXT = 500
+MAX_ITEMS = 100
+MAX_DEPTH = 20
+MAX_REDIRECTS = 3
+_INT64 = 2**63
+
+
+class _GetParams(PathParams):
+    pick: Mapping[str, str] = Field(default_factory=dict, max_length=10, description="name → JSON pointer (RFC 6901), e.g. /database/pool")
+
+    @field_validator("pick")
+    @classmethod
+    def _are_pointers(cls, pick: Mapping[str, str]) -> Mapping[str, str]:
+        for name, pointer in pick.items():
+            if not re.fullmatch(r"(/([^~]|~[01])*)*", pointer):
+                raise ValueError(f"pick.{name}: {pointer!r} is not a JSON pointer; write it like /database/pool")
+        return pick
+
+
+class Get(Check[_GetParams]):
+    """GET a path and look at what comes back.
+
+    Any HTTP status is an answer, with one exception: 401 or 403 to the connection's own credentials fails the check.
+    Redirects are followed within the same scheme, host and port, at most three; any other redirect is the answer.
+    """
+
+    name = "http.get"
+    Params = _GetParams
+    connection = HttpConnection
+    facts: ClassVar[Mapping[str, Fact]] = {
+        "reachable": Fact(FactType.BOOL, "an HTTP answer came"),
+        "reason": Fact(FactType.STRING, "why not: refused, timeout, reset, closed or host_unreachable; empty when reachable"),
+        "status": Fact(FactType.INT, "HTTP status; unknown when unreachable"),
+        "ok": Fact(FactType.BOOL, "the status is 2xx; unknown when unreachable"),
+        "latency": Fact(FactType.DURATION, "time to the last byte, with connecting; unknown when unreachable"),
+        "json_found": Fact(FactType.BOOL, "the whole body is JSON; unknown when unreachable"),
+        "json": Fact(FactType.DYN, "the body, when it is JSON and small", evidence=True),
+        "texts": Fact(FactType.STRING_MAP, "picked strings and booleans (as true and false) by name; what is not there is missing"),
+        "numbers": Fact(FactType.DOUBLE_MAP, "picked numbers by name; what is not there is missing"),
+        "truncated": Fact(FactType.BOOL, "the body, or a part of it asked for, was too large to keep"),
+    }
+    permissions = (Permission(PermissionKind.HTTP, ("GET",), "*"),)
+    example: ClassVar[Mapping[str, Any]] = {
+        "connection": "shop",
+        "path": "/api/{version}/health",
+        "args": {"version": "v1"},
+        "query": {"verbose": True},
+        "pick": {"pool": "/database/pool_usage"},
+    }
+
+    async def run(self, params: _GetParams, ctx: Context) -> Mapping[str, Value]:
+        """Get once."""
+        connection = ctx.connection(HttpConnection, params.connection)
+        client = await ctx.client(HttpConnection, params.connection, open_client)
+        what = f"connection {params.connection!r}"
+        url = url_of(connection, params, what)
+        try:
+            answer = await _get(client, ctx, url, what)
+        except HttpError as error:
+            return unreachable_facts(error)
+        if connection.has_credentials and answer.status in {401, 403}:
+            raise CheckFailed(f"{what} refused its credentials ({answer.status})")
+        return answer_facts(answer, params.pick)
+
+
+def url_of(connection: HttpConnection, params: PathParams, what: str) -> str:
+    """Return the encoded URL of a check. Raises `CheckFailed` for a value that can't be in a path."""
+    try:
+        return connection.base_url + params.target()
+    except ValueError as error:
+        raise CheckFailed(f"{what}: the path can't be made: {error}") from error
+
+
+async def _get(client: HttpClient, ctx: Context, url: str, what: str) -> Answer:
+    """Get `url`, following redirects that stay where the credentials belong."""
+    answer = await client.send(ctx, "GET", url, what=what, limit=MAX_BODY)
+    for _ in range(MAX_REDIRECTS):
+        place = urljoin(url, answer.headers.get("location", ""))
+        if answer.status not in {301, 302, 303, 307, 308} or "location" not in answer.headers or not _same_origin(url, place):
+            break
+        url = place
+        answer = await client.send(ctx, "GET", url, what=what, limit=MAX_BODY)
+    return answer
+
+
+def _same_origin(one: str, other: str) -> bool:
+    return urlsplit(one)[:2] == urlsplit(other)[:2] and other.isascii() and re.search(r"[\x00-\x20\x7f]", other) is None
+
+
+def unreachable_facts(error: HttpError) -> dict[str, Value]:
+    """Return the facts of a look at what did not answer. Raises `CheckFailed` for faults of DNS, TLS, network or protocol."""
+    if not error.unreachable:
+        raise error.as_check() from error
+    return {"reachable": False, "reason": error.reason}
+
+
+def answer_facts(answer: Answer, pick: Mapping[str, str]) -> dict[str, Value]:
+    """Return the facts of an answer."""
+    facts: dict[str, Value] = {
+        "reachable": True,
+        "reason": "",
+        "status": answer.status,
+        "ok": 200 <= answer.status < 300,
+        "latency": answer.elapsed,
+        "truncated": answer.truncated,
+    }
+    if answer.truncated:
+        # Half a document is no JSON, and not evidence that the whole is none.
+        return facts
+    try:
+        body = parse_json(answer.body)
+    except ValueError:
+        return facts | {"json_found": False}
+    facts |= {"json_found": True} | picked(body, pick)
+    if is_small(body):
+        facts["json"] = body
+    else:
+        facts["truncated"] = True
+    return facts
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def _whole(text: str) -> int | float:
+    """Parse an integer; one that no 64-bit integer holds becomes a float."""
+    if len(text) > MAX_TEXT:
+        raise ValueError("a number of more than 500 digits")
+    return number if -_INT64 <= (number := int(text)) < _INT64 else _finite(text)
+
+
+def parse_json(body: bytes) -> JSON:
+    """Parse JSON strictly. Raises ValueError for anything that other programs would not read alike (NaN, huge numbers, surrogates)."""
+    try:
+        value = json.loads(body.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_whole)
+        canonical(value).decode()
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    return value
+
+
+def is_small(value: JSON) -> bool:
+    """Tell whether a document may be kept whole as a fact."""
+    return len(canonical(value)) <= MAX_JSON and _is_shallow(value, MAX_DEPTH)
+
+
+def _is_keepable(text: str) -> bool:
+    """Tell whether a text is short enough, and has no NUL, which PostgreSQL can't store."""
+    return len(text) <= MAX_TEXT and "\x00" not in text
+
+
+def _is_shallow(value: JSON, depth: int) -> bool:
+    if isinstance(value, str):
+        return _is_keepable(value)
+    if not isinstance(value, dict | list):
+        return True
+    items = [*value, *value.values()] if isinstance(value, dict) else value
+    return depth > 0 and len(value) <= MAX_ITEMS and all(_is_shallow(item, depth - 1) for item in items)
+
+
+def follow(value: JSON, pointer: str) -> JSON:
+    """Return what a JSON pointer points at, None when there is nothing (or null).
+
+    >>> follow({"a": [{"b/c": 1}]}, "/a/0/b~1c")
+    1
+    """
+    for part in pointer.split("/")[1:]:
+        key = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", key):
+            value = value[int(key)] if int(key) < len(value) else None
+        else:
+            return None
+    return value
+
+
+def picked(body: JSON, pick: Mapping[str, str]) -> dict[str, Value]:
+    """Return `texts` and `numbers`. Null, lists, objects and long texts are left out, and are unknown."""
+    texts: dict[str, str] = {}
+    numbers: dict[str, float] = {}
+    for name, pointer in pick.items():
+        match follow(body, pointer):
+            case bool(flag):
+                texts[name] = str(flag).lower()
+            case int(number) | float(number):
+                numbers[name] = float(number)
+            case str(text) if _is_keepable(text):
+                texts[name] = text
+    return {"texts": texts, "numbers": numbers}
