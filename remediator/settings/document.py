@@ -41,7 +41,7 @@ _WORDS = {
     "FALSE": False,
 }
 _STRING = "tag:yaml.org,2002:str"
-_RESOLVER = yaml.resolver.Resolver()
+_RESOLVER: Any = yaml.resolver.Resolver()
 """Knows the tag that a plain word gets by itself; any other was written out."""
 
 
@@ -117,7 +117,7 @@ class _Builder:
         found: dict[str, JSON] = {}
         for key_node, value_node in node.value:
             key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
-            if key_node.value == "<<" and key_node.style is None:
+            if key_node.value == "<<" and not key_node.style:
                 self._fault(key_node, "merge keys (<<) are not supported; write the fields out")
             elif not isinstance(key, str):
                 self._fault(key_node, f"the key {key_node.value if key is not None else ''!r} is not a text; put it in quotes")
@@ -131,7 +131,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode) -> JSON:
         text: str = node.value
-        if node.style is not None:  # quoted or a block: a text, always
+        if node.style:  # quoted or a block: a text, always
             self._plain_tag(node, _STRING)
             return text
         self._plain_tag(node, _RESOLVER.resolve(yaml.ScalarNode, text, (True, False)))

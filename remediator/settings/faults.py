@@ -54,7 +54,8 @@ def _found(kind: str, error: Mapping[str, Any]) -> str:
     value = error.get("input")
     if not kind.startswith(_SHOWN) or not isinstance(value, str | int | float) or len(str(value)) > 60:
         return ""
-    choices = [word.strip("'") for word in str(error.get("ctx", {}).get("expected", "")).replace(" or ", ", ").split(", ")]
+    expected = str(error.get("ctx", {}).get("expected", ""))
+    choices = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ") if word]
     return f", not {value!r}{nearest(str(value), choices)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,17 +15,11 @@ from remediator.model import JSON
 from remediator.registry import Registry
 from remediator.settings.document import Document, Loc, parse_document
 from remediator.settings.faults import Fault, dotted, faults_of, nearest
-from remediator.settings.model import Settings
+from remediator.settings.model import Part, Settings
 
 PREFIX = "REMEDIATOR_"
-CONFIG = "REMEDIATOR_CONFIG"
-"""Where the command line may find the settings file; no setting itself."""
-# Kubernetes gives every Pod such variables for each Service of its namespace; one called `remediator` would look like settings.
-_SERVICE_LINK = re.compile(
-    rf"{PREFIX}(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_[A-Z]+)?)?)"
-)
 _PATH_KEYS = frozenset({"kubeconfig", "ca"})
-M = TypeVar("M", bound=BaseModel)
+P = TypeVar("P", bound=Part)
 
 
 @dataclass(frozen=True)
@@ -87,9 +81,9 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str
     """Put what `REMEDIATOR_A__B` says into the tree; return which variable set what. Raises `InvalidFiles`."""
     problems: list[Problem] = []
     found: dict[Loc, str] = {}
-    for variable in sorted(name for name in environ if name.startswith(PREFIX) and name != CONFIG):
+    for variable in sorted(name for name in environ if name.startswith(PREFIX)):
         loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
-        if len(loc) == 1 and loc[0] not in Settings.model_fields and _SERVICE_LINK.fullmatch(variable):
+        if _is_foreign(loc):
             continue
         try:
             value = parse_document(environ[variable], f"${variable}").data if environ[variable].strip() else None
@@ -101,6 +95,15 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str
     if problems:
         raise InvalidFiles(problems)
     return found
+
+
+def _is_foreign(loc: tuple[str, ...]) -> bool:
+    """Tell whether a variable that looks like no setting means something else.
+
+    Secrets may be called so, and Kubernetes sets REMEDIATOR_PORT and more for a Service of that name. A near miss is a typing error.
+    """
+    known = list(Settings.model_fields)
+    return len(loc) == 1 and loc[0] not in known and not difflib.get_close_matches(loc[0], known, cutoff=0.8)
 
 
 def _put(tree: dict[str, Any], loc: tuple[str, ...], value: JSON) -> Loc:
@@ -118,7 +121,7 @@ def _put(tree: dict[str, Any], loc: tuple[str, ...], value: JSON) -> Loc:
         if below is None:
             below = tree[key] = {}
         if not isinstance(below, dict):
-            raise LookupError(f"{dotted(at)} is no mapping, so {loc[number + 1]} can't be set in it")
+            raise LookupError(f"{dotted(at)} is no mapping, so {loc[number + 1]} can't be set in it")  # noqa: TRY004 - a wrong place
         tree = below
     return tuple(at)
 
@@ -127,8 +130,8 @@ def _put(tree: dict[str, Any], loc: tuple[str, ...], value: JSON) -> Loc:
 
 
 def _with_paths(data: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """Let the paths inside of connections, endpoints and references start at the settings file's directory."""
-    return {name: value if name == "packs" else _resolved(value, directory) for name, value in data.items()}
+    """Let paths inside of connections, endpoints and references start at the settings file's directory; leave out empty sections."""
+    return {name: value if name == "packs" else _resolved(value, directory) for name, value in data.items() if value is not None}
 
 
 def _resolved(value: JSON, directory: Path) -> JSON:
@@ -196,7 +199,7 @@ def reloadable_changes(old: Settings, new: Settings) -> tuple[Settings, list[str
     return _merged(old, new, (), waiting), waiting
 
 
-def _merged(old: M, new: M, loc: Loc, waiting: list[str]) -> M:
+def _merged(old: P, new: P, loc: Loc, waiting: list[str]) -> P:
     kept: dict[str, Any] = {}
     for name, info in type(new).model_fields.items():
         before, after = getattr(old, name), getattr(new, name)
@@ -204,11 +207,7 @@ def _merged(old: M, new: M, loc: Loc, waiting: list[str]) -> M:
             continue
         extra = info.json_schema_extra
         reloadable = isinstance(extra, dict) and extra.get("reload") is True
-        if (
-            isinstance(before, BaseModel)
-            and type(before) is type(after)
-            and any("reload" in (one.json_schema_extra or {}) for one in type(before).model_fields.values())
-        ):
+        if isinstance(before, Part) and isinstance(after, Part):
             kept[name] = _merged(before, after, (*loc, name), waiting)
         elif not reloadable:
             kept[name] = before
