@@ -54,7 +54,7 @@ async def receive(call: Call) -> web.Response:
         "firing": done.firing,
         "resolved": done.resolved,
         "incidents": list(done.opened),
-        "rejected": list(done.rejected),
+        "rejected": [str(reason) for reason in done.rejected],
     }
     return ok(answer, status=202)
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from remediator.authentication import Operation
 from remediator.model import JSON, Authority, to_json
 from remediator.rules.model import Rule
-from remediator.web.routes import Answer, Call, Route, missing, ok
+from remediator.web.routes import Answer, Call, Route, ok
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,8 @@ async def list_rules(call: Call) -> web.Response:
 
 async def show_rule(call: Call) -> web.Response:
     """Show one rule."""
-    name = call.path("rule")
-    rule = find_rule(call, name)
-    if rule is None:
-        raise missing("rule", name)
+    rule = call.service.rules.rule(call.path("rule"))
     return ok(to_json(RuleDetail(**_fields(rule, await call.service.store.pauses()), source=rule.source)))
-
-
-def find_rule(call: Call, name: str) -> Rule | None:
-    """Return the rule in force called `name`."""
-    return next((rule for rule in call.service.rules.rules if rule.name == name), None)
 
 
 def _fields(rule: Rule, paused: Mapping[str, object]) -> dict[str, JSON]:

@@ -1,0 +1,7 @@
+"""`python -m remediator.cli`."""
+
+import sys
+
+from remediator.cli import main
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""`audit verify`, `audit export`: show that nothing in the trail was rewritten, and take it elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sqlite3
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from remediator.audit import Head, verify_export
+from remediator.cli.client import Client
+from remediator.cli.failure import CommandFailed, Exit
+from remediator.cli.options import AsJson, connected
+from remediator.cli.output import complain, print_json, say
+
+program = typer.Typer(help="Verify and export the audit trail.", no_args_is_help=True)
+
+ANCHOR = re.compile(r"(?P<chain>.+):(?P<count>[1-9][0-9]*):(?P<hash>[0-9a-f]{64})")
+
+Anchors = Annotated[list[str], typer.Option("--anchor", metavar="CHAIN:COUNT:HASH", help="a head that was kept outside; may be repeated")]
+
+
+@program.command("verify")
+@connected
+def verify(
+    client: Client,
+    file: Annotated[Path | None, typer.Option("--file", help="an export; `-` reads stdin. No daemon is asked")] = None,
+    store: Annotated[Path | None, typer.Option("--store", help="a SQLite store, which is only read. No daemon is asked")] = None,
+    anchor: Anchors = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Verify the audit trail of the running daemon, of an export, or of a store's file; exit code 1 when it is broken."""
+    if file is not None and store is not None:
+        raise CommandFailed("give either --file or --store", code=Exit.USAGE)
+    if anchor and file is None:
+        raise CommandFailed("--anchor goes with --file", code=Exit.USAGE)
+    if file is not None:
+        found = asdict(verify_export(_lines(file), anchors=[_anchor(text) for text in anchor]))
+    else:
+        found = asyncio.run(_verify_store(store)) if store is not None else client.get("api", "v1", "audit", "verify")
+    _report(found, as_json=as_json)
+
+
+def _report(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print_json(found)
+    else:
+        say(f"{found['chains']} chains, {found['events']} events, {found['checkpoints']} checkpoints")
+        for fault in found["faults"]:
+            complain(fault)
+    if found["faults"]:
+        raise CommandFailed(
+            f"the audit trail is BROKEN: {len(found['faults'])} fault(s). Keep the store as it is, and compare it with exports and backups"
+        )
+    if not as_json:
+        say("The audit trail holds.", style="green")
+
+
+def _anchor(text: str) -> Head:
+    match = ANCHOR.fullmatch(text)
+    if match is None:
+        raise CommandFailed(f"{text!r} is not an anchor; write it like system:41:HASH", code=Exit.USAGE)
+    return Head(match["chain"], int(match["count"]), match["hash"])
+
+
+def _lines(file: Path) -> Iterator[bytes]:
+    if str(file) == "-":
+        yield from sys.stdin.buffer
+        return
+    try:
+        with file.open("rb") as opened:
+            yield from opened
+    except OSError as error:
+        raise CommandFailed(f"can't read {file}: {error}", code=Exit.USAGE) from error
+
+
+async def _verify_store(path: Path) -> dict[str, Any]:
+    """Verify a copy, so that the file itself is only read and a daemon may go on with it."""
+    from remediator.store.sqlite import SqliteStore
+
+    with tempfile.TemporaryDirectory(prefix="remediator-verify-") as directory:
+        copy = Path(directory, "copy.sqlite")
+        await asyncio.to_thread(_copy, path, copy)
+        store = SqliteStore(copy)
+        await store.open()
+        try:
+            return asdict(await store.verify_audit())
+        finally:
+            await store.aclose()
+
+
+def _copy(path: Path, to: Path) -> None:
+    if not path.is_file():
+        raise CommandFailed(f"there is no file {path}", code=Exit.USAGE)
+    try:
+        source = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        with closing(source), closing(sqlite3.connect(to)) as target:
+            source.backup(target)
+    except sqlite3.Error as error:
+        raise CommandFailed(f"can't read {path} as a store: {error}") from error
+
+
+@program.command("export")
+@connected
+def export(
+    client: Client,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="file to write; without it, stdout")] = None,
+) -> None:
+    """Export every event as JSON lines, which `audit verify --file` verifies anywhere."""
+    lines = client.lines("api", "v1", "audit", "export")
+    if output is None:
+        _write(sys.stdout.buffer, lines)
+        sys.stdout.buffer.flush()
+        return
+    # A part must never be taken for the whole: the name appears when everything is there.
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("wb") as opened:
+            _write(opened, lines)
+        part.replace(output)
+    except OSError as error:
+        raise CommandFailed(f"can't write {output}: {error}", code=Exit.USAGE) from error
+
+
+def _write(to: BinaryIO, lines: Iterable[bytes]) -> None:
+    last = b""
+    for line in lines:
+        to.write(line)
+        last = line
+    if not last.startswith(b'{"end":'):
+        raise CommandFailed("the export broke off; what was written is not complete", code=Exit.UNREACHABLE)

@@ -1,0 +1,89 @@
+"""`actions`, `checks`, `guards`, `schema`: what there is to write rules with. They need no running daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from remediator.cli.failure import CommandFailed
+from remediator.cli.options import AsJson
+from remediator.cli.output import complain, print_json, print_table, say
+from remediator.guards import ALL_GUARDS
+from remediator.model import JSON
+from remediator.registry import Registry
+from remediator.web.catalogue import actions as describe_actions
+from remediator.web.catalogue import checks as describe_checks
+
+Name = Annotated[str | None, typer.Argument(help="only this one, in full")]
+Paths = Annotated[list[Path], typer.Option("--actions-path", help="directory with modules of your own; may be repeated")]
+
+
+def actions(name: Name = None, actions_path: Paths = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the actions, or show one."""
+    found = describe_actions(Registry(actions_path))
+    _show(found, name, as_json=as_json, columns=("name", "risk", "reversible", "description"), what="action")
+
+
+def checks(name: Name = None, actions_path: Paths = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """List the checks, or show one."""
+    found = describe_checks(Registry(actions_path))
+    _show(found, name, as_json=as_json, columns=("name", "description"), what="check")
+
+
+def _show(found: dict[str, JSON], name: str | None, *, as_json: bool, columns: Sequence[str], what: str) -> None:
+    for problem in found["problems"]:
+        complain(problem)
+    items: list[dict[str, Any]] = [one for one in found["items"] if name in (None, one["name"])]
+    if name is not None and not items:
+        raise CommandFailed(f"there is no {what} {name!r}; `remediator {what}s` lists them")
+    if as_json:
+        return print_json(items)
+    if name is not None:
+        return _whole(items[0])
+    rows = ([_short(one[column]) for column in columns] for one in items)
+    return print_table(columns, rows, empty=f"No {what}s.")
+
+
+def _short(value: Any) -> Any:
+    return value if isinstance(value, bool) else str(value).split("\n", 1)[0]
+
+
+def _whole(item: dict[str, Any]) -> None:
+    say(item["name"], style="bold")
+    say(item["description"])
+    for key, value in item.items():
+        if key not in ("name", "description", "params", "permissions", "example", "facts"):
+            say(f"{key}: {value}")
+    properties: dict[str, Any] = item["params"].get("properties", {})
+    required = item["params"].get("required", ())
+    rows = ([name, name in required, _kind(one), one.get("default"), one.get("description", "")] for name, one in properties.items())
+    print_table(("parameter", "required", "type", "default", "meaning"), rows, empty="No parameters.")
+    _facts(item.get("facts"))
+    for permission in item["permissions"]:
+        where = f"{permission.get('resource', '')} {permission.get('why', '')}"
+        say(f"needs {permission['kind']}: {', '.join(permission['verbs'])} {where}".rstrip())
+    say("example:")
+    print_json(item["example"])
+
+
+def _facts(facts: Any) -> None:
+    if isinstance(facts, dict):
+        rows = ([name, one.get("type"), one.get("evidence", False), one.get("description", "")] for name, one in facts.items())
+        print_table(("fact", "type", "evidence", "meaning"), rows, empty="No facts.")
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(_kind(one) for one in schema["anyOf"])
+    return str(schema.get("type") or schema.get("$ref", "").rpartition("/")[2] or "any")
+
+
+def guards(as_json: AsJson = False) -> None:
+    """List the guards that can hold a run back."""
+    found = [{"name": guard.name, "description": guard.description} for guard in ALL_GUARDS]
+    if as_json:
+        return print_json(found)
+    return print_table(("name", "description"), ([one["name"], one["description"]] for one in found), empty="No guards.")

@@ -1,0 +1,112 @@
+"""`status`, `pause`, `resume`, `settle`, `signal`, `acknowledge`, `reload`: steering a running daemon."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from remediator.cli.client import Client
+from remediator.cli.failure import CommandFailed
+from remediator.cli.options import AsJson, Comment, connected
+from remediator.cli.output import print_json, print_table, say, short_time
+from remediator.records import EVERYWHERE
+
+Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
+Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
+
+
+@connected
+def status(client: Client, as_json: AsJson = False) -> None:
+    """Show how the daemon is; exit code 1 when it can't take alerts."""
+    found = client.get("api", "v1", "status")
+    if as_json:
+        print_json(found)
+    else:
+        armed = "DRY RUN: nothing is changed anywhere" if found["dry_run"] else f"armed, authority up to {found['authority']}"
+        say(
+            f"remediator {found['version']} at {client.url}: {'ready' if found['ready'] else 'NOT READY: ' + found['reason']}", style="bold"
+        )
+        say(f"{armed}; {found['rules']} rules")
+        for pause in found["pauses"]:
+            say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {pause['why']}", style="bold red")
+        print_table(("count", "what"), ([number, name] for name, number in found["counts"].items() if number), empty="Nothing is going on.")
+        print_table(("lock", "held by"), found["locks"].items(), empty="No locks are held.")
+    if not found["ready"]:
+        raise CommandFailed(f"not ready: {found['reason']}")
+
+
+@connected
+def pause(
+    client: Client,
+    reason: Annotated[str, typer.Option("--reason", "-m", help="why; kept in the audit trail")],
+    rule: Rule = None,
+    as_json: AsJson = False,
+) -> None:
+    """Throw the kill switch: the call in flight finishes, nothing further starts. It stays until somebody resumes."""
+    done = client.post("api", "v1", "pause", body={"scope": _scope(rule), "reason": reason})
+    if as_json:
+        return print_json(done)
+    return say(f"paused: {done['scope']}. Only `remediator resume` lifts it.", style="bold")
+
+
+@connected
+def resume(client: Client, rule: Rule = None, as_json: AsJson = False) -> None:
+    """Lift the kill switch."""
+    done = client.post("api", "v1", "resume", body={"scope": _scope(rule)})
+    if as_json:
+        return print_json(done)
+    return say(f"resumed: {done['scope']}", style="bold")
+
+
+def _scope(rule: str | None) -> str:
+    return EVERYWHERE if rule is None else f"rule:{rule}"
+
+
+@connected
+def settle(
+    client: Client,
+    run: Run,
+    outcome: Annotated[Literal["applied", "not_applied"], typer.Argument(help="what you found out")],
+    comment: Comment = "",
+    as_json: AsJson = False,
+) -> None:
+    """Say whether a call of unknown outcome took effect."""
+    _send(client, run, f"settle_{outcome}", comment=comment, as_json=as_json)
+
+
+@connected
+def signal(
+    client: Client,
+    run: Run,
+    kind: Annotated[Literal["resume", "undo", "close"], typer.Argument(help="how an interrupted run goes on")],
+    comment: Comment = "",
+    as_json: AsJson = False,
+) -> None:
+    """Resume, undo or close an interrupted run."""
+    _send(client, run, kind, comment=comment, as_json=as_json)
+
+
+def _send(client: Client, run: str, kind: str, *, comment: str, as_json: bool) -> None:
+    found = client.post("api", "v1", "runs", run, "signals", body={"kind": kind, "comment": comment})
+    if as_json:
+        return print_json(found)
+    return say(f"{run} was told: {kind}. It is {found['state']} now.", style="bold")
+
+
+@connected
+def acknowledge(client: Client, incident: Annotated[str, typer.Argument(metavar="INCIDENT")], as_json: AsJson = False) -> None:
+    """Take an incident over."""
+    found = client.post("api", "v1", "incidents", incident, "acknowledge")
+    if as_json:
+        return print_json(found)
+    return say(f"{incident} belongs to {found['owner']}", style="bold")
+
+
+@connected
+def reload(client: Client, as_json: AsJson = False) -> None:
+    """Have the daemon read rules and settings again, all or nothing."""
+    done = client.post("-", "reload")
+    if as_json:
+        return print_json(done)
+    return say(f"{done['rules']} rules are in force", style="bold")

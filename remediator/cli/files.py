@@ -1,0 +1,168 @@
+"""`check`, `rehearse`, `schema`: rules and settings before they meet an incident."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from remediator.cli.client import Client
+from remediator.cli.failure import CommandFailed, Exit
+from remediator.cli.options import DEFAULT_CONFIG_PATH, AsJson, Config, OptionalConfig, connected
+from remediator.cli.output import complain, print_json, print_table, say
+from remediator.cli.timeline import step_lines, word
+from remediator.errors import InvalidFiles, Problem
+from remediator.model import JSON, Alert
+
+Paths = Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="packs, rule files or settings files; without any, --config")]
+AlertFile = Annotated[Path, typer.Argument(metavar="ALERT.json", help="a webhook's body or one alert; `-` reads stdin")]
+
+PACK = "pack.yaml"
+
+
+def check(paths: Paths = None, config: Config = DEFAULT_CONFIG_PATH, as_json: AsJson = False) -> None:
+    """Validate settings and rules; print every problem as FILE:LINE:COLUMN: MESSAGE, exit code 1 when there is one."""
+    problems = sorted({problem for path in paths or [config] for problem in _problems(path)})
+    if as_json:
+        print_json([{"file": one.file, "line": one.line, "column": one.column, "message": one.message} for one in problems])
+    else:
+        for problem in problems:
+            say(problem)
+    if problems:
+        raise CommandFailed(f"{len(problems)} problem(s)")
+    if not as_json:
+        say("No problems.", style="green")
+
+
+def _problems(path: Path) -> tuple[Problem, ...]:
+    if not path.exists():
+        raise CommandFailed(f"there is no {path}", code=Exit.USAGE)
+    try:
+        packs = list(_packs(path))
+        if packs:
+            _check_packs(packs)
+        elif path.is_dir():
+            raise CommandFailed(f"{path} holds no {PACK}, so it is no pack of rules", code=Exit.USAGE)
+        else:
+            _check_settings(path)
+    except InvalidFiles as error:
+        return error.problems
+    return ()
+
+
+def _packs(path: Path) -> Iterator[Path]:
+    """Yield the packs that `path` is, holds, or belongs to."""
+    if path.is_dir():
+        yield from sorted({found.parent for found in path.rglob(PACK)})
+    elif (path.parent / PACK).is_file():
+        yield path.parent
+
+
+def _check_packs(packs: Sequence[Path]) -> None:
+    from remediator.registry import Registry
+    from remediator.rules.compile import compile_ruleset
+    from remediator.rules.files import read_pack
+
+    problems: list[Problem] = []
+    for pack in packs:
+        try:
+            compile_ruleset([read_pack(pack, name=pack.resolve().name, vars={})], Registry())
+        except InvalidFiles as error:
+            problems += error.problems
+    if problems:
+        raise InvalidFiles(problems)
+
+
+def _check_settings(path: Path) -> None:
+    from remediator.app import load_rules
+    from remediator.registry import Registry
+    from remediator.settings import load_settings
+
+    settings = load_settings(path, os.environ)
+    load_rules(settings, Registry(settings.actions_path))
+
+
+@connected
+def rehearse(client: Client, alert: AlertFile, config: OptionalConfig = None, as_json: AsJson = False) -> None:
+    """Say what would be done about an alert, changing nothing: by the running daemon, or with --config without one."""
+    raw = _read(alert)
+    traces = client.post_raw("api", "v1", "rehearse", body=raw)["rehearsals"] if config is None else asyncio.run(_offline(raw, config))
+    if as_json:
+        return print_json(traces)
+    if config is not None:
+        complain("Without the daemon's store: cooldowns, budgets, pauses and relapses are not known here.")
+    for trace in traces:
+        print_trace(trace)
+    return None
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise CommandFailed(f"can't read {file}: {error}", code=Exit.USAGE) from error
+
+
+async def _offline(raw: bytes, config: Path) -> list[JSON]:
+    """Rehearse with the settings' rules and connections, on an empty store that is thrown away; the daemon's own is not touched."""
+    from remediator.app import Daemon
+    from remediator.settings import StoreSettings, load_settings
+    from remediator.web.rehearsal import read_alerts
+
+    alerts = read_alerts(raw, datetime.now(UTC))
+    settings = load_settings(config, os.environ)
+    with tempfile.TemporaryDirectory(prefix="remediator-rehearse-") as directory:
+        store = StoreSettings(url=f"sqlite://{directory}/empty.sqlite")
+        daemon = Daemon(settings.model_copy(update={"store": store}))
+        return await _rehearse(daemon, alerts)
+
+
+async def _rehearse(daemon: Any, alerts: Sequence[Alert]) -> list[JSON]:
+    await daemon.store.open()
+    try:
+        return [dict(await daemon.rehearse(alert)) for alert in alerts]
+    finally:
+        await daemon.store.aclose()
+        await daemon.connections.aclose()
+
+
+def print_trace(trace: Mapping[str, Any]) -> None:
+    """Print one rehearsal for people."""
+    say(f"{trace.get('outcome', '')}", style="bold")
+    say(f"rule {trace.get('rule') or 'none'}, target {trace.get('target', 'none')}, remedy {trace.get('remedy') or 'none'}")
+    if trace.get("also_matched"):
+        say(f"also matched: {word(trace['also_matched'])}")
+    if "authority" in trace:
+        say(f"authority {trace['authority']}: {word(trace.get('authority_reasons', []))}")
+    held = [*trace.get("guards", ()), *trace.get("plan_guards", ())]
+    if held:
+        print_table(("guard", "verdict", "reason"), ([one["guard"], one["verdict"], one["reason"]] for one in held), empty="")
+    facts = [
+        [f"{check}.{name}", word(value)] for check, one in trace.get("checks", {}).items() for name, value in one.get("facts", {}).items()
+    ]
+    facts += [[check, f"FAILED: {one['error']}"] for check, one in trace.get("checks", {}).items() if one.get("error")]
+    if facts:
+        print_table(("fact", "value"), facts, empty="")
+    for condition in trace.get("conditions", ()):
+        value = {True: "true", False: "false"}.get(condition["value"], "unknown")
+        say(f"{condition['remedy']!r}: {value} {condition.get('reason', '')}".rstrip())
+    for step in (trace.get("plan") or {}).get("steps", ()):
+        for line in step_lines(step):
+            say(line)
+
+
+def schema() -> None:
+    """Print the JSON Schema of rule files, for editors."""
+    from remediator.registry import Registry
+    from remediator.rules.schema import json_schema
+
+    catalogue = Registry().catalogue()
+    actions = [action for provider in catalogue for action in provider.actions]
+    print_json(json_schema(actions, [check for provider in catalogue for check in provider.checks]))

@@ -1,0 +1,105 @@
+"""All commands but `serve` in one program; what they raise becomes a sentence and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+import typer
+
+import remediator
+from remediator.cli import approvals, audit, catalogue, control, files, incidents, token
+from remediator.cli.failure import CommandFailed, Exit
+from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
+from remediator.cli.output import complain, say
+from remediator.errors import InvalidFiles, RemediatorError
+
+EPILOG = "Exit codes: 0 done, 1 the answer is no, 2 wrong usage, 3 the daemon can't be reached or can't answer now, 4 not allowed."
+
+COMMANDS = (
+    files.check,
+    files.rehearse,
+    files.schema,
+    catalogue.actions,
+    catalogue.checks,
+    catalogue.guards,
+    incidents.incidents,
+    incidents.runs,
+    incidents.show,
+    approvals.approvals,
+    approvals.approve,
+    approvals.deny,
+    control.acknowledge,
+    control.settle,
+    control.signal,
+    control.pause,
+    control.resume,
+    control.status,
+    control.reload,
+    token.token,
+)
+
+
+def build() -> typer.Typer:
+    """Put the program together."""
+    program = typer.Typer(
+        name="remediator",
+        help="Carries out incident runbooks, carefully.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        invoke_without_command=False,
+    )
+    program.callback()(_whole)
+    program.command("serve")(_serve)
+    for command in COMMANDS:
+        program.command(command.__name__)(command)
+    program.add_typer(audit.program, name="audit")
+    return program
+
+
+def _version(value: bool) -> None:
+    if value:
+        say(remediator.__version__)
+        raise typer.Exit
+
+
+def _whole(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="show the version")) -> None:
+    """Carries out incident runbooks, carefully."""
+
+
+def _serve(config: Config = DEFAULT_CONFIG_PATH) -> None:
+    """Start the daemon."""
+    from remediator.cli.serve import main as serve
+
+    sys.exit(serve(["--config", str(Path(config))]))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; return its exit code."""
+    try:
+        code = build()(list(arguments), standalone_mode=False, prog_name="remediator")
+    except CommandFailed as error:
+        complain(error)
+        return error.code
+    except click.exceptions.Abort:
+        complain("stopped; nothing was decided")
+        return Exit.NO
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except InvalidFiles as error:
+        say(error)
+        return Exit.NO
+    except RemediatorError as error:
+        complain(error)
+        return Exit.NO
+    except BrokenPipeError:
+        # Whoever read us has seen enough (`| head`).
+        sys.stderr.close()
+        return Exit.OK
+    return code if isinstance(code, int) else Exit.OK
