@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from remediator.errors import NotReversible
 from remediator.model import Plan, Receipt, Repeat, Risk, Value, Verdict
@@ -49,6 +49,12 @@ class SecretRef(BaseModel):
     file: str | None = Field(None, description="path of a file; read again at each use, trailing newline removed")
     kubernetes: str | None = Field(None, description="CLUSTER/NAMESPACE/SECRET/KEY")
     aws: str | None = Field(None, description="ARN or name in Secrets Manager, with #KEY for one field of a JSON secret")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(bool(value) for value in (self.env, self.file, self.kubernetes, self.aws)) != 1:
+            raise ValueError("a reference names exactly one place: env, file, kubernetes or aws")
+        return self
 
 
 class Connection(BaseModel):

@@ -1,7 +1,7 @@
 """Settings: one file, `remediator.yaml`, read once and frozen. Imports nothing but the pure contract.
 
-`model` holds what may be written, `document` reads YAML with positions, `load` puts file and environment together,
-`reference` writes the JSON Schema and the reference page.
+`model` holds what may be written, `load` puts file and environment together, `faults` words what is wrong with them, `reference`
+writes the JSON Schema and the reference page.
 """
 
 from remediator.settings.load import Loaded, load_settings, read_settings, reloadable_changes

@@ -13,10 +13,12 @@ from pydantic import BaseModel, ValidationError
 from remediator.errors import InvalidFiles, Problem
 from remediator.model import JSON
 from remediator.registry import Registry
-from remediator.settings.document import Document, Loc, parse_document
+from remediator.rules.parse import Node, parse
 from remediator.settings.faults import Fault, dotted, faults_of, nearest
 from remediator.settings.model import Part, Settings
 
+Loc = tuple[str | int, ...]
+"""A place in the settings: keys and indexes from the top."""
 PREFIX = "REMEDIATOR_"
 _PATH_KEYS = frozenset({"kubeconfig", "ca"})
 P = TypeVar("P", bound=Part)
@@ -27,7 +29,7 @@ class Loaded:
     """Settings with the places they came from, so that what only the catalogue can judge is reported there too."""
 
     settings: Settings
-    document: Document
+    tree: Node
     environment: Mapping[Loc, str]
     """Names of the environment's variables by what they set."""
 
@@ -35,7 +37,7 @@ class Loaded:
         """Hold connections and escalation against the catalogue. Raises `InvalidFiles` with every fault at once."""
         faults = [*_connection_faults(self.settings, registry), *_escalation_faults(self.settings, registry)]
         if faults:
-            raise InvalidFiles([_problem(fault, self.document, self.environment) for fault in faults])
+            raise InvalidFiles([_problem(fault, self.tree, self.environment) for fault in faults])
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -49,29 +51,33 @@ def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
 def read_settings(path: Path, environ: Mapping[str, str]) -> Loaded:
     """Read settings as `load_settings` does, keeping the places for `Loaded.check`."""
     try:
-        text = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as error:
         raise InvalidFiles([Problem(str(path), 1, 1, f"can't be read: {error.strerror or type(error).__name__}")]) from None
-    except UnicodeDecodeError:
-        raise InvalidFiles([Problem(str(path), 1, 1, "is not UTF-8 text")]) from None
-    document = parse_document(text, str(path))
-    if not isinstance(document.data, dict):
-        raise InvalidFiles([document.problem((), "the settings are a mapping of names to values")])
-    environment = _override(document.data, environ)
+    tree, problems = parse(str(path), data)
+    if tree is not None and not isinstance(tree.value, dict):
+        problems.append(tree.place.problem("the settings are a mapping of names to values"))
+    if tree is None or problems:
+        raise InvalidFiles(problems)
+    plain = tree.plain()
+    environment = _override(plain, environ)
     directory = path.absolute().parent
-    data = _with_paths(document.data, directory)
     try:
-        settings = Settings.model_validate(data, context={"directory": directory})
+        settings = Settings.model_validate(_with_paths(plain, directory), context={"directory": directory})
     except ValidationError as error:
-        raise InvalidFiles([_problem(fault, document, environment) for fault in faults_of(error, Settings)]) from None
-    return Loaded(settings, document, environment)
+        raise InvalidFiles([_problem(fault, tree, environment) for fault in faults_of(error, Settings)]) from None
+    return Loaded(settings, tree, environment)
 
 
-def _problem(fault: Fault, document: Document, environment: Mapping[Loc, str]) -> Problem:
+def _problem(fault: Fault, tree: Node, environment: Mapping[Loc, str]) -> Problem:
     for loc, variable in environment.items():
         if fault.loc[: len(loc)] == loc:
             return Problem(f"${variable}", 1, 1, fault.message)
-    return document.problem(fault.loc, fault.message, key=fault.at_key)
+    if fault.at_key:
+        key = tree.find(fault.loc[:-1]).keys.get(str(fault.loc[-1]))
+        if key is not None:
+            return key.problem(fault.message)
+    return tree.find(fault.loc).place.problem(fault.message)
 
 
 # --- environment -------------------------------------------------------------------------------------------------------
@@ -85,11 +91,12 @@ def _override(data: dict[str, Any], environ: Mapping[str, str]) -> dict[Loc, str
         loc = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if _is_foreign(loc):
             continue
+        tree, wrong = parse(f"${variable}", environ[variable].encode("utf-8", "surrogateescape"))
+        if tree is None or wrong:
+            problems += wrong
+            continue
         try:
-            value = parse_document(environ[variable], f"${variable}").data if environ[variable].strip() else None
-            found[_put(data, loc, value)] = variable
-        except InvalidFiles as error:
-            problems += error.problems
+            found[_put(data, loc, tree.plain())] = variable
         except LookupError as error:
             problems.append(Problem(f"${variable}", 1, 1, str(error.args[0])))
     if problems:
