@@ -45,15 +45,15 @@ class RedisAction(Action[P]):
 
 
 def unknown(message: str) -> Reconciled:
-    """Nobody can tell."""
+    """Say that nobody can tell."""
     return Reconciled(Settled.UNKNOWN, message)
 
 
 def not_applied(message: str) -> Reconciled:
-    """It did not happen, and can't happen any more."""
+    """Say that it did not happen, and can't happen any more."""
     return Reconciled(Settled.NOT_APPLIED, message)
 
 
 def applied(message: str, receipt: Receipt) -> Reconciled:
-    """It happened."""
+    """Say that it happened."""
     return Reconciled(Settled.APPLIED, message, receipt)

@@ -12,7 +12,7 @@ from actions.redis.change import RedisAction, applied, not_applied, unknown
 from actions.redis.check import CLUSTER_READ, OnConnection, grant
 from actions.redis.replies import ClusterNode, number, parse_nodes
 from actions.redis.session import SESSION, Address, Session, Unreachable, open_session
-from actions.redis.topology import Server, cluster_nodes, read_server, target
+from actions.redis.topology import Server, cluster_nodes, covered, read_server, target
 from actions.redis.trace import new_mark, pending, times_told, was_told
 from remediator.action import Context, Permission, Reconciled
 from remediator.errors import PlanRefused, PreconditionChanged
@@ -33,7 +33,7 @@ class ClusterFailoverParams(OnConnection):
     )
     force: bool = Field(
         False,
-        description="only for a primary that the cluster takes for failed: don't wait for it (FORCE); writes that the replica lacks are lost",
+        description="for a primary that the cluster takes for failed: don't wait for it (FORCE); writes that the replica lacks are lost",
     )
 
 
@@ -77,7 +77,7 @@ class ClusterFailover(RedisAction[ClusterFailoverParams]):
             await session.tell("CLUSTER", "FAILOVER", *(["FORCE"] if plan.intent["force"] else []))
         return _receipt(plan)
 
-    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
+    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002 - the plan says it all
         """Healthy when the replica leads all of the shard's slots, the seeds agree, and (without `force`) the old primary follows it."""
         async with _replica_session(plan, ctx) as session:
             await read_server(session)
@@ -88,7 +88,7 @@ class ClusterFailover(RedisAction[ClusterFailoverParams]):
             return Verdict(Health.UNHEALTHY, f"{own.address} leads; the old primary does not follow it yet")
         if not any(node.id == own.id and node.leads for node in await cluster_nodes(ctx, plan.connection)):
             return Verdict(Health.UNHEALTHY, f"{own.address} leads; the rest of the cluster does not know it yet")
-        return Verdict(Health.HEALTHY, f"{own.address} leads slots {' '.join(own.slots)}")
+        return Verdict(Health.HEALTHY, f"{own.address} leads {covered([own])} slots")
 
     async def find_out(self, plan: Plan, ctx: Context) -> Reconciled:
         """Tell by the replica's role, and by how often it has been told to take over. A running attempt is waited for, up to 6 s."""
@@ -121,12 +121,13 @@ def _named(nodes: Sequence[ClusterNode], name: str) -> ClusterNode:
 
 
 def _fits(primary: ClusterNode, *, force: bool) -> None:
-    """Raises `PlanRefused` when `force` and the primary's state don't go together."""
+    """Raise `PlanRefused` when `force` and the primary's state don't go together."""
     if force and not primary.failed:
         raise PlanRefused(f"the cluster does not take {primary.address} for failed; without `force` nothing is lost")
     if not force and not primary.well:
         raise PlanRefused(
-            f"{primary.address} is {', '.join(sorted(primary.flags))}; a coordinated switch needs it. The cluster elects by itself, else use `force`"
+            f"{primary.address} is {', '.join(sorted(primary.flags))}, and a coordinated switch needs it; "
+            "the cluster elects by itself, or use `force`"
         )
 
 
@@ -160,7 +161,7 @@ async def _candidate(ctx: Context, params: ClusterFailoverParams, node: ClusterN
 
 
 def _in_sync(session: Session, server: Server, *, force: bool) -> None:
-    """Raises `PreconditionChanged` when the replica's link does not fit: up for a coordinated switch, down and once synced for `force`."""
+    """Raise `PreconditionChanged` when the replica's link does not fit: up for a coordinated switch, down and once synced for `force`."""
     link = server.info.get("master_link_status")
     if server.primary or link != ("down" if force else "up"):
         raise PreconditionChanged(f"{session.where}: role {server.info.get('role')}, link to its primary {link}")
@@ -170,9 +171,10 @@ def _in_sync(session: Session, server: Server, *, force: bool) -> None:
 
 def _plan(params: ClusterFailoverParams, primary: ClusterNode, replica: ClusterNode, server: Server) -> Plan:
     thing = target(params.connection, "shard", primary.id, uid=primary.id)
+    slots = f"{covered([primary])} slots of Redis {params.connection!r}"
     return Plan(
         action=ClusterFailover.name,
-        summary=f"{'force' if params.force else 'switch'} slots {' '.join(primary.slots)} of Redis {params.connection!r} from {primary.address} to {replica.address}",
+        summary=f"{'force' if params.force else 'switch'} {slots} from {primary.address} to {replica.address}",
         targets=(thing,),
         intent={"primary": primary.id, "replica": replica.id, "address": str(replica.address), "force": params.force},
         precondition={"run_id": server.run_id, "told": times_told(server.info, "cluster|failover"), "mark": new_mark()},

@@ -201,7 +201,7 @@ class ConfigSet(RedisAction[ConfigSetParams]):
                 await session.tell("CONFIG", "SET", parameter, after)
         return _receipt(plan)
 
-    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
+    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002 - the plan says it all
         """Healthy when the server answers with the new value."""
         parameter, after = str(plan.intent["parameter"]), plan.intent["after"]
         async with open_server(ctx, plan.connection) as session:
@@ -222,7 +222,7 @@ class ConfigSet(RedisAction[ConfigSetParams]):
             return not_applied("the old value is in force")
         return unknown(f"the value is {found!r}, neither the old nor the wished one")
 
-    async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
+    async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:  # noqa: ARG002 - the plan says it all
         """Plan to set the old value, unless somebody has set another one since."""
         parameter, before, after = (str(plan.intent[name]) for name in ("parameter", "before", "after"))
         async with open_server(ctx, plan.connection) as session:

@@ -31,7 +31,8 @@ class RedisConnection(Connection):
     """One Redis: a server (`host`), a primary known to sentinels (`sentinel`), or a cluster (`host` and `cluster: true`).
 
     `scope` knows two dimensions: `db` (numbers as text) and `key` (globs such as `cache:*`). With a `key` entry other than `*`
-    no flush is ever planned. The user needs the ACL terms that each check and action declares.
+    no flush is ever planned. What concerns a whole server (settings, fail-overs) lies outside of any such scope: give it a connection of
+    its own. The user needs the ACL terms that each check and action declares.
     """
 
     host: str | None = Field(None, description="name or address; left out with `sentinel`")

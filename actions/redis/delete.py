@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, StrictInt, StrictStr, model_validator
 
 from actions.redis.change import RedisAction, applied, not_applied, unknown
 from actions.redis.check import CLUSTER_READ, SENTINEL_READ, OnConnection, grant
@@ -48,7 +48,9 @@ class DeleteKeysParams(OnConnection):
         max_length=1024,
         description="a key, or a glob of SCAN MATCH that starts with literal text; `{name}` stands for an argument",
     )
-    args: Mapping[str, str | int] = Field(default_factory=dict, description="values for the pattern; wildcards in them mean themselves")
+    args: Mapping[str, StrictStr | StrictInt] = Field(
+        default_factory=dict, description="values for the pattern; wildcards in them mean themselves"
+    )
     max_keys: int = Field(1000, ge=1, le=10_000, description="more matches than this refuse the plan")
 
     @model_validator(mode="after")

@@ -203,7 +203,7 @@ class FlushAll(_Flush):
 
 
 def _database(connection: str, db: int) -> Target:
-    """A database as a target: all its keys."""
+    """Name a database as a target: all its keys."""
     return target(connection, "db", str(db), db=db, scope={"db": str(db), "key": "*"})
 
 

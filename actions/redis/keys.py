@@ -43,21 +43,21 @@ def _printed(char: str) -> str:
 
 
 def escape_glob(value: str) -> str:
-    """Make a value mean itself inside a pattern, between brackets too.
+    r"""Make a value mean itself inside a pattern, between brackets too.
 
     >>> escape_glob("a*[b]")
-    'a\\\\*\\\\[b\\\\]'
+    'a\\*\\[b\\]'
     """
     return _SPECIAL.sub(lambda found: "\\" + found[0], value)
 
 
 def fill(pattern: str, args: Mapping[str, str | int]) -> str:
-    """Put escaped values in the place of `{name}`, in one pass: a value that looks like a place is not filled again.
+    r"""Put escaped values in the place of `{name}`, in one pass: a value that looks like a place is not filled again.
 
     Braces around other words stay (they are hash tags in a cluster). Raises `PlanRefused` for an empty value.
 
     >>> fill("tts:{tenant}:*", {"tenant": "a*"})
-    'tts:a\\\\*:*'
+    'tts:a\\*:*'
     """
     for name, value in args.items():
         if value == "":
@@ -74,9 +74,9 @@ def is_exact(pattern: str) -> bool:
 
 
 def prefix(pattern: str) -> str:
-    """Return the literal text before the first wildcard, escapes resolved.
+    r"""Return the literal text before the first wildcard, escapes resolved.
 
-    >>> prefix("tts:a\\\\*:*")
+    >>> prefix("tts:a\\*:*")
     'tts:a*:'
     """
     end = next((found.start() for found in _GLOB.finditer(pattern) if not found[0].startswith("\\")), len(pattern))

@@ -86,7 +86,7 @@ class ReplicaFailover(RedisAction[ReplicaFailoverParams]):
                 raise PreconditionChanged(str(error)) from error
         return _receipt(plan)
 
-    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
+    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002 - the plan says it all
         """Healthy when the replica leads and, after a swap, the old primary follows it."""
         async with open_session(ctx, str(plan.intent["replica"])) as session:
             new = await read_server(session)
@@ -184,7 +184,7 @@ async def _plan_promotion(params: ReplicaFailoverParams, ctx: Context) -> Plan:
 
 
 async def _demand_dead(connection: str, ctx: Context, *, error: type[PlanRefused | PreconditionChanged]) -> None:
-    """Raises `error` when the primary answers, even if only to say that it is busy; it may live on and take writes."""
+    """Raise `error` when the primary answers, even if only to say that it is busy; it may live on and take writes."""
     try:
         async with open_session(ctx, connection) as session:
             await session.ask("INFO", "replication")
@@ -196,7 +196,7 @@ async def _demand_dead(connection: str, ctx: Context, *, error: type[PlanRefused
 
 
 def _promotable(session: Session, server: Server) -> None:
-    """Raises `PlanRefused` unless this is a replica that has lost its primary and holds a whole copy of its data."""
+    """Raise `PlanRefused` unless this is a replica that has lost its primary and holds a whole copy of its data."""
     if server.primary:
         raise PlanRefused(f"{session.where} is a primary already")
     if server.info.get("cluster_enabled") == "1":
@@ -223,7 +223,7 @@ async def _alone(plan: Plan, ctx: Context) -> Verdict:
 
 
 async def _unmanaged(session: Session) -> None:
-    """Raises `PlanRefused` when sentinels watch this server: they would turn it back."""
+    """Raise `PlanRefused` when sentinels watch this server: they would turn it back."""
     clients = text(await session.ask("CLIENT", "LIST")).splitlines()
     names = {parse_fields(line.replace(" ", ",")).get("name", "") for line in clients}
     if any(name.startswith("sentinel-") for name in names):

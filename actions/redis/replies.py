@@ -22,7 +22,7 @@ def parse_info(reply: Any) -> dict[str, str]:
     {'used_memory': '10'}
     """
     lines = (line for line in text(reply).splitlines() if line and not line.startswith("#"))
-    return dict(line.partition(":")[::2] for line in lines)  # type: ignore[misc]
+    return dict(line.partition(":")[::2] for line in lines)
 
 
 def parse_fields(value: str) -> dict[str, str]:
@@ -31,7 +31,7 @@ def parse_fields(value: str) -> dict[str, str]:
     >>> parse_fields("calls=1,usec=30")
     {'calls': '1', 'usec': '30'}
     """
-    return dict(part.partition("=")[::2] for part in value.split(","))  # type: ignore[misc]
+    return dict(part.partition("=")[::2] for part in value.split(","))
 
 
 def parse_pairs(reply: Any) -> dict[str, str]:

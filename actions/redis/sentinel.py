@@ -71,7 +71,7 @@ class SentinelFailover(RedisAction[OnConnection]):
             await _start(session, name)
         return _receipt(plan)
 
-    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
+    async def observe(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002 - the plan says it all
         """Healthy when all sentinels name a new primary, which says so itself and has its replicas attached."""
         views = await ask_sentinels(ctx, plan.connection)
         view = views.agreed
@@ -123,7 +123,7 @@ def _sound(views: SentinelViews, connection: str) -> SentinelView:
 
 
 async def _has_quorum(ctx: Context, connection: str, sentinel: Address) -> None:
-    """Raises `PlanRefused` unless the sentinels can authorize a fail-over."""
+    """Raise `PlanRefused` unless the sentinels can authorize a fail-over."""
     async with open_sentinel(ctx, connection, sentinel) as session:
         try:
             await session.ask("SENTINEL", "CKQUORUM", sentinel_settings(ctx, connection).primary)

@@ -40,7 +40,7 @@ _TOGETHER = 500
 """Commands in one write: their replies fit into the socket's buffers."""
 
 
-class Unreachable(TemporaryError):
+class Unreachable(TemporaryError):  # noqa: N818 - a fact more than a fault (`semantics.md`, 1)
     """The server can't be talked to now. `reason` is one of refused, timeout, closed, loading, max_clients, busy, primary_down."""
 
     def __init__(self, message: str, *, reason: str) -> None:
@@ -144,7 +144,7 @@ async def open_session(
     session = Session(connection, address, login.username or "default", wire)
     try:
         with _translated(session.where, session.user):
-            await wire.connect()
+            await wire.connect()  # type: ignore[no-untyped-call]
         yield session
     finally:
         await wire.disconnect(nowait=True)

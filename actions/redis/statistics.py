@@ -31,7 +31,7 @@ class Memory(RedisCheck[OnConnection]):
         "rss_bytes": Fact(FactType.INT, "memory held from the system"),
         "max_bytes": Fact(FactType.INT, "maxmemory; unknown where a server has none"),
         "max_found": Fact(FactType.BOOL, "true when every server has a maxmemory"),
-        "percent": Fact(FactType.DOUBLE, "used / max × 100; unknown without maxmemory"),
+        "percent": Fact(FactType.DOUBLE, "100 * used / max; unknown without maxmemory"),
         "policy": Fact(FactType.STRING, "maxmemory-policy; unknown where servers differ"),
         "evicted_keys": Fact(FactType.INT, "keys thrown out since the start"),
         "fragmentation": Fact(FactType.DOUBLE, "held / used, worst server"),
@@ -83,7 +83,7 @@ class HitRate(RedisCheck[HitRateParams]):
     Params: ClassVar[type[Any]] = HitRateParams
     facts: ClassVar[Mapping[str, Fact]] = {
         "found": Fact(FactType.BOOL, "true when there was at least one lookup"),
-        "percent": Fact(FactType.DOUBLE, "hits / lookups × 100; unknown without lookups"),
+        "percent": Fact(FactType.DOUBLE, "100 * hits / lookups; unknown without lookups"),
         "hits": Fact(FactType.INT, "lookups that found their key"),
         "misses": Fact(FactType.INT, "lookups that did not"),
     }

@@ -163,7 +163,7 @@ async def open_servers(ctx: Context, connection: str, *, mark: str = "") -> Asyn
 
 @contextlib.asynccontextmanager
 async def open_server(ctx: Context, connection: str, *, mark: str = "") -> AsyncIterator[Session]:
-    """Open a session with the one server that takes writes. Raises `PermanentError` for a cluster: which one would it be?"""
+    """Open a session with the one server that takes writes. Raises `PermanentError` for a cluster."""
     if ctx.connection(RedisConnection, connection).cluster:
         raise PermanentError(f"connection {connection!r} is a cluster; name a connection of one server")
     async with open_servers(ctx, connection, mark=mark) as (session,):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import signal
@@ -111,7 +112,13 @@ class RedisServer:
     def call(self, *words: Any, db: int = 0) -> Any:
         """Send one command with all rights."""
         with self.admin(db) as client:
-            return client.execute_command(*words)
+            return client.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    def raw(self, *words: Any) -> Any:
+        """Send one command with all rights and return the reply as the server gave it, in bytes."""
+        with self.admin() as client:
+            client.response_callbacks.clear()
+            return client.execute_command(*words)  # type: ignore[no-untyped-call]
 
     def info(self, section: str) -> dict[str, Any]:
         """Return one section of INFO."""
@@ -156,9 +163,7 @@ class Sentinel(RedisServer):
 
     def master(self) -> dict[bytes, bytes]:
         """Return SENTINEL MASTER as it answers."""
-        with self.admin() as client:
-            client.response_callbacks.clear()
-            flat = client.execute_command("SENTINEL", "MASTER", SENTINEL_NAME)
+        flat = self.raw("SENTINEL", "MASTER", SENTINEL_NAME)
         return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
@@ -200,9 +205,7 @@ class SentinelSet:
         return all(self._replicas_fine(sentinel) for sentinel in self.sentinels) and self._in_sync()
 
     def _replicas_fine(self, sentinel: Sentinel) -> bool:
-        with sentinel.admin() as client:
-            client.response_callbacks.clear()
-            rows = client.execute_command("SENTINEL", "REPLICAS", SENTINEL_NAME)
+        rows = sentinel.raw("SENTINEL", "REPLICAS", SENTINEL_NAME)
         found = [dict(zip(row[::2], row[1::2], strict=True)) for row in rows]
         return len(found) == 2 and all(row[b"flags"] == b"slave" and row[b"master-link-status"] == b"ok" for row in found)
 
@@ -254,22 +257,26 @@ class RedisCluster:
 
     def id(self, server: RedisServer) -> str:
         """Return a node's id."""
-        with server.admin() as client:
-            client.response_callbacks.clear()
-            found: bytes = client.execute_command("CLUSTER", "MYID")
-        return found.decode()
+        return str(server.raw("CLUSTER", "MYID").decode())
 
     def nodes(self, server: RedisServer) -> list[list[str]]:
         """Return the lines of CLUSTER NODES as one server sees them, split at spaces."""
-        with server.admin() as client:
-            client.response_callbacks.clear()
-            text: bytes = client.execute_command("CLUSTER NODES")
-        return [line.split() for line in text.decode().splitlines()]
+        return [line.split() for line in server.raw("CLUSTER", "NODES").decode().splitlines()]
 
     def pair(self, number: int = 0) -> tuple[RedisServer, RedisServer]:
         """Return (primary, replica) of the n-th pair of servers, whichever leads now."""
         one, other = self.servers[number], self.servers[number + 3]
         return (one, other) if one.info("replication")["role"] == "master" else (other, one)
+
+    @staticmethod
+    def tag(number: int, nth: int = 0) -> str:
+        """Return the n-th hash tag (`{text}`) whose slot belongs to the given pair of servers."""
+        from redis.crc import key_slot
+
+        low, high = ((0, 5460), (5461, 10922), (10923, 16383))[number]
+        words = (f"t{one}" for one in itertools.count())
+        found = (word for word in words if low <= key_slot(word.encode()) <= high)  # type: ignore[no-untyped-call]
+        return "{" + next(itertools.islice(found, nth, None)) + "}"
 
     @property
     def healthy(self) -> bool:
@@ -277,15 +284,13 @@ class RedisCluster:
         return all(self._sees_all_well(server) for server in self.servers)
 
     def _sees_all_well(self, server: RedisServer) -> bool:
-        with server.admin() as client:
-            client.response_callbacks.clear()
-            if b"cluster_state:ok" not in client.execute_command("CLUSTER INFO"):
-                return False
+        if b"cluster_state:ok" not in server.raw("CLUSTER", "INFO"):
+            return False
         nodes = self.nodes(server)
         leads = [line for line in nodes if "master" in line[2] and len(line) > 8]
         clean = all("fail" not in line[2] and "handshake" not in line[2] and line[7] == "connected" for line in nodes)
         own = server.info("replication")
-        linked = own["role"] == "master" and own["connected_slaves"] == 1 or own.get("master_link_status") == "up"
+        linked = (own["role"] == "master" and own["connected_slaves"] == 1) or own.get("master_link_status") == "up"
         return clean and linked and len(leads) == 3 and len({line[3] for line in nodes if "slave" in line[2]}) == 3
 
     def restore(self) -> None:
