@@ -122,7 +122,7 @@ class Client:
         reason = "timed out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
         return f"cluster {self._endpoint.cluster!r} {what}: {request}: {reason}"
 
-    async def _send(  # noqa: PLR0913 (one HTTP request has these parts)
+    async def _send(
         self,
         session: aiohttp.ClientSession,
         method: Literal["GET", "PATCH", "POST"],  # never PUT or DELETE: aiohttp sends those again by itself when a connection breaks
@@ -145,7 +145,7 @@ class Client:
             self.busy -= 1
         return answer
 
-    async def _once(  # noqa: PLR0913
+    async def _once(
         self,
         session: aiohttp.ClientSession,
         method: str,

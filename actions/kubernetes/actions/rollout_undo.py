@@ -69,18 +69,19 @@ class RolloutUndo(Action[RolloutUndoParams]):
         bad = history.left_as_bad(target, now=ctx.now, window=params.relapse_window)
         if bad is not None:
             raise PlanRefused(
-                f"{workload.reference}: revision {target.number} ({target.name}) was rolled away from: {bad}; going back there would relapse"
+                f"{workload.reference}: revision {target.number} ({target.name}) was rolled away from: {bad}; "
+                "going back there would relapse"
             )
         return await self._plan(client, ctx, params.cluster, history, target)
 
-    async def _plan(self, client: Client, ctx: Context, cluster: str, history: History, target: Revision, *, undoes: bool = False) -> Plan:  # noqa: PLR0913
+    async def _plan(self, client: Client, ctx: Context, cluster: str, history: History, target: Revision, *, undoes: bool = False) -> Plan:
         workload, current = history.workload, _current(history)
         mark = writing.new_mark(history, ctx, action=self.name, template=target.template, leaves=not undoes)
         await writing.rehearse_patch(client, workload, target.template, mark)
         reference = workload.reference
         return Plan(
             action=self.name,
-            summary=f"Roll {reference} back from revision {current.number} ({current.name}) to the template of revision {target.number} ({target.name})",
+            summary=f"Roll {reference} back from revision {current.number} ({current.name}) to {target.number} ({target.name})",
             targets=(reference.target(cluster, workload.uid),),
             intent={
                 **reference.intent,
@@ -152,7 +153,8 @@ def _current(history: History) -> Revision:
     current = history.current
     if current is None:
         raise PlanRefused(
-            f"{history.workload.reference}: none of its {len(history.revisions)} revisions has its present template; can't tell what came before"
+            f"{history.workload.reference}: none of its {len(history.revisions)} revisions has its present template; "
+            "can't tell what came before"
         )
     return current
 
