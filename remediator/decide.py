@@ -157,10 +157,10 @@ def mandate(
     if remedy is not None:
         if remedy.approval is not None:
             lower(Authority.APPROVE, "the remedy asks for an approval")
-        if Risk.HIGH in (remedy.risk, plan_risk):
-            lower(Authority.APPROVE, "its risk is high")
         if incident is not None and remedy.name in incident.relapsed_remedies:
             lower(Authority.APPROVE, "it had succeeded before this relapse")
+    if plan_risk is Risk.HIGH or (remedy is not None and remedy.risk is Risk.HIGH):
+        lower(Authority.APPROVE, "its risk is high")
     if not bounds.identity.certain and plan_risk is not Risk.LOW:
         lower(Authority.APPROVE, "the daemon could not determine its own identity")
     return Mandate(least, tuple(reasons))

@@ -1,0 +1,65 @@
+"""Who may decide on an approval, how often, until when."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from remediator.approval import vote
+from remediator.errors import ApprovalRefused
+from remediator.model import Actor, ApprovalState, RunState
+from remediator.records import Approval
+from tests.builders import NOW, run
+
+ANNA = Actor("anna", frozenset({"approver"}), frozenset({"sre"}))
+BEN = Actor("ben", frozenset({"approver"}), frozenset({"sre"}))
+RUN = run(state=RunState.AWAITING_APPROVAL, approval="A", plan_hash="h")
+ASKED = Approval("A", RUN.id, RUN.incident, "h", ApprovalState.PENDING, NOW, NOW + timedelta(minutes=30), "its risk is high", ("sre",))
+
+
+def test_one_approval_of_quorum_one_approves() -> None:
+    """The name of whoever agreed is in the event."""
+    decided, event = vote(ASKED, RUN, ANNA, approve=True, comment="ok", now=NOW)
+    assert decided.state is ApprovalState.APPROVED
+    assert event.actor == "anna"
+    assert event.data["decision"] == "approve"
+    assert event.data["hash"] == "h"
+
+
+def test_quorum_needs_different_people() -> None:
+    """Two people, not one person twice."""
+    asked = replace(ASKED, quorum=2)
+    first, _ = vote(asked, RUN, ANNA, approve=True, comment="", now=NOW)
+    assert first.state is ApprovalState.PENDING
+    with pytest.raises(ApprovalRefused, match="decided already"):
+        vote(first, RUN, ANNA, approve=True, comment="", now=NOW)
+    second, _ = vote(first, RUN, BEN, approve=True, comment="", now=NOW)
+    assert second.state is ApprovalState.APPROVED
+
+
+def test_one_denial_denies() -> None:
+    """Whatever others said before."""
+    first, _ = vote(replace(ASKED, quorum=2), RUN, ANNA, approve=True, comment="", now=NOW)
+    second, _ = vote(first, RUN, BEN, approve=False, comment="no", now=NOW)
+    assert second.state is ApprovalState.DENIED
+
+
+@pytest.mark.parametrize(
+    ("asked", "waiting", "who", "reason"),
+    [
+        (replace(ASKED, state=ApprovalState.APPROVED), RUN, ANNA, "closed"),
+        (replace(ASKED, state=ApprovalState.VOID), RUN, ANNA, "closed"),
+        (replace(ASKED, expires_at=NOW), RUN, ANNA, "expired"),
+        (ASKED, replace(RUN, plan_hash="other"), ANNA, "stale"),
+        (ASKED, replace(RUN, approval="B"), ANNA, "stale"),
+        (replace(ASKED, requester="anna"), RUN, ANNA, "requester"),
+        (ASKED, RUN, Actor("eve", frozenset({"approver"}), frozenset({"dev"})), "group"),
+    ],
+)
+def test_refusals(asked: Approval, waiting: object, who: Actor, reason: str) -> None:
+    """Used, void, expired, of another plan, by the requester, by a stranger: each is refused with its reason."""
+    with pytest.raises(ApprovalRefused) as caught:
+        vote(asked, waiting, who, approve=True, comment="", now=NOW)
+    assert caught.value.reason == reason

@@ -1,0 +1,122 @@
+"""Which remedy, and how much authority."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from remediator.decide import CheckResult, choose_remedy, decide, mandate, plans_hash, subject_facts, with_checks
+from remediator.model import Authority, Impact, Risk
+from remediator.rules.model import ApprovalSpec, Rule
+from tests.builders import alert, bounds, incident, plan, remedy, rule
+
+
+def facts(*results: CheckResult, of: Rule | None = None) -> object:
+    return with_checks(subject_facts(of or rule(), alert()), results)
+
+
+FEW = remedy("few", "checks.pods.ready < 2")
+MANY = remedy("many", "checks.pods.ready >= 2")
+ANYWAY = remedy("anyway")
+
+
+def test_first_true_condition_wins() -> None:
+    """Order is the rule's."""
+    playbook = rule(remedies=(FEW, MANY, ANYWAY))
+    choice = choose_remedy(playbook, facts(CheckResult("pods", {"ready": 3})))
+    assert choice.remedy is MANY
+    assert [condition.value for condition in choice.conditions] == [False, True]
+    assert choice.conditions[0].why == {"checks.pods.ready": 3}
+
+
+def test_s02_unknown_stops() -> None:
+    """Facebook 2010: an error is not evidence. A failed check stops the list, also before a remedy without a condition."""
+    playbook = rule(remedies=(FEW, ANYWAY))
+    choice = choose_remedy(playbook, facts(CheckResult("pods", error="connection refused")))
+    assert choice.remedy is None
+    assert "connection refused" in choice.reason
+
+
+def test_s02_unknown_goes_on_only_where_the_remedy_says_so() -> None:
+    """`on_unknown: next` is the exception that must be written down."""
+    playbook = rule(remedies=(replace(FEW, unknown_is_next=True), ANYWAY))
+    choice = choose_remedy(playbook, facts(CheckResult("pods", error="timeout")))
+    assert choice.remedy is ANYWAY
+
+
+def test_s03_empty_is_not_everything() -> None:
+    """A check that found nothing leaves its counts out, and what is left out is unknown."""
+    choice = choose_remedy(rule(remedies=(FEW,)), facts(CheckResult("pods", {"found": False})))
+    assert choice.remedy is None
+    assert "could not establish" in choice.reason
+
+
+def test_s07_a_chain_never_tries_a_remedy_twice() -> None:
+    """Tried remedies are passed over, and the trace says so."""
+    choice = choose_remedy(rule(remedies=(ANYWAY, remedy("other"))), facts(), tried=["anyway"])
+    assert choice.remedy is not None
+    assert choice.remedy.name == "other"
+    assert "already tried" in choice.conditions[0].reason
+
+
+def test_no_remedy_is_a_reason() -> None:
+    """Nothing true, nothing done, and it says why."""
+    assert choose_remedy(rule(remedies=(FEW,)), facts(CheckResult("pods", {"ready": 9}))).reason == "no remedy's condition is true"
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected", "reason"),
+    [
+        ({}, Authority.AUTO, ""),
+        ({"bounds": bounds(dry_run=True)}, Authority.OBSERVE, "dry_run"),
+        ({"bounds": bounds(authority=Authority.OBSERVE)}, Authority.OBSERVE, "operator"),
+        ({"bounds": bounds(knows_alertmanager=False)}, Authority.APPROVE, "no Alertmanager"),
+        ({"rule": rule(mode=Authority.APPROVE)}, Authority.APPROVE, "mode"),
+        ({"current": rule(mode=Authority.OBSERVE)}, Authority.OBSERVE, "mode"),
+        ({"remedy": remedy(approval=ApprovalSpec())}, Authority.APPROVE, "asks for an approval"),
+        ({"remedy": remedy(risk=Risk.HIGH)}, Authority.APPROVE, "risk"),
+        ({"plan_risk": Risk.HIGH}, Authority.APPROVE, "risk"),
+        ({"remedy": remedy(), "incident": incident(relapsed_remedies=("restart",))}, Authority.APPROVE, "relapse"),
+    ],
+)
+def test_s13_authority_is_the_least_of_all(fields: dict[str, object], expected: Authority, reason: str) -> None:
+    """Every bound lowers it by itself, and is named."""
+    arguments = {"rule": rule(), "bounds": bounds(), **fields}
+    given, held = arguments.pop("rule"), arguments.pop("bounds")
+    found = mandate(given, held, **arguments)
+    assert found.authority is expected
+    assert reason in "; ".join(found.reasons)
+    assert bool(found.reasons) == (expected is not Authority.AUTO)
+
+
+def test_s11_uncertain_identity_asks_for_anything_risky() -> None:
+    """A daemon that does not know where it runs asks before it does more than a little."""
+    uncertain = replace(bounds(), identity=replace(bounds().identity, certain=False))
+    assert mandate(rule(), uncertain, plan_risk=Risk.MEDIUM).authority is Authority.APPROVE
+    assert mandate(rule(), uncertain, plan_risk=Risk.LOW).authority is Authority.AUTO
+
+
+def test_s12_the_hash_covers_what_is_done_not_how_it_is_told() -> None:
+    """Prose, warnings, impact and precondition may differ; target, intent, changes and the remedy's text may not."""
+    first = plan("a")
+    same = replace(first, summary="other words", warnings=("w",), impact=Impact(touched=3), precondition={"x": 1})
+    assert plans_hash([first], "r") == plans_hash([same], "r")
+    assert plans_hash([first], "r") != plans_hash([plan("b")], "r")
+    assert plans_hash([first], "r") != plans_hash([first], "changed")
+    assert plans_hash([first, plan("b")], "r") != plans_hash([plan("b"), first], "r")
+
+
+def test_decide_never_acts_on_resolved() -> None:
+    """Robusta 345: a resolved alert leads to nothing."""
+    decision = decide(alert(firing=False), [rule()], None, bounds())
+    assert decision.choice is None
+    assert "resolved" in decision.reason
+
+
+def test_decide_tells_what_the_others_would_have_been() -> None:
+    """The best rule owns the alert, the others are recorded."""
+    decision = decide(alert(), [rule("first"), rule("second")], facts(), bounds())
+    assert decision.rule == "first"
+    assert decision.also_matched == ("second",)
+    assert decision.to_json()["remedy"] == "restart"
