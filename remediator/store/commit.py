@@ -49,7 +49,7 @@ class GroupCommit:
         rolled_back: Callable[[], None],
         max_queued: int = 10_000,
         max_units: int = 500,
-        max_seconds: float = 0.004,
+        max_seconds: float = 0.008,
     ) -> None:
         self._connection = connection
         self._committed = committed

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from pydantic_core import CoreConfig, SchemaSerializer
 
 from remediator.model import Episode
-from remediator.records import Run
+from remediator.records import Incident, Run
 
 T = TypeVar("T")
 
@@ -31,15 +31,15 @@ def _codec(kind: Any) -> tuple[Any, Any]:
 
 
 def pack(record: Any) -> bytes:
-    """Write a record as JSON.
+    """Write a record as JSON. Raises ValueError (pydantic's) for wrong types or text that is not Unicode.
 
-    It is read back at once: a record which could be written and not read would block everything that lists it. Episodes are
-    spared, being written for every alert. Raises ValueError (pydantic's) for a record of wrong types or text that is not Unicode.
+    It is read back at once: a run or message that could be written and not read would block all claims or deliveries. Episodes and
+    incidents, written for every alert, block nothing but themselves and are spared.
     """
     kind: Any = type(record)
     write, read = _codec(kind)
     body: bytes = write(record, warnings=False)
-    if kind is not Episode:
+    if kind is not Episode and kind is not Incident:
         read(body)
     return body
 

@@ -62,7 +62,8 @@ class SqliteStore:
         self._lease = lease
         self._max_queued = max_queued
         self._memory = Memory()
-        self._listeners: list[Callable[[Sequence[str]], None]] = []
+        self._on_wake: list[Callable[[Sequence[str]], None]] = []
+        self._on_commit: list[Callable[[Sequence[ChainedEvent]], None]] = []
         self._lock: sqlite_file.FileLock | None = None
         self._connections: list[sqlite3.Connection] = []
         self._commits: GroupCommit | None = None
@@ -163,14 +164,21 @@ class SqliteStore:
         return await self._commits.run(unit)
 
     def _committed(self) -> None:
-        due = self._memory.committed()
-        if due is not None:
-            for notify in self._listeners:
-                asyncio.get_running_loop().call_soon(notify, due)
+        due, events = self._memory.committed()
+        # Listeners run on their own, so that one that fails harms neither the store nor the waiters.
+        soon = asyncio.get_running_loop().call_soon
+        for wake in self._on_wake if due is not None else ():
+            soon(wake, due)
+        for notify in self._on_commit if events else ():
+            soon(notify, events)
 
     def on_wake(self, notify: Callable[[Sequence[str]], None]) -> None:
         """Have `notify(run ids)` called after a commit made runs due now or woke them; no ids: an earlier timer was set."""
-        self._listeners.append(notify)
+        self._on_wake.append(notify)
+
+    def on_commit(self, notify: Callable[[Sequence[ChainedEvent]], None]) -> None:
+        """Have `notify(events)` called after each commit that appended events, in their order."""
+        self._on_commit.append(notify)
 
     # --- work
 
@@ -220,6 +228,17 @@ class SqliteStore:
         return await self._write(Writing.checkpoint)
 
     # --- reading single rows, on the event loop
+
+    async def read(self, reads: Reads) -> Snapshot:
+        """Return what `reads` names as one commit left it, without writing or locking anything."""
+        self._rows("BEGIN")
+        try:
+            # The writer's memory may be ahead of what is committed, hence an empty one.
+            return Reading(self._reader, Memory()).snapshot(reads, self._clock())
+        except sqlite3.Error as error:
+            raise describe(error) from error
+        finally:
+            self._reader.rollback()
 
     def _rows(self, query: str, *values: Any) -> list[Any]:
         if self._commits is None:

@@ -69,9 +69,11 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         connection.close()
         raise StoreUnavailable(f"{path}: the file system does not allow SQLite's WAL mode (got {mode}); put the store on a local disk")
     connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA wal_autocheckpoint = 2000")
+    connection.execute("PRAGMA wal_autocheckpoint = 4000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA cache_size = -8000")
+    # Each unit is a savepoint, and what a savepoint may have to restore would go to a temporary file otherwise.
+    connection.execute("PRAGMA temp_store = MEMORY")
     return connection
 
 

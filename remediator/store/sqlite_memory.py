@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from remediator.model import ChainedEvent
 from remediator.records import Pause
 
 _MAX_HEADS = 20_000
@@ -39,6 +40,7 @@ class Effects:
     leases: dict[str, Lease | None] = field(default_factory=dict)
     """New lease by run id; None ends it."""
     wake: list[str] = field(default_factory=list)
+    events: tuple[ChainedEvent, ...] = ()
     earliest: int | None = None
     """The earliest future wake-up that was written, in microseconds."""
     forget_acting: bool = False
@@ -58,6 +60,7 @@ class Memory:
     """The wake-up that the last `next_wake` told, or the last one that was announced: only an earlier one is news."""
     _before: list[tuple[str, Lease | None]] = field(default_factory=list)
     _wake: list[str] = field(default_factory=list)
+    _events: list[ChainedEvent] = field(default_factory=list)
     _earliest: int | None = None
 
     def apply(self, effects: Effects) -> None:
@@ -66,6 +69,7 @@ class Memory:
             self._before.append((run, self.leases.get(run)))
             self._set(run, lease)
         self._wake += effects.wake
+        self._events += effects.events
         self._earliest = _earlier(self._earliest, effects.earliest)
         if effects.forget_acting:
             self.acting = None
@@ -76,14 +80,14 @@ class Memory:
         else:
             self.heads.update(effects.heads)
 
-    def committed(self) -> list[str] | None:
-        """Return the ids of runs to announce as due; an empty list says that only timers changed, None that nothing did."""
-        wake, earliest = list(dict.fromkeys(self._wake)), self._earliest
+    def committed(self) -> tuple[list[str] | None, list[ChainedEvent]]:
+        """Return what to announce: ids of runs that are due (none: only timers changed; None: not even these), and all events."""
+        wake, earliest, events = list(dict.fromkeys(self._wake)), self._earliest, list(self._events)
         self._start_anew()
         sooner = earliest is not None and (self.timer is None or earliest < self.timer)
         if sooner:
             self.timer = earliest
-        return wake if wake or sooner else None
+        return (wake if wake or sooner else None), events
 
     def rolled_back(self) -> None:
         """Forget what the transaction did: leases are put back, copies are read again."""
@@ -102,6 +106,7 @@ class Memory:
     def _start_anew(self) -> None:
         self._before.clear()
         self._wake.clear()
+        self._events.clear()
         self._earliest = None
 
 

@@ -22,6 +22,7 @@ class Reading:
 
     connection: sqlite3.Connection
     memory: Memory
+    episodes: dict[str, Episode] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
     approvals: dict[str, Approval] = field(default_factory=dict)
@@ -33,13 +34,15 @@ class Reading:
             self._approval(approval, whole=True)
         for run in reads.runs:
             self._run(run, whole=True)
+        for fingerprint in reads.fingerprints:
+            self._episode(fingerprint, whole=True)
         for incident in reads.active_runs_of:
             self._active_runs(incident)
         for incident in reads.incidents:
             self._incident(incident)
         return Snapshot(
             now=now,
-            episodes=self._episodes(reads.fingerprints) if reads.fingerprints else {},
+            episodes=self.episodes,
             incidents=self.incidents,
             latest_incident=self._latest(reads.latest_incident) if reads.latest_incident else {},
             runs=self.runs,
@@ -56,9 +59,14 @@ class Reading:
     def _one(self, query: str, *values: Any) -> Any:
         return self.connection.execute(query, values).fetchone()
 
-    def _episodes(self, fingerprints: Iterable[str]) -> dict[str, Episode]:
-        rows = ((fingerprint, self._one(sql.EPISODE_NEWEST, fingerprint)) for fingerprint in fingerprints)
-        return {fingerprint: unpack(Episode, row[0]) for fingerprint, row in rows if row is not None}
+    def _episode(self, fingerprint: str, *, whole: bool) -> None:
+        if fingerprint not in self.episodes:
+            row = self._one(sql.EPISODE_NEWEST, fingerprint)
+            if row is None:
+                return
+            self.episodes[fingerprint] = unpack(Episode, row[0])
+        if whole and (incident := self.episodes[fingerprint].incident) is not None:
+            self._incident(incident)
 
     def _incident(self, incident: str) -> None:
         if incident not in self.incidents:
@@ -79,6 +87,8 @@ class Reading:
         found = self.runs[run]
         self._incident(found.incident)
         if whole:
+            if found.incident in self.incidents:
+                self._episode(self.incidents[found.incident].subject.fingerprint, whole=False)
             self._signals(run)
             if found.approval is not None:
                 self._approval(found.approval, whole=False)
@@ -132,7 +142,7 @@ class Reading:
         return self.memory.pauses
 
     def _next_number(self, day: date) -> int:
-        last: int | None = self._one(sql.INCIDENT_LAST_NUMBER, f"{day:%Y%m%d}")[0]
+        last: int | None = self._one(sql.INCIDENT_LAST_NUMBER, day.isoformat().replace("-", ""))[0]
         return (last or 0) + 1
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from remediator import audit
 from remediator.errors import Conflict, LeaseLost, NotFound
-from remediator.model import ChainedEvent, Episode, Event, canonical
+from remediator.model import ChainedEvent, Episode, Event, RunState, canonical
 from remediator.records import SYSTEM_CHAIN, Incident, Message, Run
 from remediator.store import sqlite_queries as sql
 from remediator.store.protocol import Changes, Snapshot
@@ -19,6 +19,8 @@ from remediator.store.rows import maybe_micros, micros, pack, unpack, unpack_run
 from remediator.store.sqlite_memory import ChainHead, Effects, Lease, Memory
 
 _INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
+
+_ACTING = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING, RunState.OUTCOME_UNKNOWN})
 
 MAX_CHECKPOINTED = 5000
 """Chains in one checkpoint; the rest follow in the next one."""
@@ -79,14 +81,18 @@ class Writing:
         self._do(sql.INCIDENT_PUT, incident.id, day, number, incident.rule, incident.target, incident.state, pack(incident))
 
     def _runs(self, runs: Iterable[Run]) -> None:
-        self.effects.forget_acting = True
         for run in runs:
-            if run.id in self.snapshot.runs or not self._insert(run):
+            known = self.snapshot.runs.get(run.id)
+            if known is None and self._insert(run):
+                moved = run.state in _ACTING
+            else:
                 self._replace(run)
+                moved = known is None or (known.state in _ACTING) != (run.state in _ACTING)
+            self.effects.forget_acting = self.effects.forget_acting or moved
 
     def _insert(self, run: Run) -> bool:
-        ended, wake, wrote = maybe_micros(run.ended_at), maybe_micros(run.wake_at), run.wrote or run.chain_wrote
-        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, wrote, wake, run.fence)
+        ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
+        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, _wrote(run), wake, run.fence)
         if not self._do(sql.RUN_INSERT, *columns, pack(run)).rowcount:
             return False
         self._inserted.add(run.id)
@@ -94,8 +100,8 @@ class Writing:
         return True
 
     def _replace(self, run: Run) -> None:
-        ended, wake, wrote = maybe_micros(run.ended_at), maybe_micros(run.wake_at), run.wrote or run.chain_wrote
-        row = self._do(sql.RUN_REPLACE, run.state, ended, wrote, wake, pack(run), run.id, run.fence).fetchone()
+        ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
+        row = self._do(sql.RUN_REPLACE, run.state, ended, _wrote(run), wake, pack(run), run.id, run.fence).fetchone()
         if row is None:
             stored = self._do(sql.RUN_FENCE, run.id).fetchone()
             raise LeaseLost(
@@ -233,6 +239,7 @@ class Writing:
             self.connection.executemany(sql.EVENT_ADD, rows)
             for chain, before in known.items():
                 self._grow(chain, before, heads[chain])
+        self.effects.events += tuple(chained)
         return tuple(chained)
 
     def _head(self, chain: str) -> ChainHead:
@@ -261,3 +268,7 @@ class Writing:
 
 def _pending(message: Message) -> bool:
     return message.delivered_at is None and not message.cancelled
+
+
+def _wrote(run: Run) -> bool:
+    return run.chain_wrote or run.wrote

@@ -45,7 +45,6 @@ CREATE TABLE run (
 CREATE INDEX run_incident ON run (incident, n);
 CREATE INDEX run_rule ON run (rule, n);
 CREATE INDEX run_state ON run (state, n);
-CREATE INDEX run_active ON run (incident) WHERE ended_at IS NULL;
 CREATE INDEX run_due ON run (wake_at) WHERE leased = 0 AND ended_at IS NULL AND wake_at IS NOT NULL;
 CREATE INDEX run_leased ON run (id) WHERE leased = 1;
 CREATE INDEX run_acting ON run (state) WHERE state IN ('applying', 'verifying', 'undoing', 'outcome_unknown');
