@@ -76,10 +76,13 @@ class Changes:
     claim_for: str | None = None
     """Worker that holds the lease of the runs in `claim` as soon as they are committed."""
     claim: Sequence[str] = ()
+    """A run inserted by this transaction keeps its fence; one that existed gets the next, which shuts out an earlier holder.
+    One that somebody else holds, or that has ended, fails the whole transaction with `Conflict`."""
     release: Sequence[str] = ()
     """Run ids whose lease ends with this transaction."""
     wake: Sequence[str] = ()
-    """Run ids that a worker should look at now, whoever holds them; leaves the row itself alone."""
+    """Run ids that a worker should look at now, whoever holds them; leaves the row itself alone. A run that is leased is due again
+    as soon as it is released, whatever wake-up its holder writes: a word said meanwhile is never lost."""
     approvals: Sequence[Approval] = ()
     signals: Sequence[Signal] = ()
     consumed: Sequence[str] = ()
@@ -116,7 +119,7 @@ class Committed:
 
 
 Build = Callable[[Snapshot], Changes]
-"""Pure: called inside the transaction, and again should the transaction be repeated. An error it raises rolls back and reaches the caller."""
+"""Pure: called inside the transaction, and again should that be repeated. An error it raises rolls back and reaches the caller."""
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class Store(Protocol):
         """Prolong leases; return the ids that `worker` still holds."""
 
     async def next_wake(self) -> datetime | None:
-        """Return when the next unleased run is due, None when none waits for a time."""
+        """Return when the next unleased run is due or the next lease runs out, None when none waits for a time."""
 
     async def due_messages(self, *, limit: int) -> list[Message]:
         """Return undelivered, due messages, oldest first."""
@@ -172,7 +175,7 @@ class Store(Protocol):
         """Return when the next undelivered message is due."""
 
     async def update_message(self, message: Message, *, events: Sequence[Event] = ()) -> None:
-        """Replace a message after an attempt to deliver it."""
+        """Replace a message after an attempt to deliver it; one cancelled meanwhile stays so unless it went out. Raises `NotFound`."""
 
     async def checkpoint(self) -> ChainedEvent | None:
         """Append to the system chain the heads and counts of all chains changed since the last checkpoint; None when none changed."""
@@ -230,7 +233,10 @@ class Store(Protocol):
         """Recompute every chain and hold it against the checkpoints. Reads in portions; never blocks writers for long."""
 
     def on_wake(self, notify: Callable[[Sequence[str]], None]) -> None:
-        """Have `notify(run ids)` called after a commit made runs due now or woke them. Called on the event loop."""
+        """Have `notify(run ids)` called after a commit made runs due now or woke them. Called on the event loop.
+
+        No ids: an earlier timer was set than `next_wake` told last.
+        """
 
     def on_commit(self, notify: Callable[[Sequence[ChainedEvent]], None]) -> None:
         """Have `notify(events)` called after each commit that appended events (logs, metrics). Called on the event loop."""

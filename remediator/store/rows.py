@@ -11,9 +11,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import CoreConfig, SchemaSerializer
 
+from remediator.errors import StoreCorrupt
 from remediator.model import Episode
 from remediator.records import Incident, Run
 
@@ -45,9 +46,14 @@ def pack(record: Any) -> bytes:
 
 
 def unpack(kind: type[T], body: bytes | str) -> T:
-    """Read what `pack` wrote."""
+    """Read what `pack` wrote. Raises `StoreCorrupt`."""
     cached: Any = kind
-    record: T = _codec(cached)[1](body)
+    try:
+        record: T = _codec(cached)[1](body)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise StoreCorrupt(f"a row that should hold a {kind.__name__} can't be read ({place}: {first['msg']}); restore a backup") from None
     return record
 
 

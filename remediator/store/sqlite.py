@@ -167,8 +167,9 @@ class SqliteStore:
         due, events = self._memory.committed()
         # Listeners run on their own, so that one that fails harms neither the store nor the waiters.
         soon = asyncio.get_running_loop().call_soon
-        for wake in self._on_wake if due is not None else ():
-            soon(wake, due)
+        if due is not None:
+            for wake in self._on_wake:
+                soon(wake, due)
         for notify in self._on_commit if events else ():
             soon(notify, events)
 
