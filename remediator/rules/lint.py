@@ -1,0 +1,100 @@
+"""What is allowed in rules and still likely wrong. Pure."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+
+from remediator.errors import Problem
+from remediator.rules.compile import RuleSet
+from remediator.rules.matchers import Pattern
+from remediator.rules.model import Matcher, MatchOperator, OnFailure, Rule
+
+_UNREACHABLE = re.compile(r"!\s*checks\.(\w+)\.reachable\b|checks\.(\w+)\.reachable\s*==\s*false|false\s*==\s*checks\.(\w+)\.reachable")
+
+
+def lint(ruleset: RuleSet) -> list[Problem]:
+    """Return warnings: rules that overlap without an order, evidence from one place only, remedies that are never reached."""
+    warnings = [problem for rule in ruleset.rules for problem in (*_single_vantage(rule), *_never_reached(rule))]
+    return sorted([*warnings, *_overlaps(ruleset.rules)])
+
+
+def _at(rule: Rule, message: str) -> Problem:
+    return Problem(rule.file, rule.line, 1, f"rule {rule.name}: {message}")
+
+
+def _single_vantage(rule: Rule) -> Iterator[Problem]:
+    """Warn of a remedy that believes one check that something can't be reached (`semantics.md`, 1)."""
+    for remedy in rule.remedies:
+        if remedy.when is None:
+            continue
+        ids = {name.split(".")[1] for name in remedy.when.names if name.startswith("checks.")}
+        for match in _UNREACHABLE.finditer(remedy.when.text):
+            id_ = next(group for group in match.groups() if group)
+            if ids == {id_}:
+                message = (
+                    f"remedy {remedy.name!r} acts because checks.{id_} can't reach its target; the fault may be between here and there"
+                )
+                yield _at(rule, f"{message}: confirm it from a second vantage (another check, or a Prometheus series)")
+
+
+def _never_reached(rule: Rule) -> Iterator[Problem]:
+    last = len(rule.remedies) - 1
+    for number, remedy in enumerate(rule.remedies):
+        if remedy.when is None and number < last:
+            yield _at(rule, f"remedy {remedy.name!r} has no condition, so those after it are only reached when it was tried before")
+        if number == last and remedy.on_failure is OnFailure.NEXT:
+            yield _at(rule, f"remedy {remedy.name!r} says on_failure: next, but it is the last")
+
+
+# --- overlaps ----------------------------------------------------------------------------------------------------------
+
+
+def _overlaps(rules: Sequence[Rule]) -> Iterator[Problem]:
+    """Warn of rules of one priority that one alert could match: which of them owns the incident is then only a matter of names."""
+    enabled = {rule.name: rule for rule in rules if rule.enabled}
+    by_alert: dict[str, list[str]] = {}
+    pairs: set[tuple[str, str]] = set()
+    for rule in enabled.values():
+        alerts = _literal_values(rule, "alertname")
+        if alerts is None:
+            pairs |= {(min(rule.name, other), max(rule.name, other)) for other in enabled if other != rule.name}
+        for alert in alerts or ():
+            by_alert.setdefault(alert, []).append(rule.name)
+    pairs |= {pair for names in by_alert.values() for pair in itertools.combinations(sorted(names), 2)}
+    for one, other in ((enabled[one], enabled[other]) for one, other in sorted(pairs)):
+        if one.priority == other.priority and may_overlap(one, other):
+            yield _at(one, f"an alert may match {other.name!r} too, and both have priority {one.priority}; give one a lower number")
+
+
+def may_overlap(one: Rule, other: Rule) -> bool:
+    """Tell whether one alert could match both rules; True where it can't be excluded."""
+    by_label: dict[str, list[Matcher]] = {}
+    for matcher in (*one.match, *other.match):
+        by_label.setdefault(matcher.label, []).append(matcher)
+    return all(_satisfiable(label, matchers) for label, matchers in by_label.items())
+
+
+def _satisfiable(label: str, matchers: Sequence[Matcher]) -> bool:
+    """Tell whether one value could satisfy all matchers of a label."""
+    for matcher in matchers:
+        values = _literals(matcher)
+        if values is not None:
+            return any(all(each.matches({label: value}) for each in matchers) for value in values)
+    return True
+
+
+def _literals(matcher: Matcher) -> frozenset[str] | None:
+    """Return the only values a matcher takes, None when they can't be listed."""
+    if matcher.operator is MatchOperator.EQUAL:
+        return frozenset({matcher.value})
+    if matcher.operator is MatchOperator.MATCHES and isinstance(matcher.pattern, Pattern):
+        return matcher.pattern.values
+    return None
+
+
+def _literal_values(rule: Rule, label: str) -> set[str] | None:
+    """Return the values of a label that a rule can match; None when they can't be listed."""
+    found = [values for matcher in rule.match if matcher.label == label and (values := _literals(matcher)) is not None]
+    return set.intersection(*(set(values) for values in found)) if found else None
