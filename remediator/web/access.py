@@ -93,7 +93,7 @@ def subject_of(certificate: Mapping[str, Any]) -> str:
 
 
 def _escape(value: str) -> str:
-    escaped = "".join(f"\\{letter}" if letter in '\\,+"<>;=' else letter for letter in value).replace("\0", "\\00")
+    escaped = "".join(f"\\{letter}" if letter in '\\,+"<>;' else letter for letter in value).replace("\0", "\\00")
     if escaped[:1] in ("#", " "):
         escaped = f"\\{escaped}"
     return f"{escaped[:-1]}\\ " if escaped.endswith(" ") and len(value) > 1 else escaped

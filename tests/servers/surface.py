@@ -131,7 +131,7 @@ class SurfaceService:
     gate: Any = None
     """An `asyncio.Event` that `accept` awaits, where a test wants requests under way."""
     not_ready: str | None = None
-    reloaded: Reloaded = Reloaded(ok=True, rules=1, problems=())
+    reloaded: Reloaded = field(default_factory=lambda: Reloaded(ok=True, rules=1, problems=()))
     bodies: list[bytes] = field(default_factory=list)
     senders: list[str] = field(default_factory=list)
 
@@ -232,7 +232,9 @@ def make_plan() -> Plan:
     """Make a plan with one change."""
     target = Target("kubernetes:prod/shop/Deployment/web", "kubernetes:prod/shop/Deployment/web", {"namespace": "shop"}, "uid-1")
     change = Change(target.id, "image", "web:43", "web:42")
-    return Plan("kubernetes.rollout_undo", "roll web back to revision 42", (target,), {"revision": 42}, changes=(change,), impact=Impact(3, 3))
+    return Plan(
+        "kubernetes.rollout_undo", "roll web back to revision 42", (target,), {"revision": 42}, changes=(change,), impact=Impact(3, 3)
+    )
 
 
 def make_incident(number: int = 1) -> Incident:
@@ -285,8 +287,21 @@ def make_approval() -> Approval:
 def make_events() -> list[Event]:
     """Make the events of the incident, evidence among them."""
     condition = {"remedy": "roll back", "value": True, "facts": {"checks.logs.lines": [SECRET_LINE], "checks.logs.count": 3}, "reason": ""}
-    opened = {"rule": "site-down", "target": "web", "severity": "sev1", "fingerprint": "0" * 16, "labels": {}, "summary": "the site is down"}
-    chosen = {"run": RUN, "remedy": "roll back", "reason": "true", "checks": {"logs": {"error": None, "seconds": 0.1}}, "conditions": [condition]}
+    opened = {
+        "rule": "site-down",
+        "target": "web",
+        "severity": "sev1",
+        "fingerprint": "0" * 16,
+        "labels": {},
+        "summary": "the site is down",
+    }
+    chosen = {
+        "run": RUN,
+        "remedy": "roll back",
+        "reason": "true",
+        "checks": {"logs": {"error": None, "seconds": 0.1}},
+        "conditions": [condition],
+    }
     entered = {"run": RUN, "rule": "site-down", "state": "awaiting_approval", "was": "planning", "reason": "its risk is high"}
     return [
         Event(INCIDENT, Kind.INCIDENT_OPENED, NOW, opened),

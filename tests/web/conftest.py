@@ -13,13 +13,13 @@ from tests.servers.surface import Surface, serving
 
 @pytest.fixture
 async def surface(tmp_path: Path) -> AsyncIterator[Surface]:
-    """A served surface over a filled store."""
+    """Serve a surface over a filled store."""
     async with serving(tmp_path) as served:
         yield served
 
 
 @pytest.fixture
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
-    """A client that keeps nothing between requests but connections."""
+    """Open a client that keeps nothing between requests but connections."""
     async with aiohttp.ClientSession() as session:
         yield session

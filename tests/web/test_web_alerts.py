@@ -94,7 +94,13 @@ async def test_bad_bodies_are_4xx_and_counted(surface: Surface, http: ClientSess
 
 async def test_one_bad_alert_does_not_refuse_the_others(surface: Surface, http: ClientSession) -> None:
     """Single alerts are refused by themselves, and the answer names them."""
-    good = {"status": "firing", "labels": {"alertname": "A"}, "annotations": {}, "startsAt": "2026-11-21T03:00:00Z", "fingerprint": "0" * 16}
+    good = {
+        "status": "firing",
+        "labels": {"alertname": "A"},
+        "annotations": {},
+        "startsAt": "2026-11-21T03:00:00Z",
+        "fingerprint": "0" * 16,
+    }
     async with http.post(url(surface), data=webhook(alerts=[good, {"status": "on fire"}]), headers=SENDER | JSON) as answer:
         assert answer.status == 202
         found = await answer.json()
