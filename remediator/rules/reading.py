@@ -145,14 +145,12 @@ class Reader:
         others = [key for key in node.value if key not in options]
         dotted = [key for key in others if "." in key] or others[:1]
         for key in others:
-            if key not in dotted[:1]:
-                second = "." in key
-                message = (
-                    f"a second {what} {key!r}; write one in each entry"
-                    if second
-                    else f"unknown key {key!r}{nearest(key, options) or f'; valid are {', '.join(options)}'}"
-                )
-                self.problems.append(node.keys[key].problem(message))
+            if key in dotted[:1]:
+                continue
+            message = f"unknown key {key!r}" + (nearest(key, options) or f"; valid are {', '.join(options)}")
+            if "." in key:
+                message = f"a second {what} {key!r}; write one in each entry"
+            self.problems.append(node.keys[key].problem(message))
         if not dotted:
             example = next(iter(sorted(names())), "system.name")
             self.problems.append(node.place.problem(f"no {what} is named; write {{{example}: {{…}}}}"))
