@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from actions.redis.change import RedisAction, applied, not_applied, unknown
 from actions.redis.check import OnConnection, grant
-from actions.redis.replies import SentinelView, number, text
+from actions.redis.replies import SentinelView, number
 from actions.redis.session import SESSION, Address, Session, Unreachable, open_session
 from actions.redis.topology import SentinelViews, ask_sentinels, open_sentinel, read_server, read_view, sentinel_settings, target
 from actions.redis.trace import new_mark, pending
@@ -153,10 +153,13 @@ def _unchanged(plan: Plan, views: SentinelViews) -> SentinelView:
 
 
 async def _start(session: Session, name: str) -> None:
-    """Send the command. Refusals (no good replica, in progress) wrote nothing."""
-    answer = text(await session.tell("SENTINEL", "FAILOVER", name))
-    if answer != "OK":
-        raise PermanentError(f"{session.where} answered {answer[:200]!r} to SENTINEL FAILOVER")
+    """Send the command. Raises `TemporaryError` for a refusal that passes: right after a death replicas are not fresh enough for it."""
+    try:
+        await session.tell("SENTINEL", "FAILOVER", name)
+    except PermanentError as error:
+        if "NOGOODSLAVE" in str(error) or "INPROG" in str(error):
+            raise TemporaryError(str(error)) from error
+        raise
 
 
 async def _leads(ctx: Context, plan: Plan, view: SentinelView) -> Verdict:
