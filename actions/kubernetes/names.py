@@ -13,10 +13,13 @@ from remediator.model import JSON, Plan, Target
 
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 
+NAME = rf"{_LABEL}(\.{_LABEL})*"
+LONGEST_NAME = 253
+
 Namespace = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$", max_length=63)]
 """A DNS-1123 label, as the API server demands of namespaces."""
 
-Name = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}(\.{_LABEL})*$", max_length=253)]
+Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$", max_length=LONGEST_NAME)]
 """A DNS-1123 subdomain, as the API server demands of workloads."""
 
 

@@ -24,7 +24,7 @@ from actions.kubernetes import KubernetesConnection
 from remediator.action import SecretRef
 from remediator.testing import LocalContext
 from tests.servers.kubernetes_controllers import Object, exceed_deadline, stamp, sync
-from tests.servers.kubernetes_patches import PatchTestFailed, json_patch, merge, strategic
+from tests.servers.kubernetes_patches import PatchTestError, json_patch, merge, strategic
 
 KINDS = {
     "namespaces": ("", "v1", "Namespace"),
@@ -38,15 +38,29 @@ KINDS = {
 }
 WORKLOADS = ("deployments", "statefulsets", "daemonsets")
 SPEC_FIELDS = frozenset(
-    "replicas selector template strategy updateStrategy revisionHistoryLimit progressDeadlineSeconds paused minReadySeconds "
-    "serviceName podManagementPolicy volumeClaimTemplates persistentVolumeClaimRetentionPolicy ordinals".split()
+    [
+        "replicas",
+        "selector",
+        "template",
+        "strategy",
+        "updateStrategy",
+        "revisionHistoryLimit",
+        "progressDeadlineSeconds",
+        "paused",
+        "minReadySeconds",
+        "serviceName",
+        "podManagementPolicy",
+        "volumeClaimTemplates",
+        "persistentVolumeClaimRetentionPolicy",
+        "ordinals",
+    ]
 )
 PATH = re.compile(r"/(?:api/(?P<core>v1)|apis/(?P<group>[^/]+)/(?P<version>[^/]+))(?:/namespaces/(?P<ns>[^/]+))?/(?P<rest>.+)")
 VERBS = {"GET": "get", "PATCH": "patch", "POST": "create"}
 
 
 @dataclass
-class Refusal(Exception):
+class Refusal(Exception):  # noqa: N818 (it is an answer)
     """An answer other than success, as the `Status` object of a real server."""
 
     code: int
@@ -104,7 +118,7 @@ class FakeCluster:
         self.before_write: list[Callable[[], None]] = []
         """Called in turn, each before one live write is looked at: what somebody else does at that moment."""
         self.faults: list[Callable[[str], Refusal | str | None]] = []
-        """Each may answer for a request (given `METHOD path`): a refusal, `drop-before`, `drop-after`, or None; once answered it is gone."""
+        """Each may answer for a request (given `METHOD path`): a refusal, `drop-before`, `drop-after` or None; once used it is gone."""
         self.stale: dict[str, tuple[int, Object]] = {}
         self.url = ""
         self.under_way = 0
@@ -172,7 +186,7 @@ class FakeCluster:
         owned: Object = {}
         for part in ("annotations", "labels"):
             old, new = before["metadata"].get(part) or {}, item["metadata"].get(part) or {}
-            changed = {f"f:{key}": {} for key in new if old.get(key) != new[key]}
+            changed: Object = {f"f:{key}": {} for key in new if old.get(key) != new[key]}
             if changed:
                 owned.setdefault("f:metadata", {})[f"f:{part}"] = changed
         for key, value in (item.get("spec") or {}).items():
@@ -316,7 +330,8 @@ class FakeCluster:
         if user.rules is None or f"{verb} {group}/{whole}" in user.rules:
             return
         what = f'{qualified(resource)} "{name}"' if name else qualified(resource)
-        message = f'{what} is forbidden: User "{user.name}" cannot {verb} resource "{whole}" in API group "{group}" in the namespace "{namespace}"'
+        where = f'in API group "{group}" in the namespace "{namespace}"'
+        message = f'{what} is forbidden: User "{user.name}" cannot {verb} resource "{whole}" {where}'
         details = {**({"name": name} if name else {}), **({"group": group} if group else {}), "kind": resource}
         raise Refusal(403, "Forbidden", message, details)
 
@@ -378,7 +393,7 @@ class FakeCluster:
 
     def _write_scale(self, resource: str, namespace: str, name: str, body: Object, query: dict[str, str], manager: str) -> Object:
         scale = self._scale(resource, namespace, name)
-        wished = merge(scale, body)
+        wished: Object = merge(scale, body)
         if wished["metadata"]["resourceVersion"] != scale["metadata"]["resourceVersion"]:
             raise conflict(resource, name)
         if wished["spec"]["replicas"] < 0:
@@ -443,7 +458,7 @@ def patched(item: Object, body: Any, content_type: str) -> Object:
         case "application/json-patch+json":
             try:
                 result = json_patch(item, body)
-            except PatchTestFailed:
+            except PatchTestError:
                 raise Refusal(422, "Invalid", "the server rejected our request due to an error in our request", {}) from None
         case other:
             raise Refusal(
@@ -528,8 +543,8 @@ def complete(resource: str, item: Object) -> Object:
         container.setdefault("resources", {})
         defaults = {"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File", "imagePullPolicy": "IfNotPresent"}
         container |= {key: value for key, value in defaults.items() if key not in container}
-    defaults = {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst", "securityContext": {}}
-    pod |= {key: value for key, value in {**defaults, "schedulerName": "default-scheduler"}.items() if key not in pod}
+    more: Object = {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30, "dnsPolicy": "ClusterFirst", "securityContext": {}}
+    pod |= {key: value for key, value in {**more, "schedulerName": "default-scheduler"}.items() if key not in pod}
     rolling: Object = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "25%", "maxSurge": "25%"}}
     if resource == "deployments":
         spec |= {"strategy": rolling, "revisionHistoryLimit": 10, "progressDeadlineSeconds": 600, **spec}
@@ -564,7 +579,7 @@ class TokenContext(LocalContext):
         return ref.env or ""
 
 
-def context(cluster: FakeCluster, *, token: str = "admin", key: str = "run-1/step-1", timeout: float = 5) -> TokenContext:
+def context(cluster: FakeCluster, *, token: str = "admin", key: str = "run-1/step-1", timeout: float = 5) -> TokenContext:  # noqa: S107
     """Return a context with one connection, `prod`, to the double."""
     connection = KubernetesConnection(server=cluster.url, token=SecretRef(env=token), timeout=timedelta(seconds=timeout))
     return TokenContext({"prod": connection}, key=key, now=lambda: cluster.now)

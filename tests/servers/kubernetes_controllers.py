@@ -290,8 +290,14 @@ def set_status(resource: str, item: Object, revision: Object, *, replicas: int, 
     """Return the status of a StatefulSet or DaemonSet."""
     observed = {"observedGeneration": item["metadata"]["generation"]}
     if resource == "daemonsets":
-        counts = ("currentNumberScheduled", "desiredNumberScheduled", "updatedNumberScheduled")
-        return {**observed, **dict.fromkeys(counts, replicas), "numberMisscheduled": 0, "numberReady": serving, "numberAvailable": serving}
+        scheduled = ("currentNumberScheduled", "desiredNumberScheduled", "updatedNumberScheduled")
+        return {
+            **observed,
+            **dict.fromkeys(scheduled, replicas),
+            "numberMisscheduled": 0,
+            "numberReady": serving,
+            "numberAvailable": serving,
+        }
     current = (
         revision["metadata"]["name"]
         if serving == replicas

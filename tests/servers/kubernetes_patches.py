@@ -1,4 +1,4 @@
-"""What an API server does with a patch: merge (RFC 7386), JSON (RFC 6902: add, replace, remove, test), strategic merge for Pod templates."""
+"""What an API server does with patches: merge (RFC 7386), JSON (RFC 6902 without move and copy), strategic merge of templates."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ KEYED = frozenset({"containers", "initContainers", "env", "volumes", "imagePullS
 """Lists that strategic merge joins by `name`; all others are replaced."""
 
 
-class PatchTestFailed(Exception):
+class PatchTestError(Exception):
     """A JSON patch's `test` did not hold, or its path does not exist."""
 
 
@@ -49,7 +49,7 @@ def strategic(target: Any, patch: Any, field: str = "") -> Any:
 
 
 def json_patch(target: dict[str, Any], operations: list[dict[str, Any]]) -> dict[str, Any]:
-    """Apply a JSON patch. Raises `PatchTestFailed`."""
+    """Apply a JSON patch. Raises `PatchTestError`."""
     result = copy.deepcopy(target)
     for operation in operations:
         *parents, last = [part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]]
@@ -59,7 +59,7 @@ def json_patch(target: dict[str, Any], operations: list[dict[str, Any]]) -> dict
                 place = place[int(part)] if isinstance(place, list) else place[part]
             _operate(place, last, operation)
         except (KeyError, IndexError, ValueError) as error:
-            raise PatchTestFailed(operation["path"]) from error
+            raise PatchTestError(operation["path"]) from error
     return result
 
 
@@ -68,11 +68,12 @@ def _operate(place: Any, last: str, operation: dict[str, Any]) -> None:
     match operation["op"]:
         case "test":
             if place[key] != operation["value"]:
-                raise PatchTestFailed(operation["path"])
+                raise PatchTestError(operation["path"])
         case "remove":
             del place[key]
         case "replace":
-            place[key]  # noqa: B018 (must exist)
+            if not isinstance(place, list) and key not in place:
+                raise KeyError(key)
             place[key] = copy.deepcopy(operation["value"])
         case "add":
             place[key] = copy.deepcopy(operation["value"])

@@ -13,7 +13,7 @@ from pydantic import Field, StringConstraints, model_validator
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
-from actions.kubernetes.names import ClusterParams, Kind, Reference
+from actions.kubernetes.names import LONGEST_NAME, NAME, ClusterParams, Kind, Reference
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.progress import container_statuses, finished_within, is_ready, is_terminating, terminations, waiting_reasons
 from actions.kubernetes.workloads import parse_time, read_pods, read_workload
@@ -22,7 +22,7 @@ from remediator.duration import Duration
 from remediator.errors import NotFound
 from remediator.model import Value
 
-_OWNER = r"^(deployment|statefulset|daemonset)/[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
+_OWNER = rf"^({'|'.join(kind.word for kind in Kind)})/{NAME}$"
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _PLACE = re.compile(r"\{(\w+)\}")
 _MOST_SAMPLES = 20
@@ -31,7 +31,7 @@ _MOST_SAMPLES = 20
 class PodsParams(ClusterParams):
     """Which Pods: those a workload owns (`owner: deployment/web`), or those a label selector matches."""
 
-    owner: Annotated[str, StringConstraints(pattern=_OWNER, max_length=265)] | None = Field(None, description="KIND/NAME of the workload")
+    owner: Annotated[str, StringConstraints(pattern=_OWNER)] | None = Field(None, description="KIND/NAME of the workload")
     selector: Code | None = Field(None, min_length=1, description="label selector; `{name}` stands for the value of `args`")
     args: Mapping[str, str] = Field(default_factory=dict, description="label values for the selector's places")
     within: Duration = Field(timedelta(hours=1), description="only terminations within this span count as evidence")
@@ -40,6 +40,8 @@ class PodsParams(ClusterParams):
     def _one_way(self) -> Self:
         if (self.owner is None) == (self.selector is None):
             raise ValueError("set exactly one of owner and selector")
+        if len((self.owner or "").partition("/")[2]) > LONGEST_NAME:
+            raise ValueError(f"owner: a name has at most {LONGEST_NAME} characters")
         places = set(_PLACE.findall(self.selector or ""))
         if places != set(self.args):
             raise ValueError(f"the selector's places {sorted(places)} and args {sorted(self.args)} differ")

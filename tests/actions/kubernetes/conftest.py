@@ -11,7 +11,7 @@ from tests.servers.kubernetes import FakeCluster, TokenContext, context, start_c
 
 @pytest.fixture
 async def cluster() -> AsyncIterator[FakeCluster]:
-    """An empty cluster."""
+    """Start an empty cluster."""
     running = await start_cluster()
     yield running
     await running.aclose()
@@ -19,7 +19,7 @@ async def cluster() -> AsyncIterator[FakeCluster]:
 
 @pytest.fixture
 async def ctx(cluster: FakeCluster) -> AsyncIterator[TokenContext]:
-    """A context with the connection `prod` to it, allowed everything."""
+    """Lend a context with the connection `prod` to it, allowed everything."""
     lent = context(cluster)
     yield lent
     await lent.aclose()
