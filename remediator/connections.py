@@ -89,8 +89,8 @@ class _Entry:
     """Calls that were given this client and are not over."""
     retired_at: float = 0.0
 
-    def in_use(self, *, by_others_than: LiveContext | None = None) -> bool:
-        return any(user is not by_others_than for user in self.users)
+    def in_use(self) -> bool:
+        return len(self.users) > 0
 
 
 class Connections:
@@ -200,7 +200,9 @@ class Connections:
         entry = self._entries.pop(name, None)
         if entry is None:
             return
-        if not entry.in_use(by_others_than=by):
+        if by is not None:
+            entry.users.discard(by)
+        if not entry.in_use():
             await _close(entry)
             return
         entry.retired_at = time.monotonic()
