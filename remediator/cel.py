@@ -41,7 +41,7 @@ _WIDENED = frozenset({"_<_", "_<=_", "_>_", "_>=_", "_==_", "_!=_", "_+_", "_-_"
 _WIDEST = 2**53
 
 
-@dataclass
+@dataclass(slots=True)
 class Token:
     """One lexical element: what the author wrote and where, and what CEL gets instead (`out`)."""
 

@@ -215,14 +215,20 @@ def nearest(name: str, known: Sequence[str]) -> str:
 
 
 class Environment:
-    """The names that expressions may use, with their types. Compiles expressions and templates."""
+    """The names that expressions may use, with their types. Compiles expressions and templates, each text once."""
 
     def __init__(self, types: Mapping[str, FactType]) -> None:
         self.types = dict(types)
+        self._compiled: dict[tuple[str, FactType | None], Expression] = {}
         self._roots = {name.partition(".")[0] for name in types}
 
     def compile(self, text: str, *, expects: FactType | None = None) -> Expression:
         """Compile `text`. Raises `InvalidExpression` with line and column inside `text`, naming the nearest valid name."""
+        if (text, expects) not in self._compiled:
+            self._compiled[text, expects] = self._fresh(text, expects)
+        return self._compiled[text, expects]
+
+    def _fresh(self, text: str, expects: FactType | None) -> Expression:
         if len(text) > LONGEST:
             raise InvalidExpression(f"the expression has {len(text)} characters; at most {LONGEST} are allowed")
         source = cel.Source(text)

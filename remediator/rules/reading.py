@@ -77,10 +77,13 @@ class Reader:
     broken: set[str] = field(default_factory=set)
     """Ids of checks that could not be read: what else is wrong because of them is not reported."""
 
-    @property
-    def var_types(self) -> dict[str, FactType]:
-        """The types of the pack's variables by qualified name."""
-        return {f"vars.{name}": kind for name, kind in self.variables.types.items()}
+    def __post_init__(self) -> None:
+        self.loading = Environment({f"vars.{name}": kind for name, kind in self.variables.types.items()})
+        """What is known when rules load: the pack's variables."""
+        self.grouping = Environment({**self.loading.types, **SUBJECT})
+        """What is known when an alert is grouped: the alert too."""
+        self.looking = Environment({**self.grouping.types, "incident.id": FactType.STRING})
+        """What is known when checks run: the incident too."""
 
     # --- texts that are settled when rules load ---------------------------------------------------------------------
 
@@ -90,7 +93,7 @@ class Reader:
             return None
         if "${" not in node.value:
             return node.value
-        template = self.template(node, self.var_types)
+        template = self.template(node, self.loading)
         if template is None:
             return None
         # What is put into PromQL must not be able to end the text it stands in.
@@ -116,18 +119,18 @@ class Reader:
 
     # --- expressions ------------------------------------------------------------------------------------------------
 
-    def template(self, node: Node, types: Mapping[str, FactType]) -> Template | None:
+    def template(self, node: Node, environment: Environment) -> Template | None:
         """Compile a tree with `${…}`."""
-        template, problems = compile_template(node, Environment(types))
+        template, problems = compile_template(node, environment)
         self.problems += self._own(problems)
         return template
 
-    def condition(self, node: Node | None, types: Mapping[str, FactType]) -> Expression | None:
+    def condition(self, node: Node | None, environment: Environment) -> Expression | None:
         """Compile a condition; None where there is none or it is faulty."""
         if node is None or not isinstance(node.value, str) or not node.value:
             return None
         try:
-            return Environment(types).compile(node.value, expects=FactType.BOOL)
+            return environment.compile(node.value, expects=FactType.BOOL)
         except InvalidExpression as error:
             self.problems += self._own([node.inside(error.line, error.column).problem(str(error))])
             return None
@@ -169,9 +172,9 @@ class Reader:
             message = f"there is no {what} {call.name!r}{nearest(call.name, sorted(names()))}"
             self.problems.append(call.node.keys[call.name].problem(message))
 
-    def params(self, call: Call, kind: type[Action[Any] | Check[Any]], types: Mapping[str, FactType]) -> Template | None:
+    def params(self, call: Call, kind: type[Action[Any] | Check[Any]], environment: Environment) -> Template | None:
         """Compile and check the parameters of a call."""
-        template = self.template(call.params, types)
+        template = self.template(call.params, environment)
         if template is None:
             return None
         found = check_params(kind, call.params, template)

@@ -9,12 +9,12 @@ from typing import Any
 
 from remediator.action import Action, Fact, FactType
 from remediator.duration import format_duration
-from remediator.expressions import Template
+from remediator.expressions import Environment, Template
 from remediator.model import JSON, Risk, digest, encode_value
 from remediator.rules.model import ApprovalSpec, CheckSpec, OnFailure, Remedy, StepSpec, VerifySpec
 from remediator.rules.packs import check_shape
 from remediator.rules.parse import Node
-from remediator.rules.reading import SUBJECT, Reader
+from remediator.rules.reading import Reader
 from remediator.rules.schema import RemedyText, VerifyText
 
 LONGEST_STEP = timedelta(hours=2)
@@ -33,6 +33,13 @@ class RemedyReader:
     """The checks as they are written, by id."""
     handovers: list[tuple[str, Node]] = field(default_factory=list)
     """The rules that remedies hand over to, and where that stands."""
+
+    def __post_init__(self) -> None:
+        facts = {name: fact.type for name, fact in self.facts.items()}
+        self.deciding = Environment({**self.reader.looking.types, **facts})
+        """What is known when a remedy is chosen and planned: the checks' facts too."""
+        self.verifying = Environment({**self.deciding.types, "alert.resolved": FactType.BOOL})
+        """What is known during verification."""
 
     def read(self, node: Node | None) -> list[Remedy]:
         """Return the remedies that could be read; every fault is noted."""
@@ -59,16 +66,10 @@ class RemedyReader:
 
     def _remedy(self, node: Node) -> Remedy | None:
         before = len(self.reader.problems)
-        types = {
-            **SUBJECT,
-            **self.reader.var_types,
-            "incident.id": FactType.STRING,
-            **{name: fact.type for name, fact in self.facts.items()},
-        }
         verify = node.get("verify")
-        when = self.reader.condition(node.get("when"), types)
-        until = self.reader.condition(verify.get("until") if verify is not None else None, {**types, "alert.resolved": FactType.BOOL})
-        steps, kinds = self._steps(node, types)
+        when = self.reader.condition(node.get("when"), self.deciding)
+        until = self.reader.condition(verify.get("until") if verify is not None else None, self.verifying)
+        steps, kinds = self._steps(node)
         handover = self._handover(node)
         if check_shape(RemedyText, node):
             return None  # noted with the rule's shape already
@@ -100,21 +101,21 @@ class RemedyReader:
         texts = {id_: text for id_, text in self.texts.items() if id_ in looked_at}
         return digest({"remedy": node.plain(), "checks": texts, "vars": encode_value(values)})
 
-    def _steps(self, node: Node, types: Mapping[str, FactType]) -> tuple[list[StepSpec], list[type[Action[Any]]]]:
+    def _steps(self, node: Node) -> tuple[list[StepSpec], list[type[Action[Any]]]]:
         reader, catalogue = self.reader, self.reader.names.catalogue
         steps: list[StepSpec] = []
         kinds: list[type[Action[Any]]] = []
         listed = node.get("steps")
         for number, entry in enumerate(listed.entries() if listed is not None else (), 1):
             call = reader.call(entry, ("when", "timeout"), "action", catalogue.action_names)
-            when = reader.condition(entry.get("when"), types)
+            when = reader.condition(entry.get("when"), self.deciding)
             timeout = reader.timeout(entry, StepSpec.timeout, LONGEST_STEP)
             kind = catalogue.action(call.name) if call is not None else None
             if call is None or kind is None:
                 reader.missing(call, "action", catalogue.action_names)
                 continue
             kinds.append(kind)
-            template = reader.params(call, kind, types)
+            template = reader.params(call, kind, self.deciding)
             if template is not None:
                 self._check_evidence(call.params, template)
                 steps.append(StepSpec(number, call.name, template, when, timeout))

@@ -13,13 +13,13 @@ from datetime import timedelta
 from remediator.action import Fact, FactType
 from remediator.duration import parse_duration
 from remediator.errors import InvalidExpression, Problem
-from remediator.expressions import Environment, Template, Unknown
+from remediator.expressions import Template, Unknown
 from remediator.model import JSON, digest, encode_value
 from remediator.rules.matchers import matcher, parse_matchers
 from remediator.rules.model import Budget, BudgetScope, CheckSpec, GuardSpec, Matcher, Rule
 from remediator.rules.packs import Vars, check_shape
 from remediator.rules.parse import Node
-from remediator.rules.reading import SUBJECT, Names, Reader
+from remediator.rules.reading import Names, Reader
 from remediator.rules.remedy import RemedyReader
 from remediator.rules.schema import RuleText
 
@@ -144,7 +144,7 @@ class RuleCompiler:
         """Fill the pack's variables into a matcher's value, after it was parsed, so that none can change its form."""
         if "${" not in found.value:
             return found
-        rendered = Environment(self.reader.var_types).template(found.value).render(self.reader.var_facts())
+        rendered = self.reader.loading.template(found.value).render(self.reader.var_facts())
         if isinstance(rendered, Unknown) or not isinstance(rendered, str):
             raise InvalidExpression(rendered.reason if isinstance(rendered, Unknown) else f"{found.value} is no text; write string(…)")
         return matcher(found.label, found.operator, rendered)
@@ -153,7 +153,7 @@ class RuleCompiler:
         node = self.node.get("target")
         if node is None or not isinstance(node.value, str):
             return None
-        template = self.reader.template(node, {**SUBJECT, **self.reader.var_types})
+        template = self.reader.template(node, self.reader.grouping)
         for _, expression in template.leaves if template is not None else ():
             if expression.type not in (FactType.STRING, FactType.INT):
                 self.problems.append(node.place.problem(f"target: an expression of type {expression.type} is no name; write string(…)"))
@@ -181,7 +181,7 @@ class RuleCompiler:
                 self.reader.broken.add(id_)
                 continue
             facts |= {f"checks.{id_}.{name}": fact for name, fact in kind.facts.items()}
-            template = self.reader.params(call, kind, {**SUBJECT, **self.reader.var_types, "incident.id": FactType.STRING})
+            template = self.reader.params(call, kind, self.reader.looking)
             if template is not None:
                 specs[id_] = CheckSpec(id_, call.name, template, self.reader.timeout(entry, CheckSpec.timeout, LONGEST_CHECK))
         return specs, facts
