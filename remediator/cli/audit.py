@@ -11,15 +11,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from remediator.audit import Head, verify_export
 from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import AsJson, connected
 from remediator.cli.output import complain, print_json, say
+
+if TYPE_CHECKING:
+    from remediator.audit import Head
 
 program = typer.Typer(help="Verify and export the audit trail.", no_args_is_help=True)
 
@@ -43,6 +45,8 @@ def verify(
     if anchor and file is None:
         raise CommandFailed("--anchor goes with --file", code=Exit.USAGE)
     if file is not None:
+        from remediator.audit import verify_export
+
         found = asdict(verify_export(_lines(file), anchors=[_anchor(text) for text in anchor]))
     else:
         found = asyncio.run(_verify_store(store)) if store is not None else client.get("api", "v1", "audit", "verify")
@@ -65,6 +69,8 @@ def _report(found: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _anchor(text: str) -> Head:
+    from remediator.audit import Head
+
     match = ANCHOR.fullmatch(text)
     if match is None:
         raise CommandFailed(f"{text!r} is not an anchor; write it like system:41:HASH", code=Exit.USAGE)

@@ -1,4 +1,7 @@
-"""`actions`, `checks`, `guards`, `schema`: what there is to write rules with. They need no running daemon."""
+"""`actions`, `checks`, `guards`: what there is to write rules with. They need no running daemon.
+
+The catalogue is imported by the commands that show it, so that the others start at once.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,7 @@ import typer
 from remediator.cli.failure import CommandFailed
 from remediator.cli.options import AsJson
 from remediator.cli.output import complain, print_json, print_table, say
-from remediator.guards import ALL_GUARDS
 from remediator.model import JSON
-from remediator.registry import Registry
-from remediator.web.catalogue import actions as describe_actions
-from remediator.web.catalogue import checks as describe_checks
 
 Name = Annotated[str | None, typer.Argument(help="only this one, in full")]
 Paths = Annotated[list[Path], typer.Option("--actions-path", help="directory with modules of your own; may be repeated")]
@@ -23,13 +22,19 @@ Paths = Annotated[list[Path], typer.Option("--actions-path", help="directory wit
 
 def actions(name: Name = None, actions_path: Paths = [], as_json: AsJson = False) -> None:  # noqa: B006
     """List the actions, or show one."""
-    found = describe_actions(Registry(actions_path))
+    from remediator.registry import Registry
+    from remediator.web.catalogue import actions as describe
+
+    found = describe(Registry(actions_path))
     _show(found, name, as_json=as_json, columns=("name", "risk", "reversible", "description"), what="action")
 
 
 def checks(name: Name = None, actions_path: Paths = [], as_json: AsJson = False) -> None:  # noqa: B006
     """List the checks, or show one."""
-    found = describe_checks(Registry(actions_path))
+    from remediator.registry import Registry
+    from remediator.web.catalogue import checks as describe
+
+    found = describe(Registry(actions_path))
     _show(found, name, as_json=as_json, columns=("name", "description"), what="check")
 
 
@@ -83,6 +88,8 @@ def _kind(schema: dict[str, Any]) -> str:
 
 def guards(as_json: AsJson = False) -> None:
     """List the guards that can hold a run back."""
+    from remediator.guards import ALL_GUARDS
+
     found = [{"name": guard.name, "description": guard.description} for guard in ALL_GUARDS]
     if as_json:
         return print_json(found)

@@ -1,4 +1,7 @@
-"""`check`, `rehearse`, `schema`: rules and settings before they meet an incident."""
+"""`check`, `rehearse`, `schema`: rules and settings before they meet an incident.
+
+What compiles rules is imported by the commands that do, so that the others start at once.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +25,10 @@ from remediator.cli.timeline import step_lines, word
 from remediator.errors import InvalidFiles, Problem
 from remediator.model import JSON, Alert
 
+if TYPE_CHECKING:
+    from remediator.rules.compile import RuleSet
+    from remediator.rules.packs import PackSource
+
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="[PATH]...", help="packs, rule files or settings files; without any, --config")]
 AlertFile = Annotated[Path, typer.Argument(metavar="ALERT.json", help="a webhook's body or one alert; `-` reads stdin")]
 
@@ -29,64 +37,69 @@ PACK = "pack.yaml"
 
 def check(paths: Paths = None, config: Config = DEFAULT_CONFIG_PATH, as_json: AsJson = False) -> None:
     """Validate settings and rules; print every problem as FILE:LINE:COLUMN: MESSAGE, exit code 1 when there is one."""
-    problems = sorted({problem for path in paths or [config] for problem in _problems(path)})
+    from remediator.rules.lint import lint
+
+    problems: set[Problem] = set()
+    warnings: set[Problem] = set()
+    for path in paths or [config]:
+        try:
+            warnings |= set(lint(_compile(path)))
+        except InvalidFiles as error:
+            problems |= set(error.problems)
+    _report(sorted(problems), sorted(warnings), as_json=as_json)
+
+
+def _report(problems: Sequence[Problem], warnings: Sequence[Problem], *, as_json: bool) -> None:
+    found = [(one, "error") for one in problems] + [(one, "warning") for one in warnings]
     if as_json:
-        print_json([{"file": one.file, "line": one.line, "column": one.column, "message": one.message} for one in problems])
+        print_json([{"severity": severity, **asdict(problem)} for problem, severity in found])
     else:
-        for problem in problems:
-            say(problem)
+        for problem, severity in found:
+            say(problem if severity == "error" else f"{problem.file}:{problem.line}:{problem.column}: warning: {problem.message}")
     if problems:
         raise CommandFailed(f"{len(problems)} problem(s)")
     if not as_json:
-        say("No problems.", style="green")
+        say("No problems." if not warnings else f"No problems, {len(warnings)} warning(s).", style="green")
 
 
-def _problems(path: Path) -> tuple[Problem, ...]:
+def _compile(path: Path) -> RuleSet:
+    """Compile the packs that `path` is, holds or belongs to, or those of a settings file. Raises `InvalidFiles`."""
     if not path.exists():
         raise CommandFailed(f"there is no {path}", code=Exit.USAGE)
-    try:
-        packs = list(_packs(path))
-        if packs:
-            _check_packs(packs)
-        elif path.is_dir():
-            raise CommandFailed(f"{path} holds no {PACK}, so it is no pack of rules", code=Exit.USAGE)
-        else:
-            _check_settings(path)
-    except InvalidFiles as error:
-        return error.problems
-    return ()
-
-
-def _packs(path: Path) -> Iterator[Path]:
-    """Yield the packs that `path` is, holds, or belongs to."""
+    packs = _packs(path)
+    if packs:
+        return _compile_packs(packs)
     if path.is_dir():
-        yield from sorted({found.parent for found in path.rglob(PACK)})
-    elif (path.parent / PACK).is_file():
-        yield path.parent
-
-
-def _check_packs(packs: Sequence[Path]) -> None:
-    from remediator.registry import Registry
-    from remediator.rules.compile import compile_ruleset
-    from remediator.rules.files import read_pack
-
-    problems: list[Problem] = []
-    for pack in packs:
-        try:
-            compile_ruleset([read_pack(pack, name=pack.resolve().name, vars={})], Registry())
-        except InvalidFiles as error:
-            problems += error.problems
-    if problems:
-        raise InvalidFiles(problems)
-
-
-def _check_settings(path: Path) -> None:
+        raise CommandFailed(f"{path} holds no {PACK}, so it is no pack of rules", code=Exit.USAGE)
     from remediator.app import load_rules
     from remediator.registry import Registry
     from remediator.settings import load_settings
 
     settings = load_settings(path, os.environ)
-    load_rules(settings, Registry(settings.actions_path))
+    return load_rules(settings, Registry(settings.actions_path))
+
+
+def _packs(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted({found.parent for found in path.rglob(PACK)})
+    return [path.parent] if (path.parent / PACK).is_file() else []
+
+
+def _compile_packs(packs: Sequence[Path]) -> RuleSet:
+    from remediator.registry import Registry
+    from remediator.rules.compile import compile_ruleset
+    from remediator.rules.files import read_pack
+
+    sources: list[PackSource] = []
+    problems: list[Problem] = []
+    for pack in packs:
+        try:
+            sources.append(read_pack(pack, name=pack.resolve().name))
+        except InvalidFiles as error:
+            problems += error.problems
+    if problems:
+        raise InvalidFiles(problems)
+    return compile_ruleset(sources, Registry())
 
 
 @connected

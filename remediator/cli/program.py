@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import click
 import typer
 
 import remediator
@@ -82,24 +81,16 @@ def _serve(config: Config = DEFAULT_CONFIG_PATH) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run one command; return its exit code."""
     try:
-        code = build()(list(arguments), standalone_mode=False, prog_name="remediator")
+        build()(list(arguments), prog_name="remediator")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else Exit.OK
     except CommandFailed as error:
         complain(error)
         return error.code
-    except click.exceptions.Abort:
-        complain("stopped; nothing was decided")
-        return Exit.NO
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
     except InvalidFiles as error:
         say(error)
         return Exit.NO
     except RemediatorError as error:
         complain(error)
         return Exit.NO
-    except BrokenPipeError:
-        # Whoever read us has seen enough (`| head`).
-        sys.stderr.close()
-        return Exit.OK
-    return code if isinstance(code, int) else Exit.OK
+    return Exit.OK

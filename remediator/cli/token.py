@@ -11,7 +11,6 @@ import typer
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import AsJson
 from remediator.cli.output import print_json, say
-from remediator.settings.model import Role
 
 BYTES = 32
 
@@ -22,6 +21,8 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Make a token; it is shown this once. Nothing is stored: put the shown lines into the settings and reload."""
+    from remediator.settings.model import Role
+
     unknown = sorted(set(role) - {one.value for one in Role})
     if unknown:
         raise CommandFailed(f"no role {', '.join(unknown)}; there are {', '.join(Role)}", code=Exit.USAGE)

@@ -10,7 +10,7 @@ from aiohttp import web
 from remediator.authentication import Operation
 from remediator.model import JSON, Authority, to_json
 from remediator.rules.model import Rule
-from remediator.web.routes import Answer, Call, Route, ok
+from remediator.web.routes import Answer, Call, Route, missing, ok
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,10 @@ async def list_rules(call: Call) -> web.Response:
 
 async def show_rule(call: Call) -> web.Response:
     """Show one rule."""
-    rule = call.service.rules.rule(call.path("rule"))
+    name = call.path("rule")
+    rule = call.service.rules.rule(name)
+    if rule is None:
+        raise missing("rule", name)
     return ok(to_json(RuleDetail(**_fields(rule, await call.service.store.pauses()), source=rule.source)))
 
 
