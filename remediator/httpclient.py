@@ -68,7 +68,7 @@ class WebConnection(Connection):
     basic: BasicAuth | None = Field(None, description="user and password sent as Authorization: Basic")
     headers: Mapping[str, SecretRef] = Field(default_factory=dict, description="further headers, each value a secret reference")
     ca: str = Field("", description="PEM file of the authority to trust instead of the system's")
-    timeout: Duration = Field(timedelta(seconds=10), description="longest time for one request, from DNS to the last byte")
+    timeout: Duration = Field(timedelta(seconds=10), gt=timedelta(), description="longest time for one request, from DNS to the last byte")
 
     @model_validator(mode="after")
     def _one_authorization(self) -> Self:
@@ -371,10 +371,12 @@ def open_tls(ca: str) -> ssl.SSLContext:
 async def open_client(connection: WebConnection, ctx: Context) -> HttpClient:
     """Open the client of a connection; nothing is sent yet. For `ctx.client`."""
     tls = await asyncio.to_thread(open_tls, connection.ca)
+    seconds = connection.timeout.total_seconds()
     connector = aiohttp.TCPConnector(ssl=tls, resolver=_Resolver(connection.timeout / 2), use_dns_cache=False, force_close=True, limit=16)
     session = aiohttp.ClientSession(
         connector=connector,
-        timeout=aiohttp.ClientTimeout(total=connection.timeout.total_seconds()),
+        # Connecting gets less than the whole, so that its timeout is told from one after sending.
+        timeout=aiohttp.ClientTimeout(total=seconds, connect=seconds * 3 / 4),
         headers={"User-Agent": ctx.identity.name, "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Self
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
 
@@ -42,12 +42,18 @@ def check_path(path: str, names: frozenset[str]) -> None:
     plain = _PLACEHOLDER.sub("x", path)
     if not _PATH.fullmatch(plain) or plain.startswith("//"):
         raise ValueError(f"{path!r} is not a path: it starts with one /, is percent-encoded, and has no query or fragment (use query)")
-    if any(segment in {".", ".."} for segment in re.sub("%2e", ".", plain, flags=re.IGNORECASE).split("/")):
+    if _has_dots(plain):
         raise ValueError(f"{path!r} has a . or .. segment; write the path it leads to")
     if found - names:
         raise ValueError(f"{path!r} has {sorted(found - names)}, which args does not give")
     if names - found:
         raise ValueError(f"args has {sorted(names - found)}, which {path!r} does not use")
+
+
+def _has_dots(text: str) -> bool:
+    """Tell whether a server could read a `.` or `..` segment in `text`: as it stands or decoded, with backslashes or `;` parameters."""
+    readings = (text, unquote(text), unquote(unquote(text)))
+    return any(part.partition(";")[0] in {".", ".."} for reading in readings for part in re.split(r"[/\\]", reading))
 
 
 def encode_segment(name: str, value: str | int) -> str:
@@ -60,7 +66,7 @@ def encode_segment(name: str, value: str | int) -> str:
         raise ValueError(f"args.{name} is empty, which would make it another path")
     if _CONTROL.search(text):
         raise ValueError(f"args.{name} holds control characters")
-    if any(part in {".", ".."} for part in re.split(r"[/\\]", text)):
+    if _has_dots(text):
         raise ValueError(f"args.{name} holds a . or .. segment")
     return quote(text, safe="")
 

@@ -56,7 +56,7 @@ class Get(Check[_GetParams]):
         "ok": Fact(FactType.BOOL, "the status is 2xx; unknown when unreachable"),
         "latency": Fact(FactType.DURATION, "time to the last byte, with connecting; unknown when unreachable"),
         "json_found": Fact(FactType.BOOL, "the whole body is JSON; unknown when unreachable"),
-        "json": Fact(FactType.DYN, "the body, when it is JSON and small", evidence=True),
+        "json": Fact(FactType.DYN, "the body without its nulls, when it is JSON and small", evidence=True),
         "texts": Fact(FactType.STRING_MAP, "picked strings and booleans (as true and false) by name; what is not there is missing"),
         "numbers": Fact(FactType.DOUBLE_MAP, "picked numbers by name; what is not there is missing"),
         "truncated": Fact(FactType.BOOL, "the body, or a part of it asked for, was too large to keep"),
@@ -97,16 +97,24 @@ async def _get(client: HttpClient, ctx: Context, url: str, what: str) -> Answer:
     """Get `url`, following redirects that stay where the credentials belong."""
     answer = await client.send(ctx, "GET", url, what=what, limit=MAX_BODY)
     for _ in range(MAX_REDIRECTS):
-        place = urljoin(url, answer.headers.get("location", ""))
-        if answer.status not in {301, 302, 303, 307, 308} or "location" not in answer.headers or not _same_origin(url, place):
+        place = _redirected(url, answer)
+        if place is None:
             break
         url = place
         answer = await client.send(ctx, "GET", url, what=what, limit=MAX_BODY)
     return answer
 
 
-def _same_origin(one: str, other: str) -> bool:
-    return urlsplit(one)[:2] == urlsplit(other)[:2] and other.isascii() and re.search(r"[\x00-\x20\x7f]", other) is None
+def _redirected(url: str, answer: Answer) -> str | None:
+    """Return where an answer redirects to, when it is a place of the same scheme, host and port."""
+    location = answer.headers.get("location", "")
+    if answer.status not in {301, 302, 303, 307, 308} or not re.fullmatch(r"[\x21-\x7e]+", location):
+        return None
+    try:
+        place = urljoin(url, location)
+        return place if urlsplit(url)[:2] == urlsplit(place)[:2] else None
+    except ValueError:
+        return None
 
 
 def unreachable_facts(error: HttpError) -> dict[str, Value]:
@@ -135,10 +143,17 @@ def answer_facts(answer: Answer, pick: Mapping[str, str]) -> dict[str, Value]:
         return facts | {"json_found": False}
     facts |= {"json_found": True} | picked(body, pick)
     if is_small(body):
-        facts["json"] = body
+        facts["json"] = without_nulls(body)
     else:
         facts["truncated"] = True
     return facts
+
+
+def without_nulls(value: JSON) -> JSON:
+    """Return a document without its members that are null: facts are never null, and what is not there is unknown."""
+    if isinstance(value, dict):
+        return {name: without_nulls(item) for name, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _finite(text: str) -> float:
@@ -167,7 +182,7 @@ def parse_json(body: bytes) -> JSON:
 
 def is_small(value: JSON) -> bool:
     """Tell whether a document may be kept whole as a fact."""
-    return len(canonical(value)) <= MAX_JSON and _is_shallow(value, MAX_DEPTH)
+    return _is_shallow(value, MAX_DEPTH) and len(canonical(value)) <= MAX_JSON
 
 
 def _is_keepable(text: str) -> bool:
@@ -179,8 +194,9 @@ def _is_shallow(value: JSON, depth: int) -> bool:
     if isinstance(value, str):
         return _is_keepable(value)
     if not isinstance(value, dict | list):
-        return True
-    items = [*value, *value.values()] if isinstance(value, dict) else value
+        # A null in a list has a place that can't be left out.
+        return value is not None
+    items = [*value, *(item for item in value.values() if item is not None)] if isinstance(value, dict) else value
     return depth > 0 and len(value) <= MAX_ITEMS and all(_is_shallow(item, depth - 1) for item in items)
 
 

@@ -68,10 +68,10 @@ class Request(Action[_RequestParams]):
         connection = ctx.connection(HttpConnection, params.connection)
         try:
             path, address = fill_path(params.path, params.args), params.target()
+            content_type, body = _body(params)
         except ValueError as error:
-            raise PlanRefused(f"connection {params.connection!r}: the path can't be made: {error}") from error
+            raise PlanRefused(f"connection {params.connection!r}: the request can't be made: {error}") from error
         target = f"http:{params.connection}/-/path{path}"
-        content_type, body = _body(params)
         url = connection.base_url + address
         # The host stands in the intent: an approval of one address must not become a request to another.
         intent: dict[str, JSON] = {"method": params.method, "url": url, "content_type": content_type, "body": body}

@@ -72,13 +72,14 @@ class Received:
 class HttpServer:
     """Serves `replies` by path (without query), else `default`. Use with `async with`.
 
-    `set` changes the answer of a path while it runs; `received` is what came so far.
+    `set` changes the answer of a path while it runs; `received` is what came so far, `taken` what of it was answered 2xx.
     """
 
     def __init__(self, replies: Mapping[str, Reply | Misbehaviour] | None = None, *, tls: ssl.SSLContext | None = None) -> None:
         self.replies: dict[str, Reply | Misbehaviour] = dict(replies or {})
         self.default: Reply | Misbehaviour = Reply(404)
         self.received: list[Received] = []
+        self.taken: list[Received] = []
         self.port = 0
         self._tls = tls
         self._server: asyncio.Server | None = None
@@ -123,7 +124,12 @@ class HttpServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         try:
-            request = await _read(reader)
+            first = await reader.readexactly(1)
+            if first == b"\x16":
+                # TLS to a port without it: answer in plain text, as web servers do.
+                writer.write(Reply(400).encode())
+                return
+            request = await _read(first, reader)
             self.received.append(request)
             await self._answer(request, reader, writer)
         except (ConnectionError, asyncio.IncompleteReadError, ssl.SSLError):
@@ -148,13 +154,15 @@ class HttpServer:
             case Misbehaviour.GARBAGE:
                 writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
             case Reply():
+                if 200 <= reply.status < 300:
+                    self.taken.append(request)
                 writer.write(reply.encode())
         if not writer.transport.is_closing():
             await writer.drain()
 
 
-async def _read(reader: asyncio.StreamReader) -> Received:
-    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip("\r\n").split("\r\n")
+async def _read(first: bytes, reader: asyncio.StreamReader) -> Received:
+    head = (first + await reader.readuntil(b"\r\n\r\n")).decode("latin-1").rstrip("\r\n").split("\r\n")
     method, target, _ = head[0].split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:])}
     body = await reader.readexactly(int(headers.get("content-length", "0")))

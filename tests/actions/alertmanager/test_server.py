@@ -75,7 +75,7 @@ async def servers(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tup
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def world(servers: tuple[AlertmanagerServer, AlertmanagerServer], request: pytest.FixtureRequest) -> AsyncIterator[World]:
-    """The servers with an alert of this test's own, firing at the first one."""
+    """Return the servers with an alert of this test's own, firing at the first one."""
     found = World(*servers, case=request.node.name)
     await found.one.post_alerts(found.labels)
     yield found

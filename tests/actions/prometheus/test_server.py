@@ -85,7 +85,7 @@ async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tupl
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def world(shared: tuple[HttpServer, PrometheusServer]) -> AsyncIterator[World]:
-    """The servers with a fresh context; the metric says broken."""
+    """Return the servers with a fresh context; the metric says broken."""
     exporter, prometheus = shared
     ctx = LocalContext({"main": PrometheusConnection(url=prometheus.url)})
     found = World(exporter, prometheus, ctx)
