@@ -32,6 +32,13 @@ class Answer:
             raise ValueError(f"a {type(value).__name__} instead of an object")  # noqa: TRY004 (one error for both faults)
         return value
 
+    def object(self) -> dict[str, Any]:
+        """Return the body as a Kubernetes object or list. Raises ValueError when it is none: a proxy's page, say."""
+        value = self.json()
+        if "kind" not in value or "metadata" not in value or value["kind"] == "Status":
+            raise ValueError(f"kind {value.get('kind')!r} instead of the object")
+        return value
+
     def failure(self) -> dict[str, Any]:
         """Return the `Status` object of a refusal, or an empty one when somebody other than an API server answered."""
         try:
@@ -54,7 +61,7 @@ def error_of(answer: Answer, *, cluster: str, request: str) -> RemediatorError:
             return PermanentError(f"{text}; the credentials of connection {cluster!r} are not accepted (missing, wrong or expired)")
         case 403 if _RBAC.search(said):
             return PermissionMissing(f"{text}; grant it, or use another connection")
-        case 404 if status.get("reason") == "NotFound":
+        case 404 if status.get("reason") == "NotFound" and (status.get("details") or {}).get("name"):  # else the API is not served
             return NotFound(text)
         case 409 if status.get("reason") == "Conflict":
             return Conflict(text)

@@ -72,11 +72,11 @@ class Client:
             answer = await self._send(self._reads, "GET", path, query=query or {})
             if answer.status != 200:
                 raise error_of(answer, cluster=self._endpoint.cluster, request=request)
-            return answer.json()
+            return answer.object()
         except _FAILED as error:
             raise TemporaryError(self._text(request, error)) from error
         except ValueError as error:
-            raise TemporaryError(self._text(request, error, "did not answer in JSON")) from error
+            raise TemporaryError(self._text(request, error, "did not answer as an API server")) from error
 
     async def list(self, path: str, query: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """Read all objects of a collection, page by page. Raises as `get`, and `CheckFailed` beyond 10,000 objects."""
@@ -104,7 +104,7 @@ class Client:
             if answer.status < 500:
                 if answer.status != 200:
                     raise error_of(answer, cluster=self._endpoint.cluster, request=request)
-                return answer.json()
+                return answer.object()
             # A proxy or a timed-out API server answers 5xx for writes that did take effect.
             raise self._lost(str(error_of(answer, cluster=self._endpoint.cluster, request=request)), dry_run=dry_run)
         except _NOT_SENT as error:
@@ -112,7 +112,7 @@ class Client:
         except _FAILED as error:
             raise self._lost(self._text(request, error), dry_run=dry_run) from error
         except ValueError as error:
-            raise self._lost(self._text(request, error, "did not answer in JSON"), dry_run=dry_run) from error
+            raise self._lost(self._text(request, error, "did not answer as an API server"), dry_run=dry_run) from error
 
     @staticmethod
     def _lost(text: str, *, dry_run: bool) -> TemporaryError | OutcomeUnknown:
@@ -137,9 +137,12 @@ class Client:
         headers = {"Accept": "application/json", "User-Agent": self._manager, **({"Content-Type": content_type} if data else {})}
         self.busy += 1
         try:
-            answer = await self._once(session, method, path, query=query, data=data, headers=headers, renew=False)
+            token = await self._endpoint.authorization(False)
+            answer = await self._once(session, method, path, query=query, data=data, headers=headers, token=token)
             if answer.status == 401:
-                answer = await self._once(session, method, path, query=query, data=data, headers=headers, renew=True)
+                renewed = await self._endpoint.authorization(True)
+                if renewed != token:
+                    answer = await self._once(session, method, path, query=query, data=data, headers=headers, token=renewed)
                 self.rejected = answer.status == 401
         finally:
             self.busy -= 1
@@ -154,9 +157,8 @@ class Client:
         query: Mapping[str, str],
         data: bytes | None,
         headers: Mapping[str, str],
-        renew: bool,
+        token: str | None,
     ) -> Answer:
-        token = await self._endpoint.authorization(renew)
         async with session.request(
             method,
             self._endpoint.server + path,

@@ -51,17 +51,22 @@ _MANAGERS = {
 def owner_of(workload: Workload, field: str) -> Owner | None:
     """Return who owns `field` of the spec (`template`, `replicas`), or None.
 
-    Read from the controller reference, from GitOps' labels and annotations, and from managedFields, in this order.
+    Read from the controller reference, from managedFields, and from GitOps' labels and annotations. Who puts its state back by
+    itself comes before who does not.
     """
     for reference in workload.meta.get("ownerReferences") or ():
         if reference.get("controller"):
             return Owner(f"{reference.get('kind')} {reference.get('name')}", "its controller, by ownerReferences")
-    managers = _managers(workload, field)
-    owner = _by_notes(workload)
-    if owner is None or (field == "replicas" and _leaves_replicas(workload)):
-        name = next((manager for manager in managers if manager in _MANAGERS), None)
-        return None if name is None else Owner(_MANAGERS[name], f"manager {name} of spec.{field}", reconciles=_MANAGERS[name] != "Helm")
-    return owner
+    writers = [_by_manager(name, field) for name in _managers(workload, field)]
+    reconciling = [owner for owner in writers if owner.reconciles]
+    noted = _by_notes(workload)
+    if noted is not None and noted.reconciles and field == "replicas" and _leaves_replicas(workload):
+        noted = None
+    return next(iter([*reconciling, *([noted] if noted else []), *writers]), None)
+
+
+def _by_manager(name: str, field: str) -> Owner:
+    return Owner(_MANAGERS[name], f"manager {name} of spec.{field}", reconciles=_MANAGERS[name] != "Helm")
 
 
 def _by_notes(workload: Workload) -> Owner | None:
@@ -77,7 +82,8 @@ def _by_notes(workload: Workload) -> Owner | None:
 
 
 def _managers(workload: Workload, field: str) -> list[str]:
-    return [entry.get("manager", "") for entry in workload.meta.get("managedFields") or () if f"f:{field}" in _spec_fields(entry)]
+    entries = workload.meta.get("managedFields") or ()
+    return [entry["manager"] for entry in entries if entry.get("manager") in _MANAGERS and f"f:{field}" in _spec_fields(entry)]
 
 
 def _spec_fields(entry: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -86,7 +92,7 @@ def _spec_fields(entry: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _leaves_replicas(workload: Workload) -> bool:
     """Tell whether a GitOps controller is known to write this workload without its number of replicas."""
-    entries = [entry for entry in workload.meta.get("managedFields") or () if entry.get("manager") in _MANAGERS]
+    entries = [entry for entry in workload.meta.get("managedFields") or () if _MANAGERS.get(entry.get("manager", ""), "Helm") != "Helm"]
     return any(_spec_fields(entry) for entry in entries) and not any("f:replicas" in _spec_fields(entry) for entry in entries)
 
 

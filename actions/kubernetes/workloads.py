@@ -15,7 +15,7 @@ from typing import Any
 from actions.kubernetes.client import Client
 from actions.kubernetes.names import Kind, Reference
 from actions.kubernetes.templates import essence, normal, template_digest
-from remediator.errors import NotFound, PermissionMissing, PlanRefused, RemediatorError, TemporaryError
+from remediator.errors import NotFound, PlanRefused, RemediatorError, TemporaryError
 
 CHANGE_CAUSE = "kubernetes.io/change-cause"
 REVISION = "deployment.kubernetes.io/revision"
@@ -168,18 +168,21 @@ async def read_workload(client: Client, reference: Reference) -> Workload:
 
 
 async def find_workload(client: Client, reference: Reference) -> Workload:
-    """Read the workload that a plan is for. Raises `PlanRefused` with the nearest names where there is none."""
+    """Read the workload that a plan is for. Raises `PlanRefused` when it is going, and with the nearest names where there is none."""
     try:
-        return await read_workload(client, reference)
+        workload = await read_workload(client, reference)
     except NotFound as error:
         raise PlanRefused(f"{error}{await _nearest(client, reference)}") from error
+    if "deletionTimestamp" in workload.meta:
+        raise PlanRefused(f"{reference} is being deleted")
+    return workload
 
 
 async def _nearest(client: Client, reference: Reference) -> str:
     """Return a hint with the nearest names, or nothing where listing is not allowed or fails."""
     try:
         names = [item["metadata"]["name"] for item in await client.list(reference.collection)]
-    except (PermissionMissing, RemediatorError):
+    except RemediatorError:
         return ""
     close = difflib.get_close_matches(reference.name, names, n=3, cutoff=0.5)
     if close:

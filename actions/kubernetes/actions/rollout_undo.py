@@ -12,7 +12,7 @@ from actions.kubernetes import writing
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.history import History
-from actions.kubernetes.names import Reference, WorkloadParams
+from actions.kubernetes.names import Kind, Reference, WorkloadParams
 from actions.kubernetes.owners import OnOwner, refuse_owner
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.templates import differing, images
@@ -190,6 +190,8 @@ def _warnings(workload: Workload) -> tuple[str, ...]:
     found = []
     if workload.strategy.get("type") == "Recreate":
         found.append("strategy Recreate: all Pods stop before new ones start")
+    if workload.spec.get("podManagementPolicy", "OrderedReady") == "OrderedReady" and workload.reference.kind is Kind.STATEFULSET:
+        found.append("a StatefulSet with OrderedReady does not replace a Pod that never became ready: it may have to be deleted")
     if workload.desired == 0:
         found.append("it has no replicas: no Pod will show whether the template is well")
     return tuple(found)

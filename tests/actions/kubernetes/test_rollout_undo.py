@@ -250,6 +250,23 @@ async def test_gitops_owner_is_found_in_managed_fields(cluster: FakeCluster, ctx
         await UNDO.plan(params(), ctx)
 
 
+async def test_helm_label_does_not_hide_a_reconciling_controller(cluster: FakeCluster, ctx: TokenContext) -> None:
+    """Charts rendered by Argo CD carry Helm's label: who puts its state back by itself is named."""
+    release_bad(cluster)
+    cluster.edit("deployments", "web", {"metadata": {"labels": {"app.kubernetes.io/managed-by": "Helm"}}})
+    cluster.release("web", "shop/web:3.0-crash", manager="argocd-controller")
+    with pytest.raises(PlanRefused, match="managed by Argo CD"):
+        await UNDO.plan(params(), ctx)
+
+
+async def test_workload_that_is_being_deleted_is_refused(cluster: FakeCluster, ctx: TokenContext) -> None:
+    """Somebody takes it away; there is nothing to remedy."""
+    release_bad(cluster)
+    cluster.get("deployments", "web")["metadata"]["deletionTimestamp"] = "2026-11-23T05:44:03Z"
+    with pytest.raises(PlanRefused, match="is being deleted"):
+        await UNDO.plan(params(), ctx)
+
+
 async def test_on_delete_and_partition_are_refused(cluster: FakeCluster, ctx: TokenContext) -> None:
     """Where a new template would not replace the Pods, an undo would only seem to act."""
     release_bad(cluster, resource="statefulsets")
