@@ -84,7 +84,7 @@ def subject_of(certificate: Mapping[str, Any]) -> str:
     r"""Write the subject of a verified certificate as RFC 4514 does, most specific name first.
 
     >>> subject_of({"subject": ((("organizationName", "Example, Inc."),), (("commonName", "alertmanager"),))})
-    'CN=alertmanager,O=Example\\\\, Inc.'
+    'CN=alertmanager,O=Example\\, Inc.'
     """
     names = (
         "+".join(f"{_SHORT.get(key, key)}={_escape(value)}" for key, value in part) for part in reversed(certificate.get("subject", ()))
