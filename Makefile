@@ -6,7 +6,7 @@ BIN := .venv/bin
 ONCE ?=
 
 PYTHON_PACKAGES := python3-venv
-SERVERS := postgresql redis-server redis-sentinel prometheus prometheus-alertmanager
+SERVERS := postgresql redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
 .PHONY: help install servers demo test lint format bench lock clean
 

@@ -165,12 +165,14 @@ def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
 def _try_again(draft: _Draft, rule: Rule, incident: str) -> None:
     """Give an incident that still fires another run when its last one ended without needing a person.
 
-    A run cancelled by a silence that has ended since must not leave its incident without an owner.
+    A run cancelled by a silence that has ended since must not leave its incident without an owner. After a success, copies that
+    were under way when the alert ended don't count: only one that comes when the tombstone would have run out does.
     """
     known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
     if known is None or known.rule != rule.name or known.active_run is not None or known.state is not IncidentState.OPEN:
         return
-    if known.last_end in (RunState.CANCELLED, RunState.SUCCEEDED):
+    late = draft.snapshot.now - known.updated_at <= draft.intake.tombstone
+    if known.last_end is RunState.CANCELLED or (known.last_end is RunState.SUCCEEDED and not late):
         draft.put(_with_run(draft, known, rule))
 
 

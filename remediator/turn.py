@@ -126,7 +126,7 @@ class Turn:
 
     def _return_budget(self) -> None:
         """Return the unit of budget when no external call was made (`semantics.md`, 7)."""
-        if not self.run.wrote:
+        if all(step.intended_at is None for step in self.run.steps):
             mine = [use for use in self.snapshot.uses if use.run == self.run.id and not use.returned]
             self.uses.extend(replace(use, returned=True) for use in mine)
 
@@ -215,9 +215,9 @@ class Turn:
         self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))
 
     def give_back(self) -> None:
-        """Give locks and budget back, since nothing was written."""
+        """Give locks and budget back: nothing was written, and the steps will be planned anew."""
         self.release_locks.append(self.run.id)
-        self.run = replace(self.run, locks=())
+        self.run = replace(self.run, locks=(), steps=())
         self._return_budget()
 
     def set_step(self, step: Step) -> None:

@@ -99,9 +99,15 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
         work.calling = None
         engine.on_call(work.run)
         outcome = await call(engine, plan, key=key, values=values, limit=work.spec(step).timeout)
+        await _record(engine, work, step, outcome)
+        return
+    outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
+    if outcome.result is Result.TEMPORARY:
+        # It is known not to have happened, so it is still to be done; everything is asked again before it is.
+        again = replace(step, state=StepState.PLANNED, message=outcome.message)
+        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, again))
     else:
-        outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
-    await _record(engine, work, step, outcome)
+        await _record(engine, work, step, outcome)
 
 
 async def call(engine: Engine, plan: Plan, *, key: str, values: Mapping[str, Value], limit: timedelta) -> Outcome:

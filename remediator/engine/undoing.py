@@ -28,7 +28,12 @@ async def undo(engine: Engine, work: Work) -> None:
     if step.undo_intended:
         lost = "the daemon stopped during the undo"
         outcome = await engine.execution.settle(_undo_plan(step), key=key, values=work.values(), lost=lost)
-        await _record(engine, work, step, outcome)
+        if outcome.result is Result.TEMPORARY:
+            # It is known not to have happened, so it is still to be done.
+            again = replace(step, undo_intended=False, message=outcome.message)
+            await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, again, undo=True))
+        else:
+            await _record(engine, work, step, outcome)
         return
     paused = engine.judge((guards.KillSwitch(),), work)
     if paused:
