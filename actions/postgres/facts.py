@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
@@ -14,17 +15,23 @@ MAX_SAMPLES = 20
 """Most rows that hold text from outside."""
 MAX_TEXT = 500
 MAX_BYTES = 48_000
-"""Most bytes of one fact; leaves room for the others below 64 KiB."""
+"""Most bytes of one list of rows; leaves room for the other facts below 64 KiB."""
+MAX_VALUE_BYTES = 10_000
 
 
 def plain(value: Any) -> Value:
-    """Turn a value of PostgreSQL's into one of the expression language; text is cut to 500 characters. None stays None."""
-    if value is None or isinstance(value, bool | float | timedelta):
+    """Turn a value of PostgreSQL's into one of the expression language; text is cut to 500 characters.
+
+    None for null, NaN and infinities, which facts have no words for.
+    """
+    if value is None or isinstance(value, bool | timedelta):
         return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
     if isinstance(value, int):
         return value if -(2**63) <= value < 2**63 else float(value)
     if isinstance(value, Decimal):
-        return int(value) if value.is_finite() and value == value.to_integral_value() and abs(value) < 2**63 else float(value)
+        return int(value) if value.is_finite() and value == value.to_integral_value() and abs(value) < 2**63 else plain(float(value))
     if isinstance(value, datetime):
         return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     if isinstance(value, date | time):
@@ -41,16 +48,21 @@ def row(record: Mapping[str, Any]) -> dict[str, Value]:
     return {str(name): found for name, found in ((name, plain(item)) for name, item in record.items()) if found is not None}
 
 
+def width(value: Value) -> int:
+    """Return how many bytes a fact takes."""
+    return len(canonical(encode_value(value)))
+
+
 def fit(records: Iterable[Mapping[str, Any]], most: int) -> tuple[list[dict[str, Value]], bool]:
     """Return at most `most` rows that fit into a fact, and whether any was left out."""
     rows: list[dict[str, Value]] = []
     size = 0
     for record in records:
         found = row(record)
-        size += len(canonical(encode_value(_finite(found))))
+        size += width(found)
         if len(rows) == most or size > MAX_BYTES:
             return rows, True
-        rows.append(_finite(found))
+        rows.append(found)
     return rows, False
 
 
@@ -66,8 +78,3 @@ def add_up(records: Sequence[Mapping[str, Any]], name: str, count: str) -> dict[
     for record in records:
         sums[record[name]] = sums.get(record[name], 0) + record[count]
     return sums
-
-
-def _finite(found: dict[str, Value]) -> dict[str, Value]:
-    """Leave out NaN and infinities, which JSON has no words for."""
-    return {name: value for name, value in found.items() if not isinstance(value, float) or abs(value) < float("inf")}

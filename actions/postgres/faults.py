@@ -31,7 +31,7 @@ def driver_errors() -> tuple[type[Exception], ...]:
     """Return the classes of errors that asyncpg raises for what server, network and arguments do."""
     import asyncpg
 
-    return (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+    return (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 
 
 def connect_fault(error: Exception, place: str) -> RemediatorError:
@@ -92,6 +92,9 @@ def statement_fault(error: Exception, doing: str, *, closed: bool) -> Remediator
     if isinstance(error, TimeoutError):
         return UnreachableError(f"{doing}: the server did not answer in time", reason="timeout")
     state = str(getattr(error, "sqlstate", "") or "")
+    if isinstance(error, asyncpg.InternalClientError):
+        # The driver's state no longer fits the server's: so it is when the server ends an idle session as we use it.
+        return UnreachableError(f"{doing}: the connection is broken: {error}", reason="closed")
     if closed or isinstance(error, OSError) or state.startswith("08") or state in {"57P01", "57P02", "57P03"}:
         return UnreachableError(f"{doing}: the connection was lost: {error}", reason="closed")
     if state == "42501":

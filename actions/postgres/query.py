@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from actions.postgres import sql
 from actions.postgres.check import ConnectionParams, PostgresCheck
 from actions.postgres.execute import Argument
-from actions.postgres.facts import MAX_ROWS, fit, row
+from actions.postgres.facts import MAX_ROWS, MAX_VALUE_BYTES, fit, row, width
 from actions.postgres.rights import CONNECT
 from actions.postgres.session import Session
 from remediator.action import Code, Context, Fact, FactType, Permission, PermissionKind
@@ -67,7 +67,7 @@ class Query(PostgresCheck[QueryParams]):
     facts: ClassVar[Mapping[str, Fact]] = {
         "found": Fact(FactType.BOOL, "there is at least one row"),
         "value_found": Fact(FactType.BOOL, "the first column of the first row is not null"),
-        "value": Fact(FactType.DYN, "the first column of the first row"),
+        "value": Fact(FactType.DYN, "the first column of the first row; left out when it is null or a list of more than 10 kB"),
         "count": Fact(FactType.INT, "number of rows; unknown when there are more than max_rows"),
         "rows": Fact(FactType.ROWS, "the rows, without their nulls", evidence=True),
         "truncated": Fact(FactType.BOOL, "there are more rows than max_rows, or they were too large"),
@@ -84,9 +84,11 @@ class Query(PostgresCheck[QueryParams]):
         if not records:
             return {"found": False}
         rows, cut = fit(records[: params.max_rows], params.max_rows)
-        truncated = cut or len(records) > params.max_rows
         first = row({"value": records[0][0]})
-        facts: dict[str, Value] = {"found": True, "value_found": "value" in first, "rows": rows, "truncated": truncated, **first}
+        fits = width(first) <= MAX_VALUE_BYTES
+        truncated = cut or not fits or len(records) > params.max_rows
+        facts: dict[str, Value] = {"found": True, "value_found": "value" in first, "rows": rows, "truncated": truncated}
+        facts.update(first if fits else {})
         return facts if len(records) > params.max_rows else {**facts, "count": len(records)}
 
 

@@ -6,7 +6,8 @@ again with the whole wish (still idle, still for that long, filters) and signals
 plan, never an addition.
 
 Never touched: the daemon's own sessions, superusers' sessions, maintenance (PostgreSQL's own tools, VACUUM, ANALYZE,
-CREATE INDEX, CLUSTER), and everything that is no client: WAL senders, autovacuum, workers.
+CREATE INDEX, CLUSTER), idle holders of advisory locks (`terminate_pid` can end those), and everything that is no client:
+WAL senders, autovacuum, workers.
 
 How they may be repeated: `conditional`, for the server compares in the same call, and sending it again finds only what
 is left. `reconcile` tells about the effect, not about its cause: a session that ended by itself looks exactly like one
@@ -259,6 +260,7 @@ _WHY = {
     "own": "the daemon's own",
     "superuser": "superusers', which the daemon never ends",
     "maintenance": "maintenance (name the application to include a tool; a VACUUM or CREATE INDEX is always left alone)",
+    "lock": "holding an advisory lock (a leader elected by it looks idle)",
 }
 
 

@@ -36,15 +36,22 @@ MAINTENANCE = ("pg_dump", "pg_dumpall", "pg_restore", "pg_rewind", "vacuumdb", "
 
 _MAINTENANCE_ARRAY = "ARRAY[" + ", ".join(f"'{name}'" for name in MAINTENANCE) + "]"
 
-_SPARED = f"""
+_HOLDS_LOCK = "a.state = 'idle' AND a.pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)"
+
+
+def _spared(*, lock_holders: bool) -> str:
+    """Return the expression that says why a session is left alone; $7 is the application a rule names."""
+    return f"""
 CASE WHEN a.pid = pg_backend_pid() OR a.application_name = current_setting('application_name') THEN 'own'
      WHEN coalesce(r.rolsuper, true) THEN 'superuser'
      WHEN a.application_name = ANY({_MAINTENANCE_ARRAY}) AND a.application_name IS DISTINCT FROM $7::text THEN 'maintenance'
      WHEN a.pid IN (SELECT pid FROM pg_stat_progress_vacuum UNION ALL SELECT pid FROM pg_stat_progress_analyze
                     UNION ALL SELECT pid FROM pg_stat_progress_create_index UNION ALL SELECT pid FROM pg_stat_progress_cluster)
           THEN 'maintenance'
+     WHEN {_HOLDS_LOCK if lock_holders else "false"} THEN 'lock'
      ELSE '' END
 """  # noqa: S608 - constants only
+
 
 _FILTERS = """
 ($5::text IS NULL OR a.datname::text = $5) AND ($6::text IS NULL OR a.usename::text = $6)
@@ -78,7 +85,8 @@ def candidates(condition: str) -> str:
     """
     return f"""
 SELECT a.pid, a.backend_start, a.query_start, coalesce(a.datname::text, '') AS database, coalesce(a.usename::text, '') AS "user",
-       a.application_name AS application, coalesce(a.state, '') AS state, a.state_change, {_SPARED} AS spared
+       a.application_name AS application, coalesce(a.state, '') AS state, a.state_change,
+       {_spared(lock_holders=condition == IDLE)} AS spared
 FROM pg_stat_activity AS a LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
 WHERE a.backend_type = 'client backend' AND {_PINNED} AND {_FILTERS} AND {condition}
 ORDER BY CASE a.state WHEN 'active' THEN a.query_start ELSE a.state_change END, a.pid
@@ -119,7 +127,7 @@ SELECT coalesce(a.datname::text, '') AS database, coalesce(a.state, 'starting') 
        (count(*) FILTER (WHERE spared = '' AND state = 'idle' AND age > $1::interval))::int AS idle_over,
        (count(*) FILTER (WHERE spared = '' AND state LIKE 'idle in transaction%' AND age > $1::interval))::int AS idle_in_transaction_over,
        max(age) FILTER (WHERE spared = '' AND state = 'idle') AS idle_longest
-FROM (SELECT a.*, clock_timestamp() - a.state_change AS age, {_SPARED.replace("$7::text", "NULL")} AS spared
+FROM (SELECT a.*, clock_timestamp() - a.state_change AS age, {_spared(lock_holders=True).replace("$7::text", "NULL")} AS spared
       FROM pg_stat_activity AS a LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
       WHERE a.backend_type = 'client backend') AS a
 GROUP BY 1, 2, 3

@@ -120,12 +120,12 @@ class PostgresServer:
         self._configure(self.settings)
         self.launch()
 
-    def launch(self) -> None:
+    def launch(self, *, takes_sessions: bool = True) -> None:
         """Start the server on its present files, on a free port at the first time and on the same port later."""
         for attempt in range(3):
             self.port = self.port or free_port()
             self._spawn()
-            if self._await_ready():
+            if self._await_ready(0 if takes_sessions else 1):
                 return
             self.halt()
             if attempt < 2 and "could not bind" in self.log():
@@ -149,14 +149,14 @@ class PostgresServer:
             self.directory = None
         atexit.unregister(self.stop)
 
-    def replica(self, settings: Mapping[str, str] | None = None) -> PostgresServer:
-        """Return a started hot standby of this server; the caller stops it."""
+    def replica(self, settings: Mapping[str, str] | None = None, *, takes_sessions: bool = True) -> PostgresServer:
+        """Return a started standby of this server; the caller stops it. With `hot_standby` off it takes no sessions."""
         standby = PostgresServer(settings={**self.settings, **(settings or {})})
         standby._make_directory()
         address = f"{self._conninfo} application_name=standby"
         self._call("pg_basebackup", "-d", address, "-D", str(standby._data), "-X", "stream", "-c", "fast", "--no-sync", "-R")
         standby._configure(settings or {})
-        standby.launch()
+        standby.launch(takes_sessions=takes_sessions)
         return standby
 
     def log(self) -> str:
@@ -223,12 +223,12 @@ class PostgresServer:
             command = (find_binary("postgres"), "-D", str(self._data), "-p", str(self.port))
             self._process = subprocess.Popen(command, user=_runs_as(), cwd="/", stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def _await_ready(self) -> bool:
-        """Wait until the server takes connections; False when its process ended or 30 s went by."""
+    def _await_ready(self, wanted: int) -> bool:
+        """Wait until pg_isready exits with `wanted` (0 takes sessions, 1 rejects them); False when the process ended or 30 s went by."""
         deadline = time.monotonic() + 30
         command = (find_binary("pg_isready"), "-q", "-h", self.host, "-p", str(self.port))
         while self.running and time.monotonic() < deadline:
-            if subprocess.run(command, check=False).returncode == 0:
+            if subprocess.run(command, check=False).returncode == wanted:
                 return True
             time.sleep(0.02)
         return False

@@ -122,7 +122,7 @@ class Bench:
 
     async def _nothing_runs(self) -> bool:
         query = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND (state = 'active' OR state IS NULL)"
-        return await self.root.fetchval(query, DAEMON) == 0
+        return bool(await self.root.fetchval(query, DAEMON) == 0)
 
     async def signals_sent(self) -> int:
         """Return how often the statement that signals sessions has run since `forget_statements`."""
@@ -166,7 +166,7 @@ class Bench:
 
     async def wait_until(self, names: Sequence[str], condition: str, over: timedelta) -> None:
         """Wait until the server says `condition` of every named session."""
-        query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = ANY($1) AND ({condition})"
+        query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = ANY($1) AND ({condition})"  # noqa: S608
 
         async def reached() -> bool:
             return bool(await self.root.fetchval(query, list(names), over) == len(names))
@@ -175,7 +175,7 @@ class Bench:
 
     async def names(self, condition: str = "true") -> list[str]:
         """Return the application names of the application's sessions, sorted."""
-        query = f"SELECT application_name FROM pg_stat_activity WHERE usename = $1 AND ({condition}) ORDER BY 1"
+        query = f"SELECT application_name FROM pg_stat_activity WHERE usename = $1 AND ({condition}) ORDER BY 1"  # noqa: S608
         return [row[0] for row in await self.root.fetch(query, APP)]
 
     async def pid(self, name: str) -> int:

@@ -7,52 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from pydantic import Field
 
 from actions.postgres.execute import Execute
 from actions.postgres.restore_point import CreateRestorePoint
-from actions.postgres.sessions import (
-    CancelQueries,
-    QueriesParams,
-    TerminateIdle,
-    TerminateIdleParams,
-    TerminatePid,
-    TerminateQueries,
-)
-from remediator.duration import Duration
+from actions.postgres.sessions import TerminatePid
 from remediator.model import JSON, Plan, Receipt
 from remediator.testing import ActionConformance
-from tests.actions.postgres.bench import Bench
-
-
-class ImpatientIdleParams(TerminateIdleParams):
-    """Without the lower bound of ten seconds, for which a test would have to wait."""
-
-    idle_for: Duration = Field(timedelta(milliseconds=100))
-
-
-class ImpatientQueriesParams(QueriesParams):
-    """Without the lower bound of ten seconds, for which a test would have to wait."""
-
-    longer_than: Duration = Field(timedelta(milliseconds=100))
-
-
-class ImpatientTerminateIdle(TerminateIdle):
-    """End sessions idle for a moment."""
-
-    Params = ImpatientIdleParams
-
-
-class ImpatientCancelQueries(CancelQueries):
-    """Cancel statements that have run for a moment."""
-
-    Params = ImpatientQueriesParams
-
-
-class ImpatientTerminateQueries(TerminateQueries):
-    """End sessions whose statement has run for a moment."""
-
-    Params = ImpatientQueriesParams
+from tests.actions.postgres.bench import DAEMON, Bench
+from tests.actions.postgres.impatient import ImpatientCancelQueries, ImpatientTerminateIdle, ImpatientTerminateQueries
 
 
 class OnBench(ActionConformance):
@@ -211,4 +173,4 @@ class TestCreateRestorePoint(OnBench):
         return {"restore points": await self.bench.root.fetchval(query, self.start)}
 
     async def disturb(self) -> None:
-        await self.bench.root.execute(f"REVOKE EXECUTE ON FUNCTION pg_create_restore_point(text) FROM {'watchman'}")
+        await self.bench.root.execute(f"REVOKE EXECUTE ON FUNCTION pg_create_restore_point(text) FROM {DAEMON}")
