@@ -124,7 +124,7 @@ def _load(body: bytes) -> Any:
     except RecursionError as error:
         raise InvalidAlerts("the body is nested too deeply", reason="nesting") from error
     except json.JSONDecodeError as error:
-        raise InvalidAlerts(f"the body is not JSON: {error.msg} at character {error.pos}", reason="json") from error
+        raise InvalidAlerts(f"the body is not JSON: {error.msg.removesuffix(' at')} at character {error.pos}", reason="json") from error
     except ValueError as error:  # an integer of thousands of digits
         raise InvalidAlerts(f"the body is not JSON that can be read: {error}", reason="json") from error
 

@@ -6,6 +6,7 @@ document a file, YAML 1.2 scalars (`no`, `on` and `yes` are text, `010` is ten),
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,7 @@ MAX_NODES = 50_000
 _INT = re.compile(r"[-+]?\d{1,18}")
 _HEX = re.compile(r"0x[0-9a-fA-F]{1,15}")
 _OCTAL = re.compile(r"0o[0-7]{1,20}")
-_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
+_FLOAT = re.compile(r"[-+]?(\.\d+([eE][-+]?\d+)?|\d+\.\d*([eE][-+]?\d+)?|\d+[eE][-+]?\d+)")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -216,9 +217,9 @@ class _Builder:
         if "\0" in value:
             raise _Stop(place.problem("a NUL character can't stand in a text"))
         if event.style in (None, ""):
-            if _NOT_FINITE.fullmatch(value):
-                self.problems.append(place.problem(f"{value} is not a number that can be used"))
-            value = resolve(value)
+            value = resolve(event.value)
+            if _NOT_FINITE.fullmatch(event.value) or (isinstance(value, float) and not math.isfinite(value)):
+                self.problems.append(place.problem(f"{event.value} is not a number that can be used"))
         self._add(Node(value, place, text_at=self._text_at(event, place)))
 
     def _text_at(self, event: yaml.ScalarEvent, place: Place) -> Place | None:
