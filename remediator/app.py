@@ -19,7 +19,7 @@ from remediator.alerts import parse_webhook
 from remediator.authentication import Authenticator
 from remediator.connections import Connections, find_identity
 from remediator.engine.core import Engine
-from remediator.errors import InvalidFiles, NotFound, Problem, RemediatorError, StoreUnavailable, TemporaryError
+from remediator.errors import InvalidFiles, Problem, RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox, Receiver
 from remediator.events import Kind
 from remediator.execution import Execution
@@ -33,9 +33,8 @@ from remediator.registry import Registry
 from remediator.rehearse import rehearse
 from remediator.revalidation import Revalidation, Sources
 from remediator.rules.compile import RuleSet, compile_rule, compile_ruleset
-from remediator.rules.packs import PackSource
 from remediator.rules.files import read_pack
-from remediator.rules.model import Rule
+from remediator.rules.packs import PackSource
 from remediator.runner import Runner
 from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
@@ -56,12 +55,12 @@ def load_rules(settings: Settings, registry: Registry) -> RuleSet:
     problems: list[Problem] = []
     for name, pack in settings.packs.items():
         try:
-            sources.append(read_pack(pack.path, name=name, vars=pack.vars))
+            sources.append(read_pack(pack.path, name=name, values=pack.vars))
         except InvalidFiles as error:
             problems += error.problems
     if problems:
         raise InvalidFiles(problems)
-    return compile_ruleset(sources, registry, severities=tuple(settings.severities))
+    return compile_ruleset(sources, registry, tuple(settings.severities), escalations=tuple(settings.escalation))
 
 
 class Daemon:
@@ -90,7 +89,7 @@ class Daemon:
             self._store,
             self.execution,
             Revalidation(self.execution, self._sources),
-            rule=self._rule,
+            rule=lambda name: self._rules.rule(name),  # noqa: PLW0108 - a reload replaces the rule set
             frozen=lambda text: compile_rule(text, self._registry),
             bounds=self.bounds,
             scrub=self.scrubber.json,
@@ -191,7 +190,7 @@ class Daemon:
         if self._ready:
             raise StoreUnavailable(f"not ready: {self._ready}")
         webhook = parse_webhook(body)
-        items = sorted((sort(alert, self._rules.index.matching(alert.labels)) for alert in webhook.alerts), key=_resolved_last)
+        items = sorted((sort(alert, self._rules.matching(alert.labels)) for alert in webhook.alerts), key=_resolved_last)
         opened: list[str] = []
         for begin in range(0, len(items), CHUNK):
             opened += await self._take(items[begin : begin + CHUNK])
@@ -252,7 +251,7 @@ class Daemon:
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert, writing nothing."""
-        matching = self._rules.index.matching(alert.labels)
+        matching = self._rules.matching(alert.labels)
         return await rehearse(alert, matching, engine=self.engine, store=self._store, bounds=self.bounds())
 
     # --- reload
@@ -283,12 +282,6 @@ class Daemon:
         return Reloaded(ok=False, rules=len(self._rules.rules), problems=problems)
 
     # --- inside
-
-    def _rule(self, name: str) -> Rule | None:
-        try:
-            return self._rules.rule(name)
-        except NotFound:
-            return None
 
     def _sources(self) -> Sources:
         return Sources(
