@@ -106,7 +106,7 @@ def page_of(table: str, *filters: str) -> str:
 
 
 EPISODES_OPEN = "SELECT n, body FROM episode WHERE closed_at IS NULL AND n < ? ORDER BY n DESC LIMIT ?"
-EVENTS = "SELECT hash, body FROM event WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
+EVENTS = "SELECT hash, CAST(body AS BLOB) FROM event WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
 CHAINS = "SELECT name, count, head FROM chain WHERE name > ? ORDER BY name LIMIT ?"
 LOCKS = "SELECT key, run FROM lock"
 RULE_TEXT = "SELECT body FROM rule_text WHERE hash = ?"
@@ -119,7 +119,7 @@ COUNT_APPROVALS_PENDING = "SELECT count(*) FROM approval WHERE state = 'pending'
 
 # --- verifying the audit --------------------------------------------------------------------------------------------------------
 
-EVENTS_FROM = "SELECT chain, seq, hash, body FROM event WHERE (chain, seq) > (?, ?) ORDER BY chain, seq LIMIT ?"
+EVENTS_FROM = "SELECT chain, seq, CAST(hash AS TEXT), CAST(body AS BLOB) FROM event WHERE (chain, seq) > (?, ?) ORDER BY chain, seq LIMIT ?"
 EVENT_HASH = "SELECT hash FROM event WHERE chain = ? AND seq = ?"
 CHAINS_AND_ENDS = """
 SELECT name, count, head, (SELECT max(seq) FROM event WHERE chain = name), (SELECT hash FROM event WHERE chain = name AND seq = count)

@@ -554,8 +554,8 @@ class StoreContract:
         for number in range(1, 8):
             await put(world.store, incidents=[incident(number)], episodes=[episode(f"f{number}")])
         await put(world.store, incidents=[incident(2, summary="touched")])
-        assert await _all(lambda **page: world.store.incidents(**page), limit=3) == [incident(n).id for n in range(7, 0, -1)]
-        assert await _all(lambda **page: world.store.episodes(**page), limit=7, key="fingerprint") == [f"f{n}" for n in range(7, 0, -1)]
+        assert await _all(world.store.incidents, limit=3) == [incident(n).id for n in range(7, 0, -1)]
+        assert await _all(world.store.episodes, limit=7, key="fingerprint") == [f"f{n}" for n in range(7, 0, -1)]
         with pytest.raises(NotFound):
             await world.store.incidents(before="x'; --")
 

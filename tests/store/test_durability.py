@@ -245,10 +245,10 @@ async def test_damage_in_the_file_is_reported_as_damage(tmp_path: Path) -> None:
     await asyncio.gather(*(put(store, incidents=[incident(number)]) for number in range(1, 200)))
     await store.aclose()
     content = bytearray(store.path.read_bytes())
-    content[4096 * 3 :] = b"\xff" * (len(content) - 4096 * 3)
+    content[len(content) // 2 :] = b"\xff" * (len(content) - len(content) // 2)
     store.path.write_bytes(content)
+    await store.open()
     with pytest.raises(StoreCorrupt, match="damaged"):
-        await store.open()
         await store.transact(Reads(incidents=[incident(150).id]), lambda _seen: Changes())
     await store.aclose()
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from remediator import audit
+from remediator.errors import LeaseLost
+from remediator.model import RunState
+from remediator.store import sqlite_queries
 from remediator.store.sqlite import SqliteStore
-from tests.store.contract import StoreContract
-from tests.store.make import Clock
+from tests.store.contract import StoreContract, put
+from tests.store.make import LEASE, NOW, Clock, event, run
 
 
 class SqliteWorld:
@@ -44,3 +51,182 @@ async def world(tmp_path: Path) -> AsyncIterator[SqliteWorld]:
 
 class TestContract(StoreContract):
     """Everything that any store promises."""
+
+
+# --- leases belong to the process
+
+
+async def test_a_restart_voids_all_leases(world: SqliteWorld) -> None:
+    """Runs that an earlier process held are due at once, whatever wake-up they had; the earlier fence is refused after a claim."""
+    await put(world.store, runs=[run(1), run(2, wake_at=None), run(3, wake_at=None)])
+    await put(world.store, claim_for="w", claim=[run(1).id, run(2).id])
+    held = await world.store.run(run(1).id)
+    assert held is not None
+    held = replace(held, state=RunState.APPLYING, wake_at=NOW + timedelta(hours=1))
+    await put(world.store, runs=[held])
+    await world.reopen()
+    claimed = await world.store.claim("w", limit=9, lease=LEASE)
+    assert sorted(one.number for one in claimed) == [1, 2]
+    with pytest.raises(LeaseLost):
+        await put(world.store, runs=[held])
+
+
+async def test_s24_a_jump_of_the_wall_clock_does_not_end_leases(world: SqliteWorld) -> None:
+    """Semantics 24: leases are timed by the monotonic clock; a clock set forward lets nobody take a run that is held."""
+    await put(world.store, runs=[run()])
+    await world.store.claim("w", limit=1, lease=LEASE)
+    world.clock.now += timedelta(days=1)
+    assert await world.store.claim("x", limit=1, lease=LEASE) == []
+    assert await world.store.renew("w", [run().id], lease=LEASE) == {run().id}
+
+
+async def test_a_listener_that_fails_harms_nobody(world: SqliteWorld) -> None:
+    """An error in `on_wake` goes to the loop's handler; the commit stands, its waiter and other listeners are served."""
+    errors: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: errors.append(context["exception"]))
+    heard: list[Sequence[str]] = []
+    world.store.on_wake(lambda runs: [][len(runs)])
+    world.store.on_wake(heard.append)
+    await put(world.store, runs=[run()])
+    await asyncio.sleep(0)
+    assert heard == [[run().id]]
+    assert [type(error) for error in errors] == [IndexError]
+
+
+# --- nothing gets slower with history
+
+
+def queries() -> dict[str, str]:
+    """Return every SQL text of the store by name, the lists' included."""
+    named = {name: text for name, text in vars(sqlite_queries).items() if name.isupper() and isinstance(text, str)}
+    lists = [("incident",), ("incident", "state"), ("incident", "rule"), ("incident", "rule", "state")]
+    lists += [("run", *filters) for filters in ((), ("state",), ("rule",), ("incident",), ("rule", "state"), ("incident", "rule", "state"))]
+    lists += [("approval",), ("approval", "state"), ("episode",)]
+    return named | {f"page_of{one}": sqlite_queries.page_of(*one) for one in lists}
+
+
+SMALL_BY_NATURE = {"PAUSES", "LOCKS"}
+"""Read whole: tables that hold what is thrown or held now, not history."""
+
+PARTIAL = ("INDEX chain_changed", "INDEX message_due", "INDEX run_leased")
+"""Indexes that hold only what is still to be done; walking them whole is walking that."""
+
+COUNTED_WHOLE = {"COUNT_RUNS", "COUNT_INCIDENTS"}
+"""Gauges over all rows: walk an index in a reader's thread, never the rows."""
+
+
+@pytest.mark.parametrize("name", queries())
+async def test_no_query_scans_a_table(world: SqliteWorld, name: str) -> None:
+    """Every query walks an index, and none sorts, so that a million past rows slow nothing down."""
+    text = queries()[name]
+    values = ["1"] * (("?1" in text) + ("?2" in text) or text.count("?"))
+    plan = [row[3] for row in world.store._writer.execute(f"EXPLAIN QUERY PLAN {text}", values)]
+    for line in plan:
+        if name in SMALL_BY_NATURE or line.startswith(("SEARCH", "CORRELATED SCALAR SUBQUERY")) or line.endswith(PARTIAL):
+            continue
+        if name in COUNTED_WHOLE:
+            assert "SCAN" in line
+            assert "USING COVERING INDEX" in line
+            continue
+        raise AssertionError(f"{name}: {line}")
+    assert not any("TEMP B-TREE" in line for line in plan), plan
+
+
+# --- the audit in the file
+
+
+@pytest.fixture
+async def chained(world: SqliteWorld) -> SqliteWorld:
+    """Fill a store with three chains of several events, a checkpoint over them, and one more event."""
+    for number in range(1, 4):
+        await put(world.store, events=[event("a", n=number), event("b", n=number), event("c", n=number)])
+    await world.store.checkpoint()
+    await put(world.store, events=[event("a", n=4)])
+    assert (await world.store.verify_audit()).faults == ()
+    return world
+
+
+def forge(world: SqliteWorld, *statements: str) -> None:
+    """Change the file as somebody with write access would."""
+    for statement in ("DROP TRIGGER event_is_final", "DROP TRIGGER event_is_kept", *statements):
+        world.store._writer.execute(statement)
+
+
+FORGERIES = {
+    "an event's text": "UPDATE event SET body = replace(body, '\"n\":2', '\"n\":7') WHERE chain = 'b' AND seq = 2",
+    "an event's hash": "UPDATE event SET hash = replace(hash, 'a', 'b') WHERE chain = 'b' AND seq = 2",
+    "an event in the middle": "DELETE FROM event WHERE chain = 'b' AND seq = 2",
+    "the first event": "DELETE FROM event WHERE chain = 'b' AND seq = 1",
+    "the last event": "DELETE FROM event WHERE chain = 'b' AND seq = 3",
+    "the last event after the checkpoint": "DELETE FROM event WHERE chain = 'a' AND seq = 4",
+    "an event's place": "UPDATE event SET seq = 9 WHERE chain = 'b' AND seq = 3",
+    "an event's chain": "UPDATE event SET chain = 'bb' WHERE chain = 'b' AND seq = 3",
+    "an event made up": "INSERT INTO event SELECT chain, 4, hash, body FROM event WHERE chain = 'b' AND seq = 3",
+    "all events of a chain": "DELETE FROM event WHERE chain = 'b'",
+    "a checkpoint": "DELETE FROM event WHERE chain = 'system'",
+    "a body that is not JSON": "UPDATE event SET body = X'FF' WHERE chain = 'b' AND seq = 2",
+}
+
+
+@pytest.mark.parametrize("what", FORGERIES)
+async def test_every_forgery_in_the_file_is_found(chained: SqliteWorld, what: str) -> None:
+    """Whatever is changed, removed or added in the table of events, verifying names the chain."""
+    forge(chained, FORGERIES[what])
+    faults = (await chained.store.verify_audit()).faults
+    assert faults
+    assert any(word in fault for fault in faults for word in ("b event", "b:", "bb", "a:", "system"))
+
+
+async def test_s22_a_chain_cut_or_removed_together_with_its_row_is_found(chained: SqliteWorld) -> None:
+    """Semantics 22: who hides a chain's end, or the whole chain, from the list of chains too, is betrayed by the checkpoint."""
+    cut = "UPDATE chain SET count = 2, head = (SELECT hash FROM event WHERE chain = 'b' AND seq = 2) WHERE name = 'b'"
+    forge(chained, "DELETE FROM event WHERE chain = 'b' AND seq = 3", cut)
+    assert (await chained.store.verify_audit()).faults == ("b: a checkpoint counted 3 events, event 3 is missing",)
+    chained.store._writer.execute("DELETE FROM event WHERE chain = 'b'")
+    chained.store._writer.execute("DELETE FROM chain WHERE name = 'b'")
+    assert (await chained.store.verify_audit()).faults == ("b: a checkpoint counted 3 events, event 3 is missing",)
+
+
+async def test_s22_a_chain_rewritten_with_new_hashes_is_found(chained: SqliteWorld) -> None:
+    """Semantics 22: a whole chain written anew, all hashes right, still is not the one that the checkpoint saw."""
+    head = audit.empty("b")
+    forge(chained)
+    for number in range(1, 4):
+        forged, body = audit.seal(event("b", n=number * 10), seq=number, previous=head.hash)
+        chained.store._writer.execute("UPDATE event SET hash = ?, body = ? WHERE chain = 'b' AND seq = ?", (forged.hash, body, number))
+        head = audit.Head("b", number, forged.hash)
+    chained.store._writer.execute("UPDATE chain SET head = ? WHERE name = 'b'", (head.hash,))
+    assert (await chained.store.verify_audit()).faults == ("b event 3: is not the one that a checkpoint recorded; it was rewritten",)
+
+
+async def test_events_can_not_be_changed_by_sql_of_the_program(chained: SqliteWorld) -> None:
+    """The table itself refuses updates and deletions, so that no bug of ours can rewrite history."""
+    for statement in ("UPDATE event SET hash = 'x'", "DELETE FROM event"):
+        with pytest.raises(sqlite3.IntegrityError, match="events are never"):
+            chained.store._writer.execute(statement)
+
+
+async def test_verifying_goes_on_beside_writing(world: SqliteWorld) -> None:
+    """Chains that grow while they are verified give no false alarm, and writers go on."""
+    await asyncio.gather(*(put(world.store, events=[event(f"c{number}"), event("a")]) for number in range(1000)))
+    verifying = asyncio.create_task(world.store.verify_audit())
+    written = 0
+    while not verifying.done():
+        await put(world.store, events=[event("a"), event(f"c{written % 1000}"), event("zz")])
+        await world.store.checkpoint()
+        written += 1
+    report = await verifying
+    assert report.faults == ()
+    assert report.events >= 2000
+    assert written > 5
+
+
+async def test_an_export_verifies_without_the_store(chained: SqliteWorld) -> None:
+    """Events read through the store's lists make an export that holds, and that betrays a changed byte."""
+    export = audit.Export()
+    lines = [export.line(one) for chain, _, _ in await chained.store.chains() for one in await chained.store.events(chain)]
+    lines.append(export.end())
+    findings = audit.verify_export(lines)
+    assert (findings.chains, findings.events, findings.faults) == (4, 11, ())
+    lines[4] = lines[4].replace(b'"n":1', b'"n":2')
+    assert audit.verify_export(lines).faults
