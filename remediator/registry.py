@@ -54,10 +54,12 @@ class Registry:
 
     def connection_kind(self, kind: str) -> type[Connection] | None:
         """Return the model of a kind of connection, None when there is none."""
-        # Nearly always the kind is called like its system, and nothing else needs to be imported.
-        provider = self._provider(kind)
-        if provider is not None and kind in provider.connections:
-            return provider.connections[kind]
+        # Mostly the kind is called like its system, or its system is loaded already; only then are others imported, one by one.
+        loaded = [system for system, provider in self._providers.items() if provider is not None]
+        for system in dict.fromkeys((kind, *loaded, *self._own)):
+            provider = self._provider(system)
+            if provider is not None and kind in provider.connections:
+                return provider.connections[kind]
         return next((one.connections[kind] for one in self.catalogue() if kind in one.connections), None)
 
     def connection_kinds(self) -> tuple[str, ...]:

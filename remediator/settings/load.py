@@ -35,7 +35,7 @@ class Loaded:
 
     def check(self, registry: Registry) -> None:
         """Hold connections and escalation against the catalogue. Raises `InvalidFiles` with every fault at once."""
-        faults = [*_connection_faults(self.settings, registry), *_escalation_faults(self.settings, registry)]
+        faults = [*_escalation_faults(self.settings, registry), *_connection_faults(self.settings, registry)]
         if faults:
             raise InvalidFiles([_problem(fault, self.tree, self.environment) for fault in faults])
 
@@ -183,7 +183,9 @@ def _escalation_faults(settings: Settings, registry: Registry) -> Iterator[Fault
                     known = [one for one in registry.action_names() if (found := registry.action(one)) is not None and found.notifies]
                     yield Fault(loc, f"{dotted(loc[:-1])}: {name!r} is no action that notifies people{nearest(name, known)}", at_key=True)
                 else:
-                    yield from _faults_under(loc, action.Params, params)
+                    # The message itself is filled in when it is sent.
+                    text = {"text": "…"} if "text" in action.Params.model_fields else {}
+                    yield from _faults_under(loc, action.Params, {**text, **params})
 
 
 def _faults_under(loc: Loc, model: type[BaseModel], data: Mapping[str, JSON]) -> Iterator[Fault]:

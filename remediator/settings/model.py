@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
 from remediator.action import SecretRef
-from remediator.duration import Duration
+from remediator.duration import Duration, format_duration
 from remediator.model import JSON, SYSTEM, Authority
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
@@ -40,7 +40,10 @@ def setting(default: Any, description: str, *, reload: bool, **limits: Any) -> A
     A callable default is called for each instance. `limits` are pydantic's (`ge`, `le`, `min_length`, …).
     """
     how: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    return Field(description=description, json_schema_extra={"reload": reload}, **how, **limits)
+    extra: dict[str, Any] = {"reload": reload}
+    if isinstance(default, timedelta):
+        extra["default"] = format_duration(default)  # the schema would show it in ISO 8601, which nobody may write here
+    return Field(description=description, json_schema_extra=extra, **how, **limits)
 
 
 def _directory(info: ValidationInfo) -> Path:
@@ -372,6 +375,20 @@ class Settings(Part):
                 if owners.setdefault(proof, name) != name:
                     raise ValueError(f"identities: {owners[proof]} and {name} have the same token or certificate; each needs its own")
         return self
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is allowed but hardly meant, for the log at start and for `lint`."""
+        found = []
+        if not self.escalation["default"].notify:
+            found.append("escalation.default.notify is empty: pages reach nobody")
+        if not self.alertmanager and "alertmanager" not in self.connections:
+            found.append("alertmanager is empty: nobody can say whether an alert still fires, so no rule goes further than approve")
+        if not any(Role.ALERT_SENDER in identity.roles for identity in self.identities.values()):
+            found.append("no identity has the role alert_sender: nobody may send alerts")
+        if not self.packs:
+            found.append("packs is empty: there are no rules")
+        return tuple(found)
 
     def page_after(self, severity: str) -> timedelta:
         """Return how long a page of `severity` may be held: the shortest of all for an unknown one."""
