@@ -10,7 +10,7 @@ from pydantic import Field
 
 from actions.redis.change import RedisAction, applied, not_applied, unknown
 from actions.redis.check import CLUSTER_READ, OnConnection, grant
-from actions.redis.replies import ClusterNode, number, parse_nodes
+from actions.redis.replies import ClusterNode, number, parse_nodes, was_synced
 from actions.redis.session import SESSION, Address, Session, Unreachable, open_session
 from actions.redis.topology import Server, cluster_nodes, covered, read_server, target
 from actions.redis.trace import new_mark, pending, times_told, was_told
@@ -42,6 +42,7 @@ class ClusterFailover(RedisAction[ClusterFailoverParams]):
 
     Node ids are pinned. `force` is refused while the primary lives, its absence while it has failed. TAKEOVER, which goes past the
     cluster's majority, is not offered: that is for a person. The risk is high because `force` may lose writes. There is no undo.
+    Redis elects nobody for the same primary twice within two node timeouts: told again too soon it does nothing, and verification says so.
     """
 
     name = "redis.cluster_failover"
@@ -165,7 +166,7 @@ def _in_sync(session: Session, server: Server, *, force: bool) -> None:
     link = server.info.get("master_link_status")
     if server.primary or link != ("down" if force else "up"):
         raise PreconditionChanged(f"{session.where}: role {server.info.get('role')}, link to its primary {link}")
-    if server.info.get("master_sync_in_progress") == "1" or number(server.info, "slave_repl_offset") <= 0:
+    if not was_synced(server.info):
         raise PreconditionChanged(f"{session.where} has not got all data of its primary")
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from actions.redis.change import RedisAction, applied, not_applied, unknown
 from actions.redis.check import OnConnection, grant
 from actions.redis.connection import RedisConnection
-from actions.redis.replies import Replica, number, parse_fields, parse_replicas, text
+from actions.redis.replies import Replica, number, parse_fields, parse_replicas, text, was_synced
 from actions.redis.session import SESSION, Address, Session, Unreachable, open_session
 from actions.redis.topology import Server, read_server, target
 from actions.redis.trace import new_mark, pending, times_told, was_told
@@ -203,8 +203,9 @@ def _promotable(session: Session, server: Server) -> None:
         raise PlanRefused(f"{session.where} belongs to a cluster; use redis.cluster_failover")
     if server.info.get("master_link_status") != "down":
         raise PlanRefused(f"{session.where} still talks to its primary: it is not down")
-    if server.info.get("master_sync_in_progress") == "1" or number(server.info, "slave_repl_offset") <= 0:
-        raise PlanRefused(f"{session.where} has never got all data of its primary; promoting it would lose them")
+    keys = any(name.startswith("db") and name[2:].isdigit() for name in server.info)
+    if not was_synced(server.info) or not keys:
+        raise PlanRefused(f"{session.where} has no keys, or has not been in sync since it started; promoting it may lose everything")
 
 
 async def _alone(plan: Plan, ctx: Context) -> Verdict:

@@ -82,6 +82,16 @@ def parse_replicas(info: Mapping[str, str]) -> tuple[Replica, ...]:
     )
 
 
+def was_synced(info: Mapping[str, str]) -> bool:
+    """Tell whether a replica has held a whole copy of its primary's data since it started, and is not loading another now.
+
+    A link that is down and never was up counts -1 seconds.
+    """
+    if info.get("master_sync_in_progress") != "0":
+        return False
+    return info.get("master_link_status") == "up" or number(info, "master_link_down_since_seconds") >= 0
+
+
 @dataclass(frozen=True)
 class ClusterNode:
     """One line of CLUSTER NODES, as the asked node sees it."""

@@ -244,7 +244,7 @@ class SentinelSet:
 class RedisCluster:
     """A Redis Cluster of three primaries with one replica each. `cluster-node-timeout` is small."""
 
-    def __init__(self, *, node_timeout_ms: int = 2000) -> None:
+    def __init__(self, *, node_timeout_ms: int = 1500) -> None:
         options = {"cluster-enabled": "yes", "cluster-node-timeout": str(node_timeout_ms), "cluster-config-file": "nodes.conf"}
         options["cluster-replica-validity-factor"] = "0"
         self.servers = tuple(RedisServer(options=options | {"cluster-port": str(free_port())}) for _ in range(6))

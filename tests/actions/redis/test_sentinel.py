@@ -27,6 +27,7 @@ class TestSentinelFailover(ActionConformance):
     """`redis.sentinel_failover` conforms, under users with exactly the declared permissions on servers and sentinels."""
 
     action = ACTION
+    crash_points = 120
 
     @pytest.fixture(autouse=True)
     def _on(self, sentinels: SentinelSet) -> None:
