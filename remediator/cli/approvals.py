@@ -58,6 +58,8 @@ def deny(client: Client, approval: Approval, comment: Comment = "", yes: Yes = F
 
 def _decide(client: Client, approval: str, decision: str, *, comment: str, yes: bool, as_json: bool) -> None:
     """Decide on the plan that was shown: its hash goes along, so that no other one can be meant."""
+    if as_json and not yes:
+        raise CommandFailed("--json shows no plan to decide on; say --yes with it", code=Exit.USAGE)
     asked = client.get("api", "v1", "approvals", approval)
     if not as_json:
         print_question(asked)

@@ -1,4 +1,7 @@
-"""The daemon's API, as commands call it: one request, one answer, failures as sentences. Redirects are never followed."""
+"""The daemon's API, as commands call it: one request, one answer, failures as sentences.
+
+The token is for the daemon alone: redirects are never followed, proxies of the environment never used.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, Request, build_opener
+from urllib.request import HTTPRedirectHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.model import JSON
@@ -122,7 +125,7 @@ def _opener(ca_file: Path | None) -> OpenerDirector:
         context = ssl.create_default_context(cafile=ca_file)
     except OSError as error:
         raise CommandFailed(f"can't read the certificates in {ca_file}: {error}", code=Exit.USAGE) from error
-    return build_opener(_NoRedirect(), HTTPSHandler(context=context))
+    return build_opener(_NoRedirect(), ProxyHandler({}), HTTPSHandler(context=context))
 
 
 def _refused(error: HTTPError) -> CommandFailed:

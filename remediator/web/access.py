@@ -52,6 +52,20 @@ def authorise(request: web.Request, actor: Actor, operation: Operation) -> None:
         raise Refused(403, detail, reason="forbidden", close=request.can_read_body)
 
 
+def check_origin(request: web.Request) -> None:
+    """Refuse what a page of another site makes a browser send (403): browsers add basic credentials and certificates by themselves."""
+    headers = request.headers
+    site = headers.get("Sec-Fetch-Site")
+    origin = headers.get("Origin")
+    foreign = (
+        site not in ("same-origin", "none")
+        if site is not None
+        else origin is not None and origin.partition("://")[2] != headers.get("Host")
+    )
+    if foreign:
+        raise Refused(403, "a page of another site may not send this", reason="cross_site", close=request.can_read_body)
+
+
 def _from_header(header: str, authenticator: Authenticator) -> Actor | None:
     scheme, _, value = header.partition(" ")
     value = value.strip()

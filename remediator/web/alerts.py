@@ -12,8 +12,11 @@ from remediator.web.routes import Answer, Call, Route, ok
 
 RECEIVE = "receiveAlerts"
 
-REASONS = ("wrong_type", "encoded_body", "too_large", "slow_body", "broken_body", "invalid_query")
-"""Why a body is refused before the daemon looks into it; what `InvalidAlerts` names comes on top."""
+REASONS = (
+    *("wrong_type", "encoded_body", "too_large", "slow_body", "broken_body", "invalid_query"),
+    *("encoding", "json", "nesting", "shape", "version", "alerts", "too_many_alerts"),
+)
+"""Why a body is refused: before the daemon looks into it, and by `remediator.alerts.parse_webhook`."""
 
 _OUTCOMES = {401: "unauthorized", 403: "forbidden", 413: "too_large"}
 

@@ -15,7 +15,7 @@ from remediator.errors import RemediatorError
 from remediator.metrics import Metrics
 from remediator.service import Service
 from remediator.web import alerts, approvals, audit, catalogue, daemon, events, incidents, pauses, rehearsal, rules, runs
-from remediator.web.access import authenticate, authorise
+from remediator.web.access import authenticate, authorise, check_origin
 from remediator.web.bodies import parse_body, read_body
 from remediator.web.openapi import describe
 from remediator.web.problems import Refused, from_error, from_http, problem
@@ -80,6 +80,8 @@ def _handler(surface: Surface, route: Route) -> Handler:
         if route.operation is not None:
             actor = authenticate(request, surface.authenticator())
             authorise(request, actor, route.operation)
+            if route.method != "GET":
+                check_origin(request)
         query = parse_query(route.query, request.query) if route.query or request.query_string else {}
         if not route.takes_body:
             return await route.handle(Call(surface, request, actor, query))

@@ -34,11 +34,16 @@ async def export(call: Call) -> web.StreamResponse:
     response = web.StreamResponse(headers={**HEADERS, "Content-Disposition": 'attachment; filename="remediator-audit.jsonl"'})
     response.content_type = "application/jsonl"
     await response.prepare(call.request)
-    writer = Export()
-    async for events in _portions(call.service.store):
-        await response.write(b"".join(writer.line(event) for event in events))
-    await response.write(writer.end())
-    await response.write_eof()
+    writer, complete = Export(), False
+    try:
+        async for events in _portions(call.service.store):
+            await response.write(b"".join(writer.line(event) for event in events))
+        await response.write(writer.end())
+        await response.write_eof()
+        complete = True
+    finally:
+        if not complete and call.request.transport is not None:
+            call.request.transport.abort()
     return response
 
 

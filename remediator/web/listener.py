@@ -18,6 +18,8 @@ IDLE = 75.0
 """Seconds that a connection may stay open without a complete set of headers; ends those that send them drop by drop, too."""
 LINGER = 2.0
 """Seconds for which the rest of a refused body is thrown away, so that the sender gets to read the answer."""
+HANDSHAKE = 10.0
+"""Seconds for the TLS handshake."""
 BACKLOG = 1024
 GRACE = 20.0
 """Seconds that requests under way get at the end."""
@@ -118,8 +120,9 @@ async def open_listener(app: web.Application, listen: ListenSettings) -> Listene
         over = len(manager.connections) >= listen.max_connections
         return _Turned() if over else _Connection(manager, **arguments)
 
+    handshake = HANDSHAKE if context is not None else None
     try:
-        server = await loop.create_server(connect, listen.host, listen.port, ssl=context, backlog=BACKLOG)
+        server = await loop.create_server(connect, listen.host, listen.port, ssl=context, ssl_handshake_timeout=handshake, backlog=BACKLOG)
     except OSError:
         await runner.cleanup()
         raise

@@ -139,6 +139,7 @@ async def test_approve_without_a_terminal_needs_yes(surface: Surface, run: Comma
     done = await run("approve", APPROVAL, role="sre")
     assert done.code == 2
     assert "--yes" in done.error
+    assert (await run("approve", APPROVAL, "--json", role="sre")).code == 2
     approval = await surface.service.store.approval(APPROVAL)
     assert approval is not None
     assert approval.votes == ()

@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from aiohttp import ClientSession
+import pytest
+from aiohttp import ClientError, ClientSession
 
 from remediator.audit import verify_export
+from remediator.errors import StoreUnavailable
 from remediator.model import RunState
 from remediator.records import SignalKind
 from remediator.service import Reloaded
@@ -230,6 +232,23 @@ async def test_export_verifies_by_itself(surface: Surface, http: ClientSession) 
     assert json.loads(lines[0])["chain"] == "system"
     assert verify_export(lines[:-1]).faults
     assert verify_export([lines[0].replace(b"remediator", b"somebodyel", 1), *lines[1:]]).faults
+
+
+async def test_broken_export_is_never_taken_for_whole(surface: Surface, http: ClientSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the store fails in the middle, the transfer breaks off: no client sees a good end."""
+    await surface.service.store.checkpoint()
+    events = surface.service.store.events
+
+    async def failing(chain: str, **bounds: int) -> Any:
+        if chain != "system":
+            raise StoreUnavailable("the disk is gone")
+        return await events(chain, **bounds)
+
+    monkeypatch.setattr(surface.service.store, "events", failing)
+    async with http.get(f"{surface.url}/api/v1/audit/export", headers=bearer("responder")) as answer:
+        assert answer.status == 200
+        with pytest.raises(ClientError):
+            await answer.read()
 
 
 async def test_verification_finds_nothing_wrong(surface: Surface, http: ClientSession) -> None:

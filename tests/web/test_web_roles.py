@@ -76,3 +76,21 @@ async def test_responder_may_stop_but_not_let_act(surface: Surface, http: Client
 def test_operations_are_all_used() -> None:
     """An operation that no route asks for would be a right to nothing."""
     assert {route.operation for route in ROUTES} - {None} == set(Operation)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+    ],
+)
+async def test_pages_of_other_sites_change_nothing(surface: Surface, http: ClientSession, headers: dict[str, str], status: int) -> None:
+    """A browser adds basic credentials and certificates by itself, so what another site's page sends is refused."""
+    url = f"{surface.url}/api/v1/incidents/INC-20261121-001/acknowledge"
+    async with http.post(url, headers=bearer(Role.RESPONDER) | headers) as answer:
+        assert answer.status == status
