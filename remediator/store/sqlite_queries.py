@@ -53,7 +53,10 @@ RUN_RELEASE = "UPDATE run SET leased = 0, woken = 0 WHERE id = ? RETURNING CASE 
 RUN_WAKE = """
 UPDATE run SET wake_at = min(coalesce(wake_at, ?1), ?1), woken = leased WHERE id = ?2 AND ended_at IS NULL RETURNING wake_at
 """
-RUN_VOID_LEASES = "UPDATE run SET leased = 0, woken = 0, wake_at = min(coalesce(wake_at, ?1), ?1) WHERE leased = 1"
+RUN_VOID_LEASES = """
+UPDATE run SET leased = 0, woken = 0, wake_at = CASE WHEN ended_at IS NULL THEN min(coalesce(wake_at, ?1), ?1) ELSE wake_at END
+WHERE leased = 1
+"""
 APPROVAL_PUT = """
 INSERT INTO approval (id, state, body) VALUES (?, ?, ?) ON CONFLICT (id) DO UPDATE SET state = excluded.state, body = excluded.body
 """
