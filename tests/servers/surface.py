@@ -21,7 +21,6 @@ from remediator import operations
 from remediator.action import Check, Fact, FactType, Params, Provider
 from remediator.alerts import parse_webhook
 from remediator.authentication import Authenticator
-from remediator.errors import NotFound
 from remediator.events import Kind
 from remediator.metrics import Metrics
 from remediator.model import (
@@ -110,12 +109,9 @@ class Rules:
     rules: tuple[Rule, ...]
     hash: str = "0" * 64
 
-    def rule(self, name: str) -> Rule:
-        """Return a rule. Raises `NotFound`."""
-        found = next((rule for rule in self.rules if rule.name == name), None)
-        if found is None:
-            raise NotFound(f"there is no rule {name!r}")
-        return found
+    def rule(self, name: str) -> Rule | None:
+        """Return a rule, None when there is none."""
+        return next((rule for rule in self.rules if rule.name == name), None)
 
 
 @dataclass
