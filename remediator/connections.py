@@ -13,7 +13,7 @@ import importlib
 import inspect
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from remediator.action import Connection, Context, Identity, SecretRef
 from remediator.errors import InvalidSettings, NotFound, PermanentError, PlanRefused, TemporaryError
 from remediator.identity import find_identity
-from remediator.model import JSON, Value
+from remediator.model import Value
 from remediator.registry import Registry
 from remediator.secrets import SecretStore, name_of
 from remediator.settings.faults import faults_of, nearest
@@ -43,6 +43,8 @@ OPENING = timedelta(seconds=30)
 """Longest time an opening may take; without a limit a hung one would block the connection forever."""
 GRACE = timedelta(minutes=5)
 """Longest time a discarded client stays open for those who still use it."""
+CLOSING = timedelta(seconds=2)
+"""Longest time a client may take to say goodbye; a broken one would take for ever."""
 MOST_RETIRED = 8
 """Most discarded clients of one connection that stay open; the oldest goes first."""
 
@@ -109,7 +111,7 @@ class Connections:
         self.identity = identity
         self._registry = registry
         self._secrets = secrets
-        self._raw = offered(settings)
+        self._raw = settings.all_connections
         self._models: dict[str, Connection] = {}
         self._entries: dict[str, _Entry] = {}
         self._retired: dict[str, list[_Entry]] = {}
@@ -230,7 +232,7 @@ class Connections:
     async def reload(self, settings: Settings, *, identity: Identity | None = None) -> None:
         """Take new settings; close the clients of connections that changed or went away, and leave the others alone."""
         self.identity = identity or self.identity
-        old, self._raw = self._raw, offered(settings)
+        old, self._raw = self._raw, settings.all_connections
         changed = [name for name in old if self._raw.get(name) != old[name]]
         for name in changed:
             self._models.pop(name, None)
@@ -243,8 +245,7 @@ class Connections:
         entries = [*self._entries.values(), *(entry for entries in self._retired.values() for entry in entries)]
         self._entries.clear()
         self._retired.clear()
-        for entry in entries:
-            await _close(entry)
+        await asyncio.gather(*(_close(entry) for entry in entries))
 
     # --- secrets
 
@@ -269,19 +270,6 @@ class Connections:
             raise PermanentError(f"secret {name_of(ref)}: the Secret has no key {key!r}") from None
         except (binascii.Error, UnicodeDecodeError):
             raise PermanentError(f"secret {name_of(ref)} is not text") from None
-
-
-def offered(settings: Settings) -> dict[str, Mapping[str, JSON]]:
-    """Return all connections as written, with `alertmanager` and `prometheus` of the settings among them unless those names are taken."""
-    return {**dict(_known_peers(settings)), **settings.connections}
-
-
-def _known_peers(settings: Settings) -> Iterator[tuple[str, Mapping[str, JSON]]]:
-    if settings.alertmanager:
-        urls = [peer.url for peer in settings.alertmanager]
-        yield "alertmanager", {"kind": "alertmanager", "urls": urls, **settings.alertmanager[0].sign_in}
-    if settings.prometheus is not None:
-        yield "prometheus", {"kind": "prometheus", "url": settings.prometheus.url, **settings.prometheus.sign_in}
 
 
 async def _open(open_: Callable[[C, Context], Awaitable[T]], settings: C, ctx: LiveContext, name: str) -> T:
@@ -311,7 +299,7 @@ async def _close(entry: _Entry) -> None:
     if close is None:
         return
     with suppress(Exception):  # whatever a broken client says to its end: it is being thrown away because it is broken
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(CLOSING.total_seconds()):
             result = close()
             if inspect.isawaitable(result):
                 await result

@@ -7,6 +7,7 @@ events as log lines, so that the log and the audit trail can't tell different st
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
@@ -92,7 +93,7 @@ def _scrubbing(scrubber: Scrubber) -> structlog.typing.Processor:
 
 def _plain(value: Any) -> JSON:
     """Turn a value into plain JSON, so that nothing escapes the scrubber inside of an object."""
-    if value is None or isinstance(value, int | float):
+    if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return value
     if isinstance(value, Mapping):
         return {str(name): _plain(item) for name, item in value.items()}

@@ -18,6 +18,7 @@ from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,8 @@ class Registry:
         self._foreign: dict[str, Load] | None = None
         self._providers: dict[str, Provider | None] = {}
         self._problems: list[str] = []
+        self._lock = RLock()
+        """Rules load in a thread while runs go on: nothing may be imported twice, which would make two classes of one."""
 
     def action(self, name: str) -> type[Action[Any]] | None:
         """Return the action called `system.verb`, None when there is none."""
@@ -97,12 +100,13 @@ class Registry:
         return () if provider is None else (provider,)
 
     def _provider(self, system: str) -> Provider | None:
-        if system not in self._providers:
-            load = self._own.get(system) or self._others().get(system)
-            if load is None:
-                return None
-            self._providers[system] = self._load(system, load, own=system in self._own)
-        return self._providers[system]
+        with self._lock:
+            if system not in self._providers:
+                load = self._own.get(system) or self._others().get(system)
+                if load is None:
+                    return None
+                self._providers[system] = self._load(system, load, own=system in self._own)
+            return self._providers[system]
 
     def _load(self, system: str, load: Load, *, own: bool) -> Provider | None:
         try:
@@ -115,14 +119,15 @@ class Registry:
             return None
 
     def _others(self) -> Mapping[str, Load]:
-        if self._foreign is None:
-            self._foreign = {}
-            for system, load, origin in (*_from_entry_points(), *self._from_directories()):
-                if system in self._own or system in self._foreign:
-                    self._problems.append(f"{origin} offers {system!r}, which exists already; it is not used: give it another name")
-                else:
-                    self._foreign[system] = load
-        return self._foreign
+        with self._lock:
+            if self._foreign is None:
+                self._foreign = {}
+                for system, load, origin in (*_from_entry_points(), *self._from_directories()):
+                    if system in self._own or system in self._foreign:
+                        self._problems.append(f"{origin} offers {system!r}, which exists already; it is not used: give it another name")
+                    else:
+                        self._foreign[system] = load
+            return self._foreign
 
     def _from_directories(self) -> Iterator[tuple[str, Load, str]]:
         for directory in self.paths:

@@ -162,15 +162,14 @@ def _is_path(name: str) -> bool:
 
 
 def _connection_faults(settings: Settings, registry: Registry) -> Iterator[Fault]:
-    for name, raw in settings.connections.items():
+    for name, raw in settings.all_connections.items():
+        loc: Loc = ("connections", name) if name in settings.connections else (name,)
         kind = str(raw["kind"])
         model = registry.connection_kind(kind)
         if model is None:
-            yield Fault(
-                ("connections", name, "kind"), f"connections.{name}: there is no kind {kind!r}{nearest(kind, registry.connection_kinds())}"
-            )
-            continue
-        yield from _faults_under(("connections", name), model, {key: value for key, value in raw.items() if key != "kind"})
+            yield Fault((*loc, "kind"), f"{dotted(loc)}: there is no kind {kind!r}{nearest(kind, registry.connection_kinds())}")
+        else:
+            yield from _faults_under(loc, model, {key: value for key, value in raw.items() if key != "kind"})
 
 
 def _escalation_faults(settings: Settings, registry: Registry) -> Iterator[Fault]:

@@ -324,6 +324,21 @@ class PackSettings(Part):
     vars: Mapping[str, JSON] = setting(dict, "values of the pack's variables", reload=True)
 
 
+_CANONICAL = re.compile(r"[a-z][a-z0-9_]*:[^/\s]+(/\S*)?")
+
+
+def _protected(value: str) -> str:
+    if not _CANONICAL.fullmatch(value):
+        raise ValueError(
+            "not a canonical id; write it like kubernetes:production/shop/deployment/api, or kubernetes:production/shop/ for all below"
+        )
+    return value
+
+
+ProtectedId = Annotated[str, AfterValidator(_protected)]
+"""A canonical id, or the beginning of one up to a `/`."""
+
+
 class LogSettings(Part):
     """What is logged, and how."""
 
@@ -350,7 +365,7 @@ class Settings(Part):
     escalation: Mapping[Name, EscalationPolicy] = setting(_policies, "escalation policies that rules may name", reload=True)
     contacts: Mapping[Name, Contact] = setting(dict, "people and teams by name", reload=True)
     packs: Mapping[Name, PackSettings] = setting(dict, "rule packs in use, by name", reload=True)
-    protected: tuple[str, ...] = setting((), "canonical ids, or prefixes ending in `/`, that no plan may ever touch", reload=True)
+    protected: tuple[ProtectedId, ...] = setting((), "canonical ids, or prefixes ending in `/`, that no plan may ever touch", reload=True)
     actions_path: tuple[FilePath, ...] = setting((), "directories with modules of your own actions and checks", reload=False)
     log: LogSettings = setting(LogSettings, "what is logged, and how", reload=False)
     public_url: HttpUrl | None = setting(None, "address under which people reach the UI; links in messages start with it", reload=True)
@@ -377,6 +392,17 @@ class Settings(Part):
         return self
 
     @property
+    def all_connections(self) -> dict[str, Mapping[str, JSON]]:
+        """All connections as written, with `alertmanager` and `prometheus` among them unless those names are taken."""
+        own: dict[str, Mapping[str, JSON]] = {}
+        if self.alertmanager:
+            urls: list[JSON] = [peer.url for peer in self.alertmanager]
+            own["alertmanager"] = {"kind": "alertmanager", "urls": urls, **self.alertmanager[0].sign_in}
+        if self.prometheus is not None:
+            own["prometheus"] = {"kind": "prometheus", "url": self.prometheus.url, **self.prometheus.sign_in}
+        return {**own, **self.connections}
+
+    @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but hardly meant, for the log at start and for `lint`."""
         found = []
@@ -388,6 +414,10 @@ class Settings(Part):
             found.append("no identity has the role alert_sender: nobody may send alerts")
         if not self.packs:
             found.append("packs is empty: there are no rules")
+        for one in self.protected:
+            connection = one.partition(":")[2].partition("/")[0]
+            if connection not in self.all_connections:
+                found.append(f"protected: {one!r} protects nothing, for there is no connection {connection!r}")
         return tuple(found)
 
     def page_after(self, severity: str) -> timedelta:

@@ -15,7 +15,7 @@ from aiohttp import web
 
 import remediator.connections as module
 from remediator.action import Connection, Context, Identity, SecretRef
-from remediator.connections import Connections, offered
+from remediator.connections import Connections
 from remediator.errors import InvalidSettings, NotFound, PermanentError, PlanRefused, RemediatorError, TemporaryError
 from remediator.registry import Registry
 from remediator.scrubber import REDACTED, Scrubber
@@ -163,7 +163,7 @@ def test_alertmanager_and_prometheus_are_connections_too(registry: Registry, scr
 def test_own_connections_of_these_names_win() -> None:
     """Who writes a connection `prometheus` himself means that one."""
     fields = {"prometheus": "http://p", "connections": {"prometheus": {"kind": "prometheus", "url": "http://other"}}}
-    assert offered(Settings.model_validate(fields)) == {"prometheus": {"kind": "prometheus", "url": "http://other"}}
+    assert Settings.model_validate(fields).all_connections == {"prometheus": {"kind": "prometheus", "url": "http://other"}}
 
 
 # --- which connection a rule means

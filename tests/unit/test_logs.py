@@ -83,7 +83,7 @@ def test_every_part_of_a_line_is_scrubbed(stream: io.StringIO) -> None:
     start(stream)
     structlog.contextvars.bind_contextvars(context=SECRET)
     log = structlog.get_logger("x")
-    log.info(" ".join(("with", SECRET)), nested={"list": [SECRET, Holder()], SECRET: 1}, raw=SECRET.encode(), dsn="postgres://u:pw@h/d")
+    log.info(SECRET, nested={"list": [SECRET, Holder()], SECRET: 1}, raw=SECRET.encode(), dsn="postgres://u:pw@h/d")
     log.info("positional %s", SECRET)
     logging.getLogger("lib").error("arg %s", Holder(), extra={"extra": Holder()})
     for logger in (log, logging.getLogger("lib")):

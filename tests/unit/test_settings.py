@@ -225,6 +225,7 @@ def test_s26_a_secret_written_by_mistake_is_refused_and_not_repeated(tmp_path: P
         (f"identities: {{a: {{token_sha256: [{HASH.upper()}]}}}}", "lower-case"),
         ("identities: {remediator: {}}", "the daemon itself"),
         ("alertmanager: [{url: http://a, bearer: {env: A}}, http://b]", "same sign-in"),
+        ("protected: [shop/api]", "not a canonical id"),
         ("packs: {web: {path: ''}}", "empty path|a path"),
         ("listen: {port: 70000}", "less than or equal to 65535"),
         ("limits: {max_percent: 0}", "greater than or equal to 1"),
@@ -314,6 +315,8 @@ def test_hardly_meant_settings_are_warned_of() -> None:
         "packs": {"web": {"path": "x"}},
     }
     assert Settings.model_validate(complete).warnings == ()
+    (warning,) = Settings.model_validate({**complete, "protected": ["redis:cahce/", "alertmanager:alertmanager/-/x"]}).warnings
+    assert "'redis:cahce/' protects nothing" in warning
 
 
 def test_connections_and_escalation_are_held_against_the_catalogue(tmp_path: Path) -> None:
@@ -325,6 +328,7 @@ def test_connections_and_escalation_are_held_against_the_catalogue(tmp_path: Pat
         "  b: {kind: redis, host: h, prot: 5}\n"
         "escalation:\n"
         "  default: {notify: [{notify.slak: {}}, {redis.flush_db: {}}, {notify.slack: {chanel: x}}]}\n"
+        "prometheus: {url: http://p, headers: {host: {env: X}}}\n"
     )
     loaded = read_settings(path, {"REMEDIATOR_CONNECTIONS__C__KIND": "nosuch"})
     with pytest.raises(InvalidFiles) as caught:
@@ -335,6 +339,7 @@ def test_connections_and_escalation_are_held_against_the_catalogue(tmp_path: Pat
         r":3:29: connections\.b: prot is not known; did you mean port",
         r":5:23: escalation\.default\.notify\[0\]: 'notify\.slak' is no action that notifies people; did you mean notify\.slack",
         r":5:42: .*'redis\.flush_db' is no action that notifies",
+        r":6:13: prometheus: .*host.* can't be set as a header",
         r"\$REMEDIATOR_CONNECTIONS__C__KIND:1:1: connections\.c: there is no kind 'nosuch'",
     ):
         assert re.search(words, found), found
@@ -354,14 +359,14 @@ def test_s26_reload_applies_what_it_can_and_names_what_waits() -> None:
             "listen": {"port": 1, "tls": {"cert": "a", "key": "b"}},
             "store": {"url": "sqlite:/other.sqlite"},
             "log": {"level": "debug"},
-            "protected": ["x/"],
+            "protected": ["redis:cache/"],
             "prometheus": "http://p",
             "actions_path": ["x"],
         }
     )
     merged, waiting = reloadable_changes(old, new)
     assert sorted(waiting) == ["actions_path", "limits.lease", "limits.workers", "listen.port", "listen.tls", "log.level", "store.url"]
-    assert (merged.dry_run, merged.limits.max_acting, merged.protected) == (False, 2, ("x/",))
+    assert (merged.dry_run, merged.limits.max_acting, merged.protected) == (False, 2, ("redis:cache/",))
     assert merged.prometheus == new.prometheus
     assert (merged.limits.workers, merged.limits.lease) == (old.limits.workers, old.limits.lease)
     assert (merged.store, merged.listen, merged.log, merged.actions_path) == (old.store, old.listen, old.log, old.actions_path)
