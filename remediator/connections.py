@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 IDLE = timedelta(minutes=10)
-"""A client that nobody used for so long is closed, unless it has `keep_open` set."""
+"""A client that nobody used for so long is closed, unless its kind of connection has a `keepalive`."""
 OPENING = timedelta(seconds=30)
 """Longest time an opening may take; without a limit a hung one would block the connection forever."""
 GRACE = timedelta(minutes=5)
@@ -217,7 +217,7 @@ class Connections:
         """Close clients that nobody used for a while, and discarded ones that nobody uses any more. Call it about once a minute."""
         now = time.monotonic()
         for name, entry in list(self._entries.items()):
-            if now - entry.used_at > IDLE.total_seconds() and not entry.in_use() and not getattr(_opened(entry), "keep_open", False):
+            if now - entry.used_at > IDLE.total_seconds() and not entry.in_use() and not self._kept(name):
                 await self.discard(name)
         for name, entries in list(self._retired.items()):
             over = [entry for entry in entries if not entry.in_use() or now - entry.retired_at > GRACE.total_seconds()]
@@ -228,6 +228,10 @@ class Connections:
                 del self._retired[name]
             for entry in over:
                 await _close(entry)
+
+    def _kept(self, name: str) -> bool:
+        """Tell whether a client stays open in quiet times, so that a server that takes no more can still be seen (`semantics.md`, 1)."""
+        return getattr(self._models.get(name), "keepalive", None) is not None
 
     async def reload(self, settings: Settings, *, identity: Identity | None = None) -> None:
         """Take new settings; close the clients of connections that changed or went away, and leave the others alone."""
