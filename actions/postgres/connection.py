@@ -10,7 +10,7 @@ import asyncio
 import ssl
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -45,6 +45,8 @@ class PostgresConnection(Connection):
     the daemon behind the sessions it should end. The daemon keeps one session open, so that it can see and heal an
     exhausted server; a role with a reserved slot (`pg_use_reserved_connections`, PostgreSQL 16) can also come back to one.
     """
+
+    keepalive: ClassVar[str | None] = "postgres.ping"
 
     host: str = Field(min_length=1, description="host name, address, or directory of a Unix socket")
     port: int = Field(5432, ge=1, le=65535)

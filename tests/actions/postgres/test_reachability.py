@@ -13,9 +13,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from actions.postgres import sql
 from actions.postgres.activity import Connections, LongRunning, Ping
 from actions.postgres.connection import TlsMode
 from actions.postgres.faults import UnreachableError, connect_fault
+from actions.postgres.session import kept_session
 from actions.postgres.sessions import TerminateIdle
 from actions.postgres.statistics import ReplicationLag
 from remediator.action import Check
@@ -101,6 +103,52 @@ async def test_s01_exhaustion_without_a_kept_connection_is_a_fact_and_its_number
         await look(LongRunning, ctx)
     with pytest.raises(TemporaryError, match="no connection slot left"):
         await IDLE.plan(IDLE.Params(connection="main"), ctx)
+
+
+async def test_a_kept_connection_cut_without_a_word_is_found_out_before_anything_is_sent(bench: Bench) -> None:
+    """A firewall forgot the connection: a harmless probe is lost, not the statement that ends sessions."""
+    proxy = Proxy(bench.server.port)
+    async with await asyncio.start_server(proxy.serve, "127.0.0.1", 0) as listener:
+        ctx = bench.context(port=listener.sockets[0].getsockname()[1])
+        await bench.idle("web-1")
+        plan = await IDLE.plan(IDLE.Params(connection="main"), ctx)
+        session = await kept_session("main", ctx)
+        rights = await session.read(ctx, "reading rights", lambda connection: connection.fetchrow(sql.RIGHTS))
+        assert rights["signals_backends"]
+        proxy.cut_next = True
+        rows = await session.write(ctx, "writing", lambda connection: connection.fetch("SELECT 1 AS one"))
+        assert [row["one"] for row in rows] == [1]
+        assert not proxy.cut_next
+        assert len((await IDLE.apply(plan, ctx)).touched) == 1
+        await ctx.aclose()
+
+
+class Proxy:
+    """Hands bytes on to a server, until told to cut the next connection over which the client speaks."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.cut_next = False
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Hand on in both directions."""
+        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.port)
+        answers = asyncio.ensure_future(self._hand_on(there_reader, writer))
+        with contextlib.suppress(OSError):
+            while (data := await reader.read(65536)) and not self.cut_next:
+                there_writer.write(data)
+                await there_writer.drain()
+        self.cut_next = False
+        there_writer.close()
+        writer.close()
+        await answers
+
+    async def _hand_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 # --- down --------------------------------------------------------------------------------------------------------------------
@@ -259,7 +307,8 @@ async def test_replication_lag_grows_while_replay_is_paused(bench: Bench, standb
 
         async def behind() -> bool:
             there, here = await look(ReplicationLag, primary), await look(ReplicationLag, secondary)
-            return there.get("lag_bytes", 0) > 0 and here.get("lag_bytes", 0) > 0 and here.get("lag", timedelta()) > timedelta())
+            grows = [there.get("lag_bytes", 0) > 0, here.get("lag_bytes", 0) > 0, here.get("lag", timedelta()) > timedelta()]
+            return all(grows)
 
         await eventually(behind, what="the lag is seen on both sides")
     finally:

@@ -101,6 +101,17 @@ async def test_a_session_that_went_on_to_its_next_statement_is_not_cancelled(ben
     assert await bench.names("state = 'active'") == ["slow-1"]
 
 
+async def test_s11_a_session_that_became_untouchable_after_planning_is_left_alone(bench: Bench, ctx: LocalContext) -> None:
+    """What is never touched is compared again at apply: here a planned session has taken an advisory lock since."""
+    await bench.idle("web-1", "web-2")
+    found = await plan(IDLE, ctx)
+    await bench.sessions["web-2"].execute("SELECT pg_advisory_lock(2)")
+    await bench.wait_until(["web-2"], "state = 'idle' AND state_change < clock_timestamp() - $2::interval", timedelta(milliseconds=100))
+    await IDLE.apply(found, ctx)
+    await bench.gone("web-1")
+    assert await bench.names() == ["web-2"]
+
+
 async def test_s03_nothing_idle_is_refused(bench: Bench, ctx: LocalContext) -> None:
     """An empty set is not a plan."""
     await bench.busy("worker")
