@@ -71,8 +71,10 @@ def pair(_pair: Pair) -> Pair:
     if _pair.roles() != ["master", "slave"]:
         _pair.one.raw("REPLICAOF", "NO", "ONE")
     _pair.other.raw("REPLICAOF", HOST, _pair.one.port)
-    _pair.one.call("SET", "k", "precious")
     _pair.wait()
+    with _pair.one.admin() as client:
+        client.set("k", "precious")
+        assert client.wait(1, 10_000) == 1, "the replica has got the key"
     return _pair
 
 
