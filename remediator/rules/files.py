@@ -53,13 +53,16 @@ def _entries(path: Path) -> Iterator[Path]:
 def _read(path: Path) -> bytes:
     """Read one file. Raises OSError with the reason, also for what is not a regular file (a pipe would block)."""
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(0, "it is not a regular file")
         if status.st_size > MAX_BYTES:
             raise OSError(0, f"the file has {status.st_size} bytes; at most {MAX_BYTES} are read")
-        return file.read(MAX_BYTES + 1)
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(handle)
 
 
 def _problem(path: Path, message: str) -> Problem:

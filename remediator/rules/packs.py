@@ -16,7 +16,7 @@ from remediator.errors import Problem
 from remediator.expressions import nearest
 from remediator.model import JSON, Value
 from remediator.rules.parse import Node, Place, parse
-from remediator.rules.schema import VAR_TYPES, PackFile, RuleFile, VarText, worded
+from remediator.rules.schema import VAR_TYPES, PackFile, RuleFile, VarText, in_yaml_words, worded
 
 PACK_FILE = "pack.yaml"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -164,7 +164,7 @@ def read_var(kind: FactType, value: JSON) -> Value:
         found = _READERS[kind].validate_python(value, strict=kind is not FactType.DOUBLE)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
-        raise ValueError(f"{first['msg'].removeprefix('Value error, ')}, found {str(value)[:60]!r}") from error
+        raise ValueError(f"{in_yaml_words(first['msg'])}, found {str(value)[:60]!r}") from error
     if isinstance(found, bool) and kind is FactType.DOUBLE:
         raise ValueError(f"found {value!r}")
     return found

@@ -18,7 +18,7 @@ from remediator.errors import InvalidExpression, Problem
 from remediator.expressions import Environment, Expression, Template
 from remediator.model import JSON
 from remediator.rules.parse import Node
-from remediator.rules.schema import is_code, worded
+from remediator.rules.schema import in_yaml_words, is_code, worded
 
 Path = tuple[str | int, ...]
 Kind = type[Action[Any]] | type[Check[Any]]
@@ -175,9 +175,10 @@ def _misfits(model: type[Params], node: Node, hole: _Hole, holes: Mapping[Path, 
         ]
         if not errors:
             return
-    wanted = errors[0]["msg"].removeprefix("Value error, ").replace("Input should", "it must")
+    # A validator's own message would name the sample that was tried.
+    wanted = "" if errors[0]["type"] == "value_error" else f": it {in_yaml_words(errors[0]['msg'])}"
     where = ".".join(str(part) for part in hole.path)
-    yield node.find(hole.path).place.problem(f"{where}: an expression of type {hole.type} does not fit: {wanted}")
+    yield node.find(hole.path).place.problem(f"{where}: an expression of type {hole.type} does not fit{wanted}")
 
 
 def _about_value(error: ErrorDetails, found: FactType) -> bool:

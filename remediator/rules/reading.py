@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ SUBJECT: Mapping[str, FactType] = {
     "alert.starts_at": FactType.TIMESTAMP,
 }
 """What is known of an alert before anything is looked at."""
+_ONLY_LATER = "alert.resolved is computed during verification; it can only be used in verify.until"
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/-]*")
 
 
@@ -137,7 +138,8 @@ class Reader:
 
     def _own(self, problems: Sequence[Problem]) -> list[Problem]:
         """Leave out complaints about facts of a check that could not be read: the check itself is complained about."""
-        return [problem for problem in problems if not any(f"'checks.{id_}." in problem.message for id_ in self.broken)]
+        kept = [one for one in problems if not any(f"'checks.{id_}." in one.message for id_ in self.broken)]
+        return [replace(one, message=_ONLY_LATER) if "'alert.resolved'" in one.message else one for one in kept]
 
     # --- calls ---
 

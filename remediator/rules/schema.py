@@ -5,6 +5,7 @@ The models only say what shape a file has; what the names in it mean is checked 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any, Literal
@@ -198,15 +199,33 @@ def worded(error: ErrorDetails, node: Node, schema: Mapping[str, Any]) -> Proble
         return node.find(path[:-1]).keys.get(last, place).problem(f"unknown key {last!r}{hint}")
     if error["type"] == "missing":
         return place.problem(f"key {last!r} is missing")
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").replace("Input should", "must")
+    message = in_yaml_words(error["msg"])
     found = node.find(path)
     where = ".".join(str(part) for part in path)
-    message = f"{message[:1].lower()}{message[1:]}" if message[1:2].islower() else message
     if not isinstance(found.value, dict | list) and repr(found.value) not in message:
         message += f", found {str(found.value)[:60]!r}" if isinstance(found.value, str) else f", found {_yaml(found.value)}"
     elif isinstance(found.value, dict | list) and error["type"].endswith("_type"):
         message += f", found a {found.kind}"
     return place.problem(f"{where}: {message}" if where else message)
+
+
+_WORDS = (
+    (re.compile(r"^(Value error|Assertion failed), "), ""),
+    (re.compile(r"^Input should "), "must "),
+    (re.compile(r"^(Tuple|List|Dictionary|String|Value) should "), "must "),
+    (re.compile(r"a valid dictionary( or instance of \w+)?"), "a mapping"),
+    (re.compile(r"a valid (tuple|list)"), "a list"),
+    (re.compile(r"a valid string"), "text"),
+    (re.compile(r" after validation"), ""),
+    (re.compile(r"datetime\.timedelta\(0\)"), "0s"),
+)
+
+
+def in_yaml_words(message: str) -> str:
+    """Turn one of pydantic's messages into the words of rule files."""
+    for pattern, word in _WORDS:
+        message = pattern.sub(word, message)
+    return message
 
 
 def _yaml(value: Any) -> str:
