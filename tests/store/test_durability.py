@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from remediator.errors import StoreCorrupt, StoreUnavailable
+from remediator.model import RunState
+from remediator.records import EVERYWHERE, Pause
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
 from tests.store.contract import put
-from tests.store.make import LEASE, Clock, event, incident, message, run
+from tests.store.make import LEASE, NOW, Clock, event, incident, message, run
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,9 +132,13 @@ async def test_a_commit_that_the_disk_refuses_is_told_to_every_waiter(store: Sql
     await put(store, incidents=[incident(1)], runs=[run(1)], events=[event("c")])
     wal = store.path.with_name("store.db-wal").stat().st_size
     batch = [put(store, incidents=[incident(number)], events=[event("c")], messages=[message(f"m{number}")]) for number in range(2, 50)]
+    stop = put(store, pauses=[Pause(EVERYWHERE, "ann", "storm", NOW)], runs=[run(2, state=RunState.APPLYING)])
+    seen = store.transact(Reads(), lambda _seen: Changes())
     with no_file_may_grow_beyond(wal + 8192):
-        results = await asyncio.gather(*batch, store.claim("w", limit=1, lease=LEASE), return_exceptions=True)
+        results = await asyncio.gather(stop, seen, *batch, store.claim("w", limit=1, lease=LEASE), return_exceptions=True)
     assert {type(result) for result in results} == {StoreUnavailable}
+    after = (await store.transact(Reads(), lambda _seen: Changes())).snapshot
+    assert (after.pauses, after.acting) == ({}, 0)
     assert (await store.counts())["incidents.open"] == 1
     assert await store.renew("w", [run(1).id], lease=LEASE) == set()
     (claimed,) = await store.claim("w", limit=1, lease=LEASE)
