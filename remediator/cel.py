@@ -58,10 +58,13 @@ def tokenize(text: str, start: int = 0) -> Iterator[Token]:
         yield Token(kind, match.group(), match.start(), match.group())
 
 
-def closing_brace(text: str, start: int) -> int | None:
-    """Return the offset of the `}` that ends an expression beginning at `start`; braces in strings don't count."""
+def closing_brace(text: str, start: int, longest: int) -> int | None:
+    """Return the offset of the `}` that ends an expression beginning at `start`; braces in strings don't count.
+
+    Only `longest` characters are looked at, so that broken text costs no more than a long expression.
+    """
     depth = 0
-    for token in tokenize(text, start):
+    for token in tokenize(text[: start + longest + 1], start):
         if token.text == "{":
             depth += 1
         elif token.text == "}":

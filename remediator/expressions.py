@@ -107,14 +107,14 @@ class Expression:
         try:
             return cel.checked(cel.evaluate(self._program, data))
         except ValueError as error:
-            return Unknown(self._reason(str(error), missing))
+            return Unknown(self._reason(str(error), missing, facts))
 
-    def _reason(self, message: str, missing: Mapping[str, str]) -> str:
+    def _reason(self, message: str, missing: Mapping[str, str], facts: Facts) -> str:
         """Word CEL's run-time error in the rule's terms."""
         if found := _NO_VALUE.search(message):
             return missing.get(found[1], message)
         if found := _NO_KEY.search(message):
-            keyed = [use.shown for use in self._uses if use.key == found[1] and not use.asked]
+            keyed = [use.shown for use in self._uses if use.key == found[1] and isinstance(use.read(facts), Unknown)]
             return f"{keyed[0]} is missing" if keyed else f"{self.text!r} reads a key {found[1]!r} that is not there"
         cause = message.partition(": ")[2] if message.partition(": ")[0].isupper() else message
         return f"{self.text!r} has no value: {cause}"
@@ -282,7 +282,7 @@ class Environment:
         slots: dict[tuple[str, str | None], str] = {}
 
         def slot(kind: FactType, name: str, key: str | None) -> str:
-            number = sum(1 for taken in slots.values() if taken.startswith(cel.slot(kind, 0)[:-1]))
+            number = sum(1 for taken in slots.values() if taken.rpartition("_")[0] == cel.slot(kind, 0).rpartition("_")[0])
             if (name, key) not in slots and number >= cel.SLOTS_PER_TYPE:
                 raise InvalidExpression(f"it uses more than {cel.SLOTS_PER_TYPE} names of type {kind}; split it")
             return slots.setdefault((name, key), cel.slot(kind, number))
@@ -387,7 +387,7 @@ def split(text: str) -> Iterator[tuple[int, str, bool]]:
             constant += text[position : dollar - 1] + "${"
             position = dollar + 2
             continue
-        end = cel.closing_brace(text, dollar + 2)
+        end = cel.closing_brace(text, dollar + 2, LONGEST)
         if end is None:
             raise _moved(InvalidExpression("this ${ is never closed; write $${ for a literal one"), text, dollar)
         if constant + text[position:dollar]:

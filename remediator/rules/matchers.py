@@ -72,7 +72,8 @@ class _Token:
 def parse_matchers(text: str) -> list[Matcher]:
     """Parse one matcher, or a list of them in braces or separated by commas.
 
-    Raises `InvalidExpression` with the column. `{}` has no matchers.
+    Raises `InvalidExpression` with the column. `{}` has no matchers. A value that holds `${` is left as it is, without its regular
+    expression: `matcher` makes that once the value is known.
     """
     if len(text) > MAX_LENGTH:
         raise InvalidExpression(f"the matcher has {len(text)} characters; at most {MAX_LENGTH} are allowed")
@@ -113,14 +114,15 @@ def _matcher(tokens: list[_Token], end: int) -> Matcher:
     if not name:
         raise InvalidExpression("the label name is empty", column=tokens[0].start + 1)
     try:
-        return matcher(name, operator, value)
+        # Variables are filled in when a rule is compiled; only then it is known what the expression is.
+        return Matcher(name, operator, value) if "${" in value else matcher(name, operator, value)
     except InvalidExpression as error:
         raise InvalidExpression(str(error), column=tokens[2].start + 1) from error
 
 
 def matcher(label: str, operator: MatchOperator, value: str) -> Matcher:
     """Make a matcher. Raises `InvalidExpression` for a regular expression that RE2 doesn't take."""
-    if operator in (MatchOperator.MATCHES, MatchOperator.NOT_MATCHES) and "${" not in value:
+    if operator in (MatchOperator.MATCHES, MatchOperator.NOT_MATCHES):
         return Matcher(label, operator, value, Pattern(value))
     return Matcher(label, operator, value)
 

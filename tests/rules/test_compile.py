@@ -595,6 +595,15 @@ def test_variable_never_changes_a_matchers_form(load: Load) -> None:
     assert [(one.label, one.value) for one in rule.match] == [("a", 'x", b="y')]
 
 
+def test_variable_in_a_regular_expression(load: Load, problems: Find) -> None:
+    """A variable may be part of a regular expression, which is compiled once the variable is known."""
+    text = small().replace("'a = \"b\"'", "'a =~ \"${vars.ns}-.+\"'")
+    rule = load({"pack.yaml": "vars: {ns: shop}", "r.yaml": text}).rules[0]
+    assert [rule.matches({"a": value}) for value in ("shop-a", "pay-a", "")] == [True, False, False]
+    broken = problems({"pack.yaml": "vars: {ns: shop}", "r.yaml": text}, vars={"ns": "("})
+    assert broken == ["r.yaml:3:13: '(-.+' is not a regular expression of RE2: missing ): (-.+"]
+
+
 def test_defaults_of_a_pack(load: Load) -> None:
     """Defaults fill what a rule leaves out; guards merge key by key; matchers add up."""
     files = {"pack.yaml": PACK, "r.yaml": small(mode="auto", guards="{cooldown: 5m}")}

@@ -226,6 +226,13 @@ def test_s02_absorption_is_accepted(env: Environment, text: str, expected: bool)
     assert value(env, text) is expected
 
 
+def test_the_missing_key_is_the_one_named() -> None:
+    """When two maps are read at one key, the reason names the map that lacks it."""
+    env = Environment({"labels": FactType.STRING_MAP, "annotations": FactType.STRING_MAP})
+    facts = Facts({"labels": {"a": "x"}, "annotations": {}})
+    assert value(env, "labels.a == annotations.a", facts) == Unknown("annotations.a is missing")
+
+
 def test_fact_wins_over_reason_of_its_check(env: Environment) -> None:
     """A reason for a whole check tells why its other facts are unknown; a reason for the fact itself makes it unknown."""
     facts = Facts({"checks.backend.age": timedelta(), "checks.backend.ready": 1}, {"checks.backend": "x", "checks.backend.ready": "stale"})
