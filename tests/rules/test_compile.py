@@ -601,7 +601,7 @@ def test_variable_in_a_regular_expression(load: Load, problems: Find) -> None:
     rule = load({"pack.yaml": "vars: {ns: shop}", "r.yaml": text}).rules[0]
     assert [rule.matches({"a": value}) for value in ("shop-a", "pay-a", "")] == [True, False, False]
     broken = problems({"pack.yaml": "vars: {ns: shop}", "r.yaml": text}, vars={"ns": "("})
-    assert broken == ["r.yaml:3:13: '(-.+' is not a regular expression of RE2: missing ): (-.+"]
+    assert broken == ["r.yaml:3:14: '(-.+' is not a regular expression of RE2: missing ): (-.+"]
 
 
 def test_defaults_of_a_pack(load: Load) -> None:
