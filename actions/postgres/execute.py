@@ -116,32 +116,32 @@ class Execute(Action[ExecuteParams]):
         params = ExecuteParams.model_validate(dict(plan.intent))
         connection = await open_connection(settings, ctx)
         try:
-            rows, number = await _until_commit(connection, plan, params)
+            rows, mark = await _until_commit(connection, plan, params)
             try:
                 await _commit(connection, params.timeout)
             except UnreachableError as lost:
                 connection.terminate()
-                await _look_up(settings, ctx, number, lost)
+                await _look_up(settings, ctx, mark, lost)
         finally:
             await close_connection(connection)
-        return Receipt(f"{rows} rows changed", {"rows": rows, "transaction": number}, (plan.targets[0].id,))
+        return Receipt(f"{rows} rows changed", {"rows": rows, **mark}, (plan.targets[0].id,))
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
         """Ask PostgreSQL whether the transaction is committed. What the rows now do is for the rule's own checks."""
-        number, rows = receipt.data["transaction"], receipt.data["rows"]
+        number, rows = receipt.data["number"], receipt.data["rows"]
         if number is None:
             return Verdict(Health.HEALTHY, "no row had to be changed")
         session = await kept_session(plan.connection, ctx)
-        status = await session.read(ctx, "reading the transaction's status", lambda connection: _status(connection, number))
+        status = await session.read(ctx, "reading the transaction's status", lambda connection: _status(connection, receipt.data))
         if status == "committed":
             return Verdict(Health.HEALTHY, f"transaction {number} with {rows} rows is committed")
         if status is None:
-            return Verdict(Health.UNKNOWN, f"the server no longer knows transaction {number}")
+            return Verdict(Health.UNKNOWN, f"the server no longer knows transaction {number}, or was started since")
         return Verdict(Health.UNHEALTHY, f"transaction {number} is {status}")
 
 
-async def _status(connection: asyncpg.Connection, number: str) -> Any:
-    return await connection.fetchval(sql.TRANSACTION_STATUS, number)
+async def _status(connection: asyncpg.Connection, mark: Mapping[str, JSON]) -> Any:
+    return await connection.fetchval(sql.TRANSACTION_STATUS, mark["number"], mark["server"])
 
 
 async def _explain(connection: asyncpg.Connection, wish: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -163,8 +163,8 @@ def _changers(tree: Mapping[str, Any]) -> int:
     return (tree.get("Node Type") == "ModifyTable") + sum(_changers(child) for child in tree.get("Plans", ()))
 
 
-async def _until_commit(connection: asyncpg.Connection, plan: Plan, params: ExecuteParams) -> tuple[int, str | None]:
-    """Do everything up to COMMIT; return the number of rows and the transaction's. On any error nothing is kept."""
+async def _until_commit(connection: asyncpg.Connection, plan: Plan, params: ExecuteParams) -> tuple[int, dict[str, JSON]]:
+    """Do everything up to COMMIT; return how many rows, and what marks the transaction. On any error nothing is kept."""
     async with _rolled_back_on_error(connection, params.timeout):
         limits = [str(max(1, round(span.total_seconds() * 1000))) for span in (params.timeout, params.lock_timeout)]
         await connection.execute("BEGIN")
@@ -177,7 +177,7 @@ async def _until_commit(connection: asyncpg.Connection, plan: Plan, params: Exec
             raise PermanentError(
                 f"it would have changed {rows} rows, allowed are {params.min_rows} to {params.max_rows}; it was rolled back"
             )
-        return rows, await connection.fetchval(sql.TRANSACTION_ID)
+        return rows, dict(await connection.fetchrow(sql.TRANSACTION_ID))
 
 
 async def _run(connection: asyncpg.Connection, wish: Mapping[str, JSON]) -> int:
@@ -219,11 +219,12 @@ async def _commit(connection: asyncpg.Connection, limit: timedelta) -> None:
         raise PermanentError(f"the server answered {answer} to COMMIT; nothing was written")
 
 
-async def _look_up(settings: PostgresConnection, ctx: Context, number: str | None, lost: UnreachableError) -> None:
+async def _look_up(settings: PostgresConnection, ctx: Context, mark: Mapping[str, JSON], lost: UnreachableError) -> None:
     """Ask over a new connection what became of the transaction; return when it is committed.
 
     Raises `TemporaryError` when it was rolled back, `OutcomeUnknown` when it can't be told.
     """
+    number = mark["number"]
     if number is None:
         return
     try:
@@ -231,7 +232,8 @@ async def _look_up(settings: PostgresConnection, ctx: Context, number: str | Non
     except RemediatorError as error:
         raise OutcomeUnknown(f"{lost}, and transaction {number} can't be looked up: {error}") from error
     try:
-        status = await _status(connection, number)
+        async with asyncio.timeout((settings.statement_timeout + GRACE).total_seconds()):
+            status = await _status(connection, mark)
     except driver_errors() as error:
         raise OutcomeUnknown(f"{lost}, and looking up transaction {number} failed: {error}") from error
     finally:
@@ -239,4 +241,4 @@ async def _look_up(settings: PostgresConnection, ctx: Context, number: str | Non
     if status == "aborted":
         raise TemporaryError(f"{lost}; the server rolled transaction {number} back") from lost
     if status != "committed":
-        raise OutcomeUnknown(f"{lost}; the server says transaction {number} is {status}") from lost
+        raise OutcomeUnknown(f"{lost}; the server says {status or 'nothing'} of transaction {number}") from lost

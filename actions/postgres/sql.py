@@ -210,9 +210,10 @@ TABLE_ID = (
     "SELECT c.oid::bigint FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2"
 )
 
-TRANSACTION_ID = "SELECT pg_current_xact_id_if_assigned()::text"
+TRANSACTION_ID = "SELECT pg_current_xact_id_if_assigned()::text AS number, pg_postmaster_start_time()::text AS server"
 
-TRANSACTION_STATUS = "SELECT pg_xact_status($1::text::xid8)"
+TRANSACTION_STATUS = "SELECT CASE WHEN pg_postmaster_start_time()::text = $2 THEN pg_xact_status($1::text::xid8) END"
+"""Null as well on a server that was started since: after a fail-over the same number may be another transaction's."""
 
 RESTORE_POINT_RIGHTS = """
 SELECT pg_is_in_recovery() AS in_recovery, current_setting('wal_level') AS wal_level, current_user::text AS role,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -200,6 +201,20 @@ async def test_a_lost_answer_to_commit_is_looked_up_and_was_committed(
     assert receipt.data["rows"] == 1
     assert await locked(bench) == 1
     assert (await EXECUTE.verify(found, receipt, ctx)).health is Health.HEALTHY
+
+
+async def test_s17_another_server_under_the_same_address_can_not_vouch(
+    bench: Bench, ctx: LocalContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a fail-over the transaction's number may be somebody else's: neither look-up nor verify believes it."""
+    found = await plan(ctx, LOCK, "owner 1")
+    receipt = await EXECUTE.apply(found, ctx)
+    moved = dataclasses.replace(receipt, data={**receipt.data, "server": "2020-01-01 00:00:00+00"})
+    assert (await EXECUTE.verify(found, moved, ctx)).health is Health.UNKNOWN
+    await lose_answers_to_commit(monkeypatch)
+    monkeypatch.setattr("actions.postgres.sql.TRANSACTION_ID", "SELECT pg_current_xact_id_if_assigned()::text AS number, 'other' AS server")
+    with pytest.raises(OutcomeUnknown, match="says nothing"):
+        await EXECUTE.apply(await plan(ctx, LOCK, "owner 2"), ctx)
 
 
 async def test_s17_a_lost_answer_that_can_not_be_looked_up_is_outcome_unknown(
