@@ -70,9 +70,9 @@ class Story:
         self.out.done(f"accepted durably and opened as {self.incident}: {event['data']['summary']}")
 
     async def diagnosis(self) -> None:
-        """Show what the checks said and what was chosen. The sessions must have been idle long enough: the run waits for that."""
+        """Show what the checks said, what was chosen, and the plan."""
         self.out.step("The diagnosis: looking at the real server, then choosing")
-        self.out.dim([f"(the rule ends sessions idle for {IDLE_FOR} and longer, and waits until the alert has fired that long)"])
+        self.out.dim([f"(the rule ends sessions that have been idle for {IDLE_FOR} and longer)"])
         chosen = await self.event("remedy.chosen", lambda event: event["data"]["remedy"] is not None)
         for condition in chosen["data"]["conditions"]:
             facts = ", ".join(f"{name.removeprefix('checks.')} = {value}" for name, value in condition["facts"].items())
@@ -95,7 +95,7 @@ class Story:
         path = self.stage.directory / "alert.json"
         path.write_text(json.dumps({"labels": firing["labels"], "annotations": firing["annotations"]}))
         status, output = await self.stage.command("rehearse", str(path), "--json")
-        trace = json.loads(output)
+        trace = json.loads(output)[0]
         self.out.dim([f"$ remediator rehearse {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}"])
         self.out.say(f"remedy {trace['remedy']!r}; outcome: {trace['outcome']}")
         after = await self.stage.sessions()

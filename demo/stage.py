@@ -33,7 +33,7 @@ groups:
     rules:
       - alert: PostgresqlTooManyConnections
         expr: sum by (instance) (pg_stat_activity_count) > on (instance) 0.8 * pg_settings_max_connections
-        for: 3s
+        for: 15s
         labels: {severity: critical}
         annotations:
           summary: 'PostgreSQL {{ $labels.instance }} uses {{ $value }} of its connections'
@@ -164,7 +164,7 @@ class Stage:
                 "alertmanager": {"token_sha256": [_hash(self.tokens["alertmanager"])], "roles": ["alert_sender"]},
                 "anna": {"token_sha256": [_hash(self.tokens["anna"])], "roles": ["approver"], "groups": ["sre"]},
             },
-            "packs": {"general": {"path": str(ROOT / "rules" / "general"), "vars": {"idle_for": IDLE_FOR, "hold": "5s"}}},
+            "packs": {"general": {"path": str(ROOT / "rules" / "general"), "vars": {"idle_for": IDLE_FOR}}},
         }
 
     # --- the incident

@@ -7,6 +7,7 @@ import os
 import signal as signals
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from remediator import __version__, operations
+from remediator.action import Identity
 from remediator.alerts import parse_webhook
 from remediator.authentication import Authenticator
-from remediator.connections import Connections, find_identity
+from remediator.connections import Connections
 from remediator.engine.core import Engine
 from remediator.errors import InvalidFiles, Problem, RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox, Receiver
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import ALL_GUARDS, Bounds
+from remediator.identity import find_identity
 from remediator.ingest import Intake, Sorted, reads_for, sort, take
 from remediator.logs import configure
 from remediator.metrics import Metrics
@@ -39,7 +42,7 @@ from remediator.runner import Runner
 from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
 from remediator.service import Accepted, Reloaded
-from remediator.settings import Settings, load_settings, reloadable_changes
+from remediator.settings import Settings, read_settings, reloadable_changes
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.store.sqlite import SqliteStore
 
@@ -47,6 +50,7 @@ CHUNK = 250
 """Most alerts of one webhook that one transaction takes, so that a huge group does not hold up the others."""
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
+KEEP_ALIVE_EVERY = timedelta(seconds=30)
 
 
 def load_rules(settings: Settings, registry: Registry) -> RuleSet:
@@ -81,7 +85,7 @@ class Daemon:
             settings,
             self._registry,
             secrets=SecretStore(self._environ, self.scrubber),
-            identity=find_identity(self._environ, extra=frozenset(settings.protected)),
+            identity=self._identity(settings),
         )
         self._store: Store = SqliteStore(_store_path(settings))
         self.execution = Execution(self._registry, self.connections, scrub=self.scrubber.text)
@@ -115,10 +119,11 @@ class Daemon:
         await self._store.open()
         await self._note(Kind.DAEMON_STARTED, version=__version__, dry_run=self._settings.dry_run, **self._rules_facts())
         self.metrics.reloaded(ok=True, rules=len(self._rules.rules), at=datetime.now(UTC).timestamp())
+        self._tell_settings()
         self.metrics.pauses(tuple(await self._store.pauses()))
         self.runner.start()
         self.outbox.start()
-        loops = (self._checkpoints(), self._counts(), self._watch())
+        loops = (self._checkpoints(), self._counts(), self._watch(), self._keep_alive())
         self._loops = [asyncio.create_task(loop) for loop in loops]
         self._ready = ""
 
@@ -196,6 +201,8 @@ class Daemon:
             opened += await self._take(items[begin : begin + CHUNK])
         firing = sum(item.alert.firing for item in items)
         self.metrics.alerts(firing=firing, resolved=len(items) - firing, truncated=webhook.truncated)
+        for rejected in webhook.rejected:
+            self.metrics.rejected(rejected.reason)
         return Accepted(len(items), firing, len(items) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
 
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
@@ -230,9 +237,9 @@ class Daemon:
         self.metrics.pauses(tuple(pauses))
         return pauses[scope]
 
-    async def resume(self, scope: str, actor: Actor) -> None:
+    async def resume(self, scope: str, why: str, actor: Actor) -> None:
         """Lift the kill switch."""
-        await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, actor=actor))
+        await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
         self.metrics.pauses(tuple(await self._store.pauses()))
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
@@ -262,13 +269,16 @@ class Daemon:
             settings: Settings = self._settings
             restart: Sequence[str] = ()
             if self._path is not None:
-                settings, restart = reloadable_changes(self._settings, load_settings(self._path, self._environ))
+                loaded = read_settings(self._path, self._environ)
+                loaded.check(self._registry)
+                settings, restart = reloadable_changes(self._settings, loaded.settings)
             rules = await asyncio.to_thread(load_rules, settings, self._registry)
-            await self.connections.reload(settings)
+            await self.connections.reload(settings, identity=self._identity(settings))
         except RemediatorError as error:
             return await self._refuse(error, actor)
         self._settings, self._rules = settings, rules
         self._authenticator = Authenticator(settings.identities)
+        self._tell_settings()
         self.metrics.expect(actions=_actions_of(rules))
         self.metrics.reloaded(ok=True, rules=len(rules.rules), at=datetime.now(UTC).timestamp())
         await self._note(Kind.RULES_RELOADED, actor=actor, restart=list(restart), **self._rules_facts())
@@ -282,6 +292,16 @@ class Daemon:
         return Reloaded(ok=False, rules=len(self._rules.rules), problems=problems)
 
     # --- inside
+
+    def _identity(self, settings: Settings) -> Identity:
+        contained = any(Path(mark).exists() for mark in ("/.dockerenv", "/run/.containerenv"))
+        return find_identity(self._environ, settings, host=socket.gethostname(), contained=contained)
+
+    def _tell_settings(self) -> None:
+        """Show what the settings mean for safety, where people look."""
+        self.metrics.dry_run.set(self._settings.dry_run)
+        for warning in self._settings.warnings:
+            self._log.warning("settings.doubtful", warning=warning)
 
     def _sources(self) -> Sources:
         return Sources(
@@ -331,6 +351,20 @@ class Daemon:
             await self.connections.close_idle()
             await asyncio.sleep(COUNT_EVERY.total_seconds())
 
+    async def _keep_alive(self) -> None:
+        """Keep the clients of those connections open that could not be opened any more once there is trouble."""
+        while True:
+            kept = {name: self._registry.connection_kind(str(raw["kind"])) for name, raw in self._settings.connections.items()}
+            asks = [self._ask_alive(name, kind.keepalive) for name, kind in kept.items() if kind is not None and kind.keepalive]
+            await asyncio.gather(*asks)
+            await asyncio.sleep(KEEP_ALIVE_EVERY.total_seconds())
+
+    async def _ask_alive(self, name: str, check: str) -> None:
+        try:
+            await self.execution.ask(check, {"connection": name}, timeout=KEEP_ALIVE_EVERY)
+        except TemporaryError as error:
+            self._log.warning("connection.not_kept", connection=name, error=str(error))
+
     async def _watch(self) -> None:
         """Reload when a file of a pack, or the settings file, changed."""
         seen = await asyncio.to_thread(self._stamp)
@@ -379,8 +413,10 @@ async def serve(path: Path) -> None:
     """Run the daemon until SIGTERM or SIGINT; SIGHUP reloads. Raises `RemediatorError` when it can't start."""
     from remediator.web import create_app, open_listener
 
-    settings = load_settings(path, os.environ)
+    loaded = read_settings(path, os.environ)
+    settings = loaded.settings
     daemon = Daemon(settings, path=path)
+    loaded.check(daemon.registry)
     configure(settings.log, daemon.scrubber)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     reloads: set[asyncio.Task[Reloaded]] = set()
@@ -394,11 +430,11 @@ async def serve(path: Path) -> None:
         loop.add_signal_handler(name, stop.set)
     loop.add_signal_handler(signals.SIGHUP, reload)
     app = create_app(daemon, daemon.metrics, daemon.authenticator)
-    await daemon.start()
-    listener = await open_listener(app, settings.listen)
-    structlog.get_logger("remediator").info("daemon.ready", url=listener.url, dry_run=settings.dry_run, rules=len(daemon.rules.rules))
-    try:
+    async with AsyncExitStack() as stack:
+        await daemon.start()
+        stack.push_async_callback(daemon.aclose)
+        listener = await open_listener(app, settings.listen)
+        stack.push_async_callback(listener.aclose)
+        log = structlog.get_logger("remediator")
+        log.info("daemon.ready", url=listener.url, dry_run=settings.dry_run, rules=len(daemon.rules.rules))
         await stop.wait()
-    finally:
-        await listener.aclose()
-        await daemon.aclose()

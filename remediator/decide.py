@@ -133,10 +133,11 @@ def mandate(
     remedy: Remedy | None = None,
     incident: Incident | None = None,
     plan_risk: Risk = Risk.LOW,
+    plans: Sequence[Plan] = (),
 ) -> Mandate:
     """Return the effective authority: the least of all that bound it (`semantics.md`, 13).
 
-    `current` is the rule in force now, which may be stricter than the frozen `rule`.
+    `current` is the rule in force now, which may be stricter than the frozen `rule`; `plan_risk` the highest risk of `plans`.
     """
     least, reasons = Authority.AUTO, []
 
@@ -161,9 +162,14 @@ def mandate(
             lower(Authority.APPROVE, "it had succeeded before this relapse")
     if plan_risk is Risk.HIGH or (remedy is not None and remedy.risk is Risk.HIGH):
         lower(Authority.APPROVE, "its risk is high")
-    if not bounds.identity.certain and plan_risk is not Risk.LOW:
-        lower(Authority.APPROVE, "the daemon could not determine its own identity")
+    if not bounds.identity.certain and any(_may_carry_us(plan) for plan in plans):
+        lower(Authority.APPROVE, "the daemon could not find out where it runs itself, and this touches a node or pod")
     return Mandate(least, tuple(reasons))
+
+
+def _may_carry_us(plan: Plan) -> bool:
+    """Tell whether a plan touches something that this daemon may be running on or in (`semantics.md`, 11)."""
+    return any(target.id.rsplit("/", 2)[-2:-1] in (["node"], ["pod"]) for target in plan.targets)
 
 
 # --- plans -----------------------------------------------------------------------------------------------------------

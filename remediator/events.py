@@ -40,5 +40,5 @@ class Kind(StrEnum):
     RULES_RELOADED = "rules.reloaded"  # rules, rules_hash
     RULES_REFUSED = "rules.refused"  # problems
     PAUSE_SET = "pause.set"  # scope, why
-    PAUSE_LIFTED = "pause.lifted"  # scope
+    PAUSE_LIFTED = "pause.lifted"  # scope, why
     AUDIT_CHECKPOINTED = "audit.checkpointed"  # heads

@@ -23,9 +23,20 @@ TRANSITIONS: dict[RunState, frozenset[RunState]] = {
     _S.PLANNING: frozenset(
         {_S.AWAITING_APPROVAL, _S.APPLYING, _S.REHEARSED, _S.WAITING, _S.CANCELLED, _S.FAILED, _S.ESCALATED, _S.INTERRUPTED}
     ),
-    _S.AWAITING_APPROVAL: frozenset({_S.PLANNING, _S.DENIED, _S.EXPIRED, _S.CANCELLED, _S.ESCALATED, _S.INTERRUPTED}),
+    _S.AWAITING_APPROVAL: frozenset({_S.PLANNING, _S.APPLYING, _S.DENIED, _S.EXPIRED, _S.CANCELLED, _S.ESCALATED, _S.INTERRUPTED}),
     _S.APPLYING: frozenset(
-        {_S.VERIFYING, _S.PLANNING, _S.UNDOING, _S.OUTCOME_UNKNOWN, _S.FAILED, _S.ESCALATED, _S.INTERRUPTED}
+        {
+            _S.VERIFYING,
+            _S.PLANNING,
+            _S.AWAITING_APPROVAL,
+            _S.WAITING,
+            _S.UNDOING,
+            _S.OUTCOME_UNKNOWN,
+            _S.CANCELLED,
+            _S.FAILED,
+            _S.ESCALATED,
+            _S.INTERRUPTED,
+        }
     ),
     _S.VERIFYING: frozenset({_S.SUCCEEDED, _S.UNDOING, _S.FAILED, _S.ESCALATED, _S.INTERRUPTED}),
     _S.OUTCOME_UNKNOWN: frozenset({_S.APPLYING, _S.VERIFYING, _S.UNDOING, _S.UNDONE, _S.FAILED, _S.ESCALATED}),
@@ -44,6 +55,7 @@ HOLDS_PAGE = frozenset({_S.QUEUED, _S.DIAGNOSING, _S.PLANNING, _S.APPLYING, _S.V
 """States that leave a held page to its deadline; every other state releases it at once."""
 
 WAITS_FOR_PERSON = frozenset({_S.AWAITING_APPROVAL, _S.OUTCOME_UNKNOWN, _S.INTERRUPTED})
+"""States that only a person (or a deadline) leads out of."""
 
 
 def ended(state: RunState) -> bool:

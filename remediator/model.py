@@ -45,7 +45,7 @@ def digest(value: JSON) -> str:
 
 @functools.cache
 def _adapter(kind: Hashable) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(cast("Any", kind))
 
 
 def to_json(value: Any) -> JSON:

@@ -38,12 +38,12 @@ def pause(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, active: tup
     return Changes(pauses=[thrown], wake=active, events=[event])
 
 
-def resume(snapshot: Snapshot, scope: str, *, actor: Actor) -> Changes:
+def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
     """Lift the kill switch. Raises `NotFound` when it was not thrown."""
     if scope not in snapshot.pauses:
         thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")
-    event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope}, actor.name)
+    event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why}, actor.name)
     return Changes(lift=[scope], events=[event])
 
 

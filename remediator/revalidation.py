@@ -53,7 +53,9 @@ class Revalidation:
             return Standing.UNASKED, "no Alertmanager is configured"
         try:
             found = await self._execution.ask(
-                "alertmanager.standing", {"fingerprint": alert.fingerprint, "labels": dict(alert.labels)}, timeout=sources.timeout
+                "alertmanager.standing",
+                {"connection": "alertmanager", "fingerprint": alert.fingerprint, "labels": dict(alert.labels)},
+                timeout=sources.timeout,
             )
         except TemporaryError as error:
             return Standing.SILENT, f"Alertmanager could not confirm the alert: {error}"
@@ -83,7 +85,7 @@ class Revalidation:
 
     async def _rule_inactive(self, alert: Alert, *, after: datetime, timeout: timedelta) -> bool | Unknown | None:  # noqa: ASYNC109
         """Return whether Prometheus' rule is inactive; None when Prometheus does not have the rule."""
-        params = {"alertname": alert.name, "labels": dict(alert.labels), "after": after}
+        params = {"connection": "prometheus", "alertname": alert.name, "labels": dict(alert.labels), "after": after}
         try:
             found = await self._execution.ask("prometheus.alert", params, timeout=timeout)
         except TemporaryError as error:

@@ -71,7 +71,7 @@ class Service(Protocol):
     async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
         """Throw the kill switch for `global` or `rule:NAME`; sticky until `resume`."""
 
-    async def resume(self, scope: str, actor: Actor) -> None:
+    async def resume(self, scope: str, why: str, actor: Actor) -> None:
         """Lift the kill switch. Raises `NotFound` when it was not thrown."""
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:

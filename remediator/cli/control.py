@@ -51,9 +51,14 @@ def pause(
 
 
 @connected
-def resume(client: Client, rule: Rule = None, as_json: AsJson = False) -> None:
+def resume(
+    client: Client,
+    reason: Annotated[str, typer.Option("--reason", "-m", help="why; kept in the audit trail")] = "",
+    rule: Rule = None,
+    as_json: AsJson = False,
+) -> None:
     """Lift the kill switch."""
-    done = client.post("api", "v1", "resume", body={"scope": _scope(rule)})
+    done = client.post("api", "v1", "resume", body={"scope": _scope(rule), "reason": reason})
     if as_json:
         return print_json(done)
     return say(f"resumed: {done['scope']}", style="bold")

@@ -115,9 +115,11 @@ def changing(engine: Engine, work: Work) -> list[Plan]:
 def mandate_of(engine: Engine, work: Work) -> Mandate:
     """Return how far this run may go by itself with the plan it has."""
     ranks = {risk: rank for rank, risk in enumerate(Risk)}
-    risks = [engine.execution.action(plan.action).risk for plan in changing(engine, work)]
-    risk = max(risks, key=ranks.__getitem__, default=Risk.LOW)
-    return mandate(work.rule, work.bounds, current=work.current, remedy=work.remedy, incident=work.incident, plan_risk=risk)
+    plans = changing(engine, work)
+    risk = max((engine.execution.action(plan.action).risk for plan in plans), key=ranks.__getitem__, default=Risk.LOW)
+    return mandate(
+        work.rule, work.bounds, current=work.current, remedy=work.remedy, incident=work.incident, plan_risk=risk, plans=plans
+    )
 
 
 async def _authorise(engine: Engine, work: Work) -> None:

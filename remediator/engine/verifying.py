@@ -109,6 +109,7 @@ def _judge_until(work: Work, resolved: bool | Unknown, results: Sequence[CheckRe
     if isinstance(resolved, Unknown):
         unknown["alert.resolved"] = resolved.reason
     else:
+        del unknown["alert.resolved"]
         values["alert.resolved"] = resolved
     value = until.evaluate(Facts(values, unknown))
     if isinstance(value, Unknown):

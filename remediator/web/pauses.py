@@ -30,6 +30,7 @@ class ResumeBody(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     scope: Scope = EVERYWHERE
+    reason: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
 
 
 async def pause(call: Call) -> web.Response:
@@ -41,7 +42,7 @@ async def pause(call: Call) -> web.Response:
 async def resume(call: Call) -> web.Response:
     """Lift the kill switch."""
     sent = call.sent(ResumeBody)
-    await call.service.resume(sent.scope, call.actor)
+    await call.service.resume(sent.scope, sent.reason, call.actor)
     return ok({"scope": sent.scope, "paused": False})
 
 

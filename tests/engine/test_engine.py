@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from remediator import operations
+from remediator.action import FactType
 from remediator.events import Kind
 from remediator.model import Actor, ApprovalState, Authority, IncidentState, Risk, RunState, StepState
 from remediator.records import SignalKind
@@ -465,7 +466,7 @@ async def test_s18_kill_switch_while_acting_finishes_the_call_and_starts_nothing
     assert run.state is RunState.INTERRUPTED
     assert [one.state for one in run.steps] == [StepState.APPLIED, StepState.PLANNED]
     assert len(await harness.store.locks()) == 2
-    await harness.store.transact(Reads(), lambda snapshot: operations.resume(snapshot, "global", actor=ANNA))
+    await harness.store.transact(Reads(), lambda snapshot: operations.resume(snapshot, "global", why="done", actor=ANNA))
     await tell(harness, SignalKind.RESUME)
     assert harness.world.writes == ["a=good", "b=good"]
 
@@ -602,6 +603,19 @@ async def test_hold_must_last_without_a_break(start: Start) -> None:
     assert await harness.state() is RunState.VERIFYING
     await harness.tick(MINUTE)
     assert await harness.state() is RunState.SUCCEEDED
+
+
+@pytest.mark.parametrize("checked", [False, True])
+async def test_s19_resolved_is_computed_for_until(start: Start, *, checked: bool) -> None:
+    """`alert.resolved` has a value during verification, and is unknown before."""
+    until = ENVIRONMENT.compile("alert.resolved", expects=FactType.BOOL)
+    harness = await start(playbook(act(when="alert.resolved" if checked else None, verify=verified(until=until))))
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is (RunState.ESCALATED if checked else RunState.VERIFYING)
+    harness.world.firing = False
+    await harness.tick(MINUTE)
+    assert await harness.state() is (RunState.ESCALATED if checked else RunState.SUCCEEDED)
 
 
 async def test_s20_unhealthy_at_the_deadline_fails(start: Start) -> None:

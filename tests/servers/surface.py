@@ -163,9 +163,9 @@ class SurfaceService:
         await self.store.transact(Reads(), lambda seen: operations.pause(seen, scope, why=why, actor=actor))
         return (await self.store.pauses())[scope]
 
-    async def resume(self, scope: str, actor: Actor) -> None:
+    async def resume(self, scope: str, why: str, actor: Actor) -> None:
         """Resume as the daemon does."""
-        await self.store.transact(Reads(), lambda seen: operations.resume(seen, scope, actor=actor))
+        await self.store.transact(Reads(), lambda seen: operations.resume(seen, scope, why=why, actor=actor))
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
         """Signal as the daemon does."""

@@ -90,11 +90,12 @@ def test_s13_authority_is_the_least_of_all(fields: dict[str, object], expected: 
     assert bool(found.reasons) == (expected is not Authority.AUTO)
 
 
-def test_s11_uncertain_identity_asks_for_anything_risky() -> None:
-    """A daemon that does not know where it runs asks before it does more than a little."""
+@pytest.mark.parametrize(("target", "expected"), [("node/n1", "approve"), ("pod/p", "approve"), ("deployment/web", "auto")])
+def test_s11_uncertain_identity_asks_before_touching_nodes_and_pods(target: str, expected: str) -> None:
+    """A daemon that does not know where it runs might be running just there."""
     uncertain = replace(bounds(), identity=replace(bounds().identity, certain=False))
-    assert mandate(rule(), uncertain, plan_risk=Risk.MEDIUM).authority is Authority.APPROVE
-    assert mandate(rule(), uncertain, plan_risk=Risk.LOW).authority is Authority.AUTO
+    assert mandate(rule(), uncertain, plans=[plan(f"kubernetes:a/shop/{target}")]).authority == expected
+    assert mandate(rule(), bounds(), plans=[plan(f"kubernetes:a/shop/{target}")]).authority is Authority.AUTO
 
 
 def test_s12_the_hash_covers_what_is_done_not_how_it_is_told() -> None:
