@@ -1,0 +1,125 @@
+"""Ceilings to compare the daemon with: the least that a durable webhook receiver can do, on the same libraries.
+
+`c`  a bare aiohttp handler, one SQLite commit (WAL, synchronous=FULL) for each request, on the event loop
+`d`  the same, with group commit in a writer thread
+
+Neither authenticates, validates, parses or decides anything: the body is stored as it came, then 200 is answered.
+
+    python -m benchmarks.baselines d --port 9099 [--database FILE] [--uvloop]
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import queue
+import sqlite3
+import sys
+import tempfile
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from aiohttp import web
+
+INSERT = "INSERT INTO inbox (body) VALUES (?)"
+MAX_BODY = 16 * 1024 * 1024
+
+Keep = Callable[[bytes], Awaitable[None]]
+"""Makes a body durable; returns when it is."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open a database that is as careful as the daemon's."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("CREATE TABLE IF NOT EXISTS inbox (n INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+    return connection
+
+
+def commit_each(connection: sqlite3.Connection) -> Keep:
+    """Return a keeper that commits every body by itself."""
+
+    async def keep(body: bytes) -> None:
+        connection.execute(INSERT, (body,))  # without BEGIN a statement is its own transaction
+
+    return keep
+
+
+def commit_groups(connection: sqlite3.Connection) -> Keep:
+    """Return a keeper that hands bodies to a thread, which commits all that wait in one transaction."""
+    loop = asyncio.get_running_loop()
+    waiting: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
+
+    def settle(futures: list[asyncio.Future[None]]) -> None:
+        for future in futures:
+            if not future.done():
+                future.set_result(None)
+
+    def write() -> None:
+        while True:
+            batch = [waiting.get()]
+            while not waiting.empty() and len(batch) < 1000:
+                batch.append(waiting.get())
+            connection.execute("BEGIN IMMEDIATE")
+            connection.executemany(INSERT, [(body,) for body, _ in batch])
+            connection.execute("COMMIT")
+            loop.call_soon_threadsafe(settle, [future for _, future in batch])
+
+    threading.Thread(target=write, daemon=True).start()
+
+    async def keep(body: bytes) -> None:
+        done: asyncio.Future[None] = loop.create_future()
+        waiting.put((body, done))
+        await done
+
+    return keep
+
+
+BASELINES: dict[str, Callable[[sqlite3.Connection], Keep]] = {"c": commit_each, "d": commit_groups}
+
+
+async def serve(baseline: str, *, port: int, database: Path) -> None:
+    """Serve a baseline until it is killed; any path takes a POST. Prints its address once it listens."""
+    keep = BASELINES[baseline](connect(database))
+
+    async def take(request: web.Request) -> web.Response:
+        await keep(await request.read())
+        return web.Response()
+
+    app = web.Application(client_max_size=MAX_BODY)
+    app.router.add_post("/{path:.*}", take)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", port, backlog=1024)
+    await site.start()
+    host, bound = runner.addresses[0][:2]
+    print(f"listening on http://{host}:{bound}", flush=True)
+    await asyncio.Event().wait()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.baselines", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("baseline", choices=sorted(BASELINES))
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
+    parser.add_argument("--database", type=Path, help="default: a temporary file")
+    parser.add_argument("--uvloop", action="store_true", help="use uvloop's event loop")
+    options = parser.parse_args(arguments)
+    factory = None
+    if options.uvloop:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(serve(options.baseline, port=options.port, database=options.database or Path(folder) / "inbox.db"))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(0)
