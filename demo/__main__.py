@@ -152,7 +152,7 @@ class Story:
     async def audit(self) -> None:
         """Prove the audit trail."""
         self.out.step("The proof: remediator audit verify")
-        status, output = await self.stage.command("audit", "verify", "--config", str(self.stage.config))
+        status, output = await self.stage.command("audit", "verify", "--store", str(self.stage.directory / "state.sqlite"))
         self.out.say(output.strip())
         self.out.done("every chain holds", when=status == 0)
 

@@ -151,6 +151,7 @@ class ScriptedCheck(Check[Params]):
 class StandingParams(Params):
     """As the real check's."""
 
+    connection: str
     fingerprint: str
     labels: dict[str, str]
 
