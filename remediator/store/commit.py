@@ -111,9 +111,11 @@ class GroupCommit:
             self._busy = False
             self._idle.set()
             return
-        error = self._begin()
-        if error is None:
-            error = self._run_units()
+        try:
+            error = self._begin() or self._run_units()
+        except BaseException:  # the process is being interrupted; nobody shall wait for ever
+            self._end_batch(self._undo() or sqlite3.OperationalError("interrupted"))
+            raise
         if error is not None:
             self._end_batch(self._undo() or error)
         elif self._connection.total_changes == self._changes:

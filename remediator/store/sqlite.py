@@ -77,6 +77,8 @@ class SqliteStore:
 
         There is no full check of the file: it would make the start of a large store slow. Damage is reported when it is met.
         """
+        if self._lock is not None:
+            raise StoreUnavailable(f"{self.path} is open already")
         try:
             self._open()
         except OSError as error:

@@ -43,9 +43,10 @@ class Writing:
 
     def write(self, changes: Changes) -> tuple[ChainedEvent, ...]:
         """Write everything; return the events at their places. Raises `LeaseLost`, `Conflict`."""
-        for episode in changes.episodes:
+        # Of a row that is given twice the last one counts; the snapshot then tells how the stored one looks.
+        for episode in {(row.fingerprint, row.number): row for row in changes.episodes}.values():
             self._episode(episode)
-        for incident in changes.incidents:
+        for incident in {row.id: row for row in changes.incidents}.values():
             self._incident(incident)
         if changes.runs:
             self._runs(changes.runs)

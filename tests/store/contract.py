@@ -155,6 +155,14 @@ class StoreContract:
         await put(world.store, events=[event(kind="run.ended")])
         assert (await world.store.verify_audit()).faults == ()
 
+    async def test_of_a_row_given_twice_the_last_one_counts(self, world: World) -> None:
+        """Lists by state follow the last one too."""
+        await put(world.store, incidents=[incident()], episodes=[episode()])
+        rows = {"incidents": [incident(state=IncidentState.RESOLVED), incident()], "episodes": [episode(closed_at=NOW), episode()]}
+        await world.store.transact(Reads(fingerprints=["f1"], incidents=[incident().id]), lambda _seen: Changes(**rows))
+        assert (await world.store.incidents(states=["open"])).items == (incident(),)
+        assert (await world.store.episodes(open_only=True)).items == (episode(),)
+
     # --- a transaction stands or falls alone
 
     async def test_an_error_of_build_reaches_its_caller_and_writes_nothing(self, world: World) -> None:
