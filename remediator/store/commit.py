@@ -92,11 +92,6 @@ class GroupCommit:
             raise unit.error
         return unit.value  # type: ignore[return-value]
 
-    @property
-    def queued(self) -> int:
-        """How many units wait for their batch."""
-        return len(self._queue)
-
     async def aclose(self) -> None:
         """Commit everything queued, then end the thread."""
         self._closed = True
