@@ -256,8 +256,9 @@ class Execution:
         raw = dict(rendered or {})
         field = kind.connection_field
         if kind.connection is not None and isinstance(raw.get(field), str):
-            written = template.source.get(field) if isinstance(template.source, Mapping) else None
-            interpolated = isinstance(written, str) and "${" in written
+            # A pack's variables are the operator's own words and may name a connection; what comes from an alert only selects one.
+            used = {name for place, expression in template.leaves if place == (field,) for name in expression.names}
+            interpolated = any(not name.startswith("vars.") for name in used)
             raw[field] = self._connections.resolve_name(kind.connection, raw[field], interpolated=interpolated)
         try:
             return kind.Params.model_validate(raw)
