@@ -68,8 +68,8 @@ class Connection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     keepalive: ClassVar[str | None] = None
-    """Name of a check that the daemon runs now and then on every connection of this kind, so that its client is open before it is
-    needed: a server that takes no more clients can still be looked at (`semantics.md`, 1)."""
+    """A check that the daemon runs now and then on every connection of this kind, so that its client is open before it is needed:
+    a server that takes no more clients can still be looked at (`semantics.md`, 1)."""
 
     scope: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     aliases: tuple[str, ...] = ()

@@ -64,7 +64,7 @@ class Webhook:
     rejected: tuple[Rejected, ...] = ()
 
 
-class _Refused(Exception):  # noqa: N818 - it never leaves this module
+class _Refused(Exception):
     """Why one alert can't be taken."""
 
     def __init__(self, reason: str, message: str) -> None:

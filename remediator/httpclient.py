@@ -139,7 +139,7 @@ def os_reason(error: OSError) -> str:
     return _ERRNO_REASONS.get(error.errno or 0, "network")
 
 
-class _Broken(Exception):  # noqa: N818 - never leaves this module
+class _Broken(Exception):
     """The connection broke after it was made."""
 
 

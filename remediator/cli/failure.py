@@ -19,7 +19,7 @@ class Exit(IntEnum):
     NOT_ALLOWED = 4
 
 
-class CommandFailed(RemediatorError):  # noqa: N818 - named like its siblings in errors.py
+class CommandFailed(RemediatorError):
     """A command can't do what it was asked. The message is a sentence for the terminal."""
 
     def __init__(self, message: str, *, code: Exit = Exit.NO) -> None:

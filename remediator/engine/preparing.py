@@ -117,9 +117,7 @@ def mandate_of(engine: Engine, work: Work) -> Mandate:
     ranks = {risk: rank for rank, risk in enumerate(Risk)}
     plans = changing(engine, work)
     risk = max((engine.execution.action(plan.action).risk for plan in plans), key=ranks.__getitem__, default=Risk.LOW)
-    return mandate(
-        work.rule, work.bounds, current=work.current, remedy=work.remedy, incident=work.incident, plan_risk=risk, plans=plans
-    )
+    return mandate(work.rule, work.bounds, current=work.current, remedy=work.remedy, incident=work.incident, plan_risk=risk, plans=plans)
 
 
 async def _authorise(engine: Engine, work: Work) -> None:

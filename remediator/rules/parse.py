@@ -138,7 +138,7 @@ def tree(value: JSON, place: Place) -> Node:
     return Node(value, place)
 
 
-class _Stop(Exception):  # noqa: N818 - it never leaves this module
+class _Stop(Exception):
     """Reading goes no further."""
 
     def __init__(self, problem: Problem) -> None:

@@ -39,7 +39,7 @@ FORBIDDING = frozenset({"group", "requester"})
 """Reasons of `ApprovalRefused` that concern the person (403); all others concern the approval's state (409)."""
 
 
-class Refused(RemediatorError):  # noqa: N818 - named like its siblings in errors.py
+class Refused(RemediatorError):
     """A request that is answered with a problem document. `reason` is a word from a closed set."""
 
     def __init__(

@@ -60,7 +60,7 @@ VERBS = {"GET": "get", "PATCH": "patch", "POST": "create"}
 
 
 @dataclass
-class Refusal(Exception):  # noqa: N818 (it is an answer)
+class Refusal(Exception):
     """An answer other than success, as the `Status` object of a real server."""
 
     code: int
