@@ -15,6 +15,25 @@ from actions.redis.sentinel import SentinelFailover
 from actions.redis.statistics import HitRate, Memory, Slowlog
 from remediator.action import Provider
 
+__all__ = [
+    "PROVIDER",
+    "ClusterFailover",
+    "Config",
+    "ConfigSet",
+    "DeleteKeys",
+    "FlushAll",
+    "FlushDb",
+    "HitRate",
+    "Memory",
+    "Ping",
+    "QueueLength",
+    "RedisConnection",
+    "ReplicaFailover",
+    "Replication",
+    "SentinelFailover",
+    "Slowlog",
+]
+
 PROVIDER = Provider(
     system="redis",
     actions=(FlushDb, FlushAll, DeleteKeys, ConfigSet, SentinelFailover, ClusterFailover, ReplicaFailover),

@@ -45,5 +45,5 @@ def grant(*terms: str, keys: str = "", why: str = "") -> Permission:
     return Permission(PermissionKind.REDIS, terms, keys, why)
 
 
-SENTINEL_READ = grant("+sentinel|master", "+sentinel|replicas", why="with `sentinel` only, on the sentinels: where the primary is")
+SENTINEL_READ = grant("+sentinel|master", "+sentinel|replicas", "+client|setname", why="with `sentinel` only, on the sentinels")
 CLUSTER_READ = grant("+cluster|nodes", why="with `cluster` only: which nodes there are")

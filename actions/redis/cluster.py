@@ -106,8 +106,10 @@ class ClusterFailover(RedisAction[ClusterFailoverParams]):
                     break
                 await asyncio.sleep(_PAUSE)
                 own, _ = _seen(plan, await _nodes(session))
-        if own.leads:
+        if own.leads and told:
             return applied(f"{own.address} leads", _receipt(plan))
+        if own.leads:
+            return unknown(f"{own.address} leads, but not because of this step: the cluster elected it")
         if own.primary != plan.intent["primary"]:
             return unknown(f"{own.address} follows somebody else now")
         return not_applied(f"{own.address} still follows its primary, and no attempt can be under way")

@@ -15,7 +15,7 @@ from actions.redis.keys import fill, is_exact, key_bytes, key_text, prefix
 from actions.redis.replies import text
 from actions.redis.session import SESSION, Session
 from actions.redis.topology import SLOTS, open_servers, read_server, target, writable
-from actions.redis.trace import marked, new_mark, pending, script_ran
+from actions.redis.trace import marked, new_mark, pending, script_ran, scripts_forgotten
 from remediator.action import Code, Context, Permission, Reconciled
 from remediator.errors import PermanentError, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Risk, Verdict
@@ -137,8 +137,11 @@ class DeleteKeys(RedisAction[DeleteKeysParams]):
             for session in sessions:
                 if await pending(session, ctx, mark):
                     return unknown(f"{session.where}: the connection of this step is still open there")
-                if (await read_server(session)).run_id != plan.precondition["run_ids"].get(str(session.address)):
+                server = await read_server(session)
+                if server.run_id != plan.precondition["run_ids"].get(str(session.address)):
                     return unknown(f"{session.where} was restarted or replaced since the plan was made")
+                if scripts_forgotten(server.info):
+                    return unknown(f"{session.where} has dropped scripts, so nothing shows whether this step's was run")
             ran = [await script_ran(session, script) for session in sessions]
             there = await _still_there(sessions, plan)
         gone = [key for keys in plan.intent["keys"].values() for key, _ in keys if key not in there]

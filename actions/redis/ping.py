@@ -13,7 +13,7 @@ from pydantic import Field
 from actions.redis.check import CLUSTER_READ, SENTINEL_READ, OnConnection, RedisCheck, grant
 from actions.redis.connection import RedisConnection
 from actions.redis.session import SESSION, Address, Unreachable, open_session
-from actions.redis.topology import cluster_nodes, sentinel_primary
+from actions.redis.topology import cluster_nodes, sentinel_primary, together
 from remediator.action import Context, Fact, FactType, Permission
 from remediator.errors import TemporaryError
 from remediator.model import Value
@@ -54,13 +54,9 @@ class Ping(RedisCheck[PingParams]):
         except Unreachable as error:
             seed = ctx.connection(RedisConnection, params.connection)
             return {"reachable": False, "reason": error.reason, "unreachable": [str(Address(seed.host or "", seed.port))]}
-        times: list[list[float]] = []
-        failed: dict[Address, str] = {}
-        for address in addresses:
-            try:
-                times.append(await _ping(ctx, params, address))
-            except Unreachable as error:
-                failed[address] = error.reason
+        answers = await together(_ping(ctx, params, address) for address in addresses)
+        failed = {address: answer for address, answer in zip(addresses, answers, strict=True) if isinstance(answer, str)}
+        times = [answer for answer in answers if not isinstance(answer, str)]
         facts: dict[str, Value] = {"reachable": not failed, "reason": next(iter(failed.values()), "")}
         facts |= {"servers": len(addresses), "unreachable": [str(address) for address in failed][:20]}
         if not failed:
@@ -86,12 +82,15 @@ def _leaders(nodes: list[tuple[Address, bool]], connection: str) -> tuple[Addres
     return found
 
 
-async def _ping(ctx: Context, params: PingParams, address: Address) -> list[float]:
-    """Return the seconds that each PING took."""
+async def _ping(ctx: Context, params: PingParams, address: Address) -> list[float] | str:
+    """Return the seconds that each PING took, or why the server can't be reached."""
     times = []
-    async with open_session(ctx, params.connection, address=address) as session:
-        for _ in range(params.samples):
-            start = time.monotonic()
-            await session.ask("PING")
-            times.append(time.monotonic() - start)
+    try:
+        async with open_session(ctx, params.connection, address=address) as session:
+            for _ in range(params.samples):
+                start = time.monotonic()
+                await session.ask("PING")
+                times.append(time.monotonic() - start)
+    except Unreachable as error:
+        return error.reason
     return times

@@ -62,6 +62,8 @@ class ReplicaFailover(RedisAction[ReplicaFailoverParams]):
             settings = ctx.connection(RedisConnection, name)
             if settings.sentinel is not None or settings.cluster:
                 raise PlanRefused(f"connection {name!r} has sentinels or a cluster, which manage fail-overs; use their action")
+            if settings.scope:
+                raise PlanRefused(f"connection {name!r} is limited to {', '.join(settings.scope)}; a fail-over concerns the whole server")
         if params.primary_down:
             return await _plan_promotion(params, ctx)
         return await _plan_swap(params, ctx)
@@ -114,8 +116,10 @@ class ReplicaFailover(RedisAction[ReplicaFailoverParams]):
                 break
             await asyncio.sleep(_PAUSE)
             leads = await _leads(plan, ctx)
-        if leads:
+        if leads and told:
             return applied(f"Redis {plan.intent['replica']!r} leads", _receipt(plan))
+        if leads:
+            return unknown(f"Redis {plan.intent['replica']!r} leads, but not because of this step")
         return not_applied(f"Redis {plan.intent['replica']!r} still follows, and no attempt can be under way")
 
 
@@ -161,7 +165,7 @@ def _swappable(session: Session, server: Server, to: Address) -> Replica:
     if server.info.get("master_failover_state", "no-failover") != "no-failover":
         raise PlanRefused(f"{session.where}: a fail-over is under way already")
     found = next((one for one in parse_replicas(server.info) if one.address == to), None)
-    if found is None or not found.online or found.behind > _BEHIND or found.lag > 10:
+    if found is None or not found.healthy or found.behind > _BEHIND:
         seen = "gone" if found is None else f"online {found.online}, {found.behind} bytes and {found.lag} s behind"
         raise PlanRefused(f"{session.where}: its replica {to} is not in sync ({seen})")
     return found

@@ -36,7 +36,7 @@ class Replication(RedisCheck[OnConnection]):
         "healthy_replicas": Fact(
             FactType.INT, "replicas that could take over: attached and in sync; while the primary is down: up and allowed to lead"
         ),
-        "link_up": Fact(FactType.BOOL, "a replica: its link to the primary is up; a primary: every attached replica is online"),
+        "link_up": Fact(FactType.BOOL, "a replica: its link to the primary is up; a primary: all its replicas are well"),
         "lag": Fact(FactType.DURATION, "longest silence between a primary and a replica; unknown without any"),
         "lag_bytes": Fact(FactType.INT, "bytes that the slowest replica is behind; unknown on a replica and without any"),
         "quorum": Fact(FactType.BOOL, "sentinels only: a majority of them answers and agrees on the primary"),
@@ -64,9 +64,9 @@ async def _of_server(ctx: Context, connection: str, address: Address) -> dict[st
 def _of_primary(info: Mapping[str, str], address: Address) -> dict[str, Value]:
     replicas = parse_replicas(info)
     facts: dict[str, Value] = {"role": "primary", "primary_host": address.host, "primary_port": address.port}
-    facts |= {"connected_replicas": len(replicas), "healthy_replicas": sum(replica.online for replica in replicas)}
+    facts |= {"connected_replicas": len(replicas), "healthy_replicas": sum(replica.healthy for replica in replicas)}
     if replicas:
-        facts["link_up"] = all(replica.online for replica in replicas)
+        facts["link_up"] = all(replica.healthy for replica in replicas)
         facts["lag"] = timedelta(seconds=max(replica.lag for replica in replicas))
         facts["lag_bytes"] = max(replica.behind for replica in replicas)
     return facts

@@ -71,6 +71,11 @@ class Replica:
     lag: int
     behind: int
 
+    @property
+    def healthy(self) -> bool:
+        """True when it is online and has not been silent for longer than Redis' own default of min-replicas-max-lag."""
+        return self.online and self.lag <= 10
+
 
 def parse_replicas(info: Mapping[str, str]) -> tuple[Replica, ...]:
     """Read the `slaveN` fields of a primary's INFO replication."""

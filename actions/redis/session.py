@@ -40,7 +40,7 @@ _TOGETHER = 500
 """Commands in one write: their replies fit into the socket's buffers."""
 
 
-class Unreachable(TemporaryError):  # noqa: N818 - a fact more than a fault (`semantics.md`, 1)
+class Unreachable(TemporaryError):
     """The server can't be talked to now. `reason` is one of refused, timeout, closed, loading, max_clients, busy, primary_down."""
 
     def __init__(self, message: str, *, reason: str) -> None:
@@ -156,6 +156,11 @@ def client_name(ctx: Context, mark: str = "") -> str:
     return f"{name}:{mark}" if mark else name
 
 
+def is_own(name: str, ctx: Context) -> bool:
+    """Tell whether a client of this name is one of the daemon's own connections."""
+    return name == client_name(ctx) or name.startswith(client_name(ctx) + ":")
+
+
 def _wire(
     settings: RedisConnection, address: Address, *, username: str | None, password: str | None, name: str, db: int
 ) -> AbstractConnection:
@@ -241,7 +246,10 @@ def _not_connected(error: Exception, where: str) -> RemediatorError:
     import redis
 
     causes = list(_causes(error))
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
+    unresolved = [cause for cause in causes if isinstance(cause, socket.gaierror)]
+    if unresolved and unresolved[0].errno == socket.EAI_AGAIN:
+        return TemporaryError(f"{where}: its name can't be resolved just now; check the DNS")
+    if unresolved:
         return PermanentError(f"{where}: its name can't be resolved; check the connection's host and the DNS")
     if any(isinstance(cause, ssl.SSLError | ssl.CertificateError) for cause in causes):
         return PermanentError(f"{where}: TLS failed ({causes[-1]}); check tls and ca_file")

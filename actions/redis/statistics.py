@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from actions.redis.check import CLUSTER_READ, SENTINEL_READ, OnConnection, RedisCheck, grant
 from actions.redis.replies import number, parse_info, require, text
-from actions.redis.session import SESSION, Session, client_name
+from actions.redis.session import SESSION, Session, is_own
 from actions.redis.topology import open_servers
 from remediator.action import Context, Fact, FactType, Permission
 from remediator.duration import Duration
@@ -150,7 +150,7 @@ class Slowlog(RedisCheck[SlowlogParams]):
         async with open_servers(ctx, params.connection) as servers:
             for server in servers:
                 entries, cut = await _entries(server, params)
-                found += [entry for entry in entries if entry.client.partition(":")[0] != client_name(ctx)]
+                found += [entry for entry in entries if not is_own(entry.client, ctx)]
                 truncated = truncated or cut
         facts: dict[str, Value] = {"found": bool(found), "truncated": truncated or len(found) > 20}
         if not truncated:

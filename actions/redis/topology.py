@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from actions.redis.connection import RedisConnection, SentinelSettings
 from actions.redis.replies import ClusterNode, SentinelView, number, parse_info, parse_nodes, parse_sentinel, require
 from actions.redis.session import Address, Credentials, Session, Unreachable, open_session
 from remediator.action import Context
-from remediator.errors import PermanentError, PlanRefused, TemporaryError
+from remediator.errors import PermanentError, PlanRefused, RemediatorError, TemporaryError
 from remediator.model import Target
+
+T = TypeVar("T")
 
 
 def target(connection: str, kind: str, name: str, *, db: int | str = "-", scope: dict[str, str] | None = None, uid: str = "") -> Target:
@@ -82,14 +86,39 @@ class SentinelViews:
 async def ask_sentinels(ctx: Context, connection: str) -> SentinelViews:
     """Ask every sentinel; those that can't be reached are listed. Other errors (credentials, DNS) are raised."""
     settings = sentinel_settings(ctx, connection)
-    answers, silent = [], []
-    for node in map(Address.parse, settings.nodes):
-        try:
-            async with open_sentinel(ctx, connection, node) as session:
-                answers.append(await read_view(session, settings.primary))
-        except Unreachable:
-            silent.append(node)
-    return SentinelViews(tuple(answers), tuple(silent))
+    nodes = tuple(map(Address.parse, settings.nodes))
+    views = await together(_view(ctx, connection, node, settings.primary) for node in nodes)
+    answers = tuple(view for view in views if view is not None)
+    return SentinelViews(answers, tuple(node for node, view in zip(nodes, views, strict=True) if view is None))
+
+
+async def _view(ctx: Context, connection: str, node: Address, primary: str) -> SentinelView | None:
+    try:
+        async with open_sentinel(ctx, connection, node) as session:
+            return await read_view(session, primary)
+    except Unreachable:
+        return None
+
+
+async def together(readings: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await several readings at once and return their results in order. Once all have ended, the first error is raised.
+
+    One after the other, a few silent servers would use up a check's time.
+    """
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(_caught(reading)) for reading in readings]
+    results = [task.result() for task in tasks]
+    for result in results:
+        if isinstance(result, RemediatorError):
+            raise result
+    return [result for result in results if not isinstance(result, RemediatorError)]
+
+
+async def _caught(reading: Coroutine[Any, Any, T]) -> T | RemediatorError:
+    try:
+        return await reading
+    except RemediatorError as error:
+        return error
 
 
 async def sentinel_primary(ctx: Context, connection: str) -> Address:

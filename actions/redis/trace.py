@@ -3,7 +3,8 @@
 Redis keeps no idempotency keys. Three things can be read, though. A step's connection carries the step's mark as its client name: while
 it still shows in CLIENT LIST, a command sent on it may yet run, and nobody may say *not applied*. And a script sent by EVAL is kept in
 the server's script cache, in the same instant in which it runs: a script with the mark in its text was run if and only if its
-digest is there (until a restart, which the run id tells, or SCRIPT FLUSH). And the server counts how often it has run each command.
+digest is there (until a restart, which the run id tells, SCRIPT FLUSH, or, from Redis 7.4, 500 further scripts). And the server counts
+how often it has run each command.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ async def script_ran(session: Session, script: str) -> bool:
     """Tell whether the server has run this marked script since it started."""
     digest = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest()
     return bool((await session.ask("SCRIPT", "EXISTS", digest))[0])
+
+
+def scripts_forgotten(info: Mapping[str, str]) -> bool:
+    """Tell whether the server has dropped scripts by itself, so that a missing digest proves nothing."""
+    return info.get("evicted_scripts", "0") != "0"
 
 
 def times_told(info: Mapping[str, str], command: str) -> int | None:

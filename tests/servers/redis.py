@@ -288,7 +288,7 @@ class RedisCluster:
 
         low, high = ((0, 5460), (5461, 10922), (10923, 16383))[number]
         words = (f"t{one}" for one in itertools.count())
-        found = (word for word in words if low <= key_slot(word.encode()) <= high)  # type: ignore[no-untyped-call]
+        found = (word for word in words if low <= key_slot(word.encode()) <= high)
         return "{" + next(itertools.islice(found, nth, None)) + "}"
 
     @property

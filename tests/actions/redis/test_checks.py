@@ -370,13 +370,14 @@ async def test_replication_of_a_cluster(cluster: RedisCluster) -> None:
 async def test_unreachable_server_fails_every_other_check() -> None:
     """Only `redis.ping` has reachability as its subject."""
     ctx = context(cache=RedisConnection(host=HOST, port=free_port()))
-    for check, params in (
+    cases: list[tuple[Check[Any], OnConnection]] = [
         (Memory(), CACHE),
         (Replication(), CACHE),
         (HitRate(), HitRateParams(connection="cache")),
         (Slowlog(), SlowlogParams(connection="cache")),
         (QueueLength(), QueueLengthParams(connection="cache", key="k")),
-    ):
+    ]
+    for check, params in cases:
         with pytest.raises(CheckFailed, match="refuses connections"):
             await check.run(params, ctx)
 

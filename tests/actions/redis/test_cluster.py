@@ -84,7 +84,7 @@ class TestClusterFailover(ActionConformance):
     def _swapped(self, plan: Plan) -> Any:
         async def leads() -> bool:
             leader = self.cluster.pair(self.number)[0]
-            return leader.address == plan.intent["address"]
+            return bool(leader.address == plan.intent["address"])
 
         return leads
 
@@ -129,7 +129,7 @@ async def test_killed_primary_is_replaced_by_force(cluster: RedisCluster) -> Non
 
     async def failed() -> bool:
         facts = await Replication().run(OnConnection(connection="shards"), ctx)
-        return facts["failed_primaries"] == [primary.address] and facts["cluster_ok"] is False
+        return bool(facts["failed_primaries"] == [primary.address] and facts["cluster_ok"] is False)
 
     await eventually(failed, what="the cluster takes the primary for failed")
     assert (await Ping().run(PingParams(connection="shards"), ctx))["unreachable"] == [primary.address]
@@ -203,6 +203,20 @@ async def test_s17_untold_replica_is_not_applied_at_once(cluster: RedisCluster) 
     ctx = context(shards=to_cluster(cluster))
     plan = await ACTION.plan(wish(cluster.pair()[0]), ctx)
     assert (await ACTION.reconcile(plan, ctx)).settled is Settled.NOT_APPLIED
+
+
+async def test_s17_election_by_the_cluster_itself_is_not_claimed(cluster: RedisCluster) -> None:
+    """The replica leads, and was never told by this step: that is no proof that the step was applied."""
+    primary, replica = cluster.pair(1)
+    ctx = context(shards=to_cluster(cluster, connect_timeout="500ms"))
+    plan = await ACTION.plan(wish(primary), ctx)
+    primary.kill()
+
+    async def elected() -> bool:
+        return bool(replica.info("replication")["role"] == "master")
+
+    await eventually(elected, what="the cluster elects the replica")
+    assert (await ACTION.reconcile(plan, ctx)).settled is Settled.UNKNOWN
 
 
 async def test_plain_server_is_refused(server: RedisServer) -> None:

@@ -53,7 +53,7 @@ def of_plain(unit: Any) -> list[str]:
 
 async def exercise(action: Action[Any], params: Mapping[str, Any], ctx: LocalContext) -> None:
     """Go through all verbs."""
-    plan = await action.plan(action.Params.model_validate({"connection": "cache"} | params), ctx)
+    plan = await action.plan(action.Params.model_validate({"connection": "cache", **params}), ctx)
     await action.reconcile(plan, ctx)
     receipt = await action.apply(plan, ctx)
     await action.verify(plan, receipt, ctx)
@@ -119,7 +119,7 @@ async def look(check: Check[Any], ctx: LocalContext) -> None:
     """Run a check in all its forms."""
     several = [{"key": key} for key in LENGTH] if isinstance(check, QueueLength) else [PARAMS.get(check.name, {})]
     for params in several:
-        assert_facts_match(check, await check.run(check.Params.model_validate({"connection": "cache"} | params), ctx))
+        assert_facts_match(check, await check.run(check.Params.model_validate({"connection": "cache", **params}), ctx))
 
 
 # --- sentinels, cluster, pair ------------------------------------------------------------------------------------------------
@@ -130,8 +130,7 @@ def sentinel_context(sentinels: SentinelSet, unit: Any, *, without: str = "", wi
     login: Mapping[str, Any] = {}
     for server in sentinels.servers:
         login = user(server, terms(unit.permissions, without=without), db=1)
-    # A sentinel has its own users; every session needs its own name there, too.
-    verbs = ["+client|setname", *terms(unit.permissions, sentinel=True)[0]]
+    verbs, _ = terms(unit.permissions, sentinel=True)
     for sentinel in sentinels.sentinels:
         user(sentinel, ([verb for verb in verbs if verb != without_there], []))
     found = to_sentinels(sentinels, **login)

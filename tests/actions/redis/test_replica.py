@@ -15,7 +15,7 @@ from remediator.action import Settled
 from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import JSON, Health, Plan, Receipt, Risk
 from remediator.testing import ActionConformance, LocalContext
-from tests.actions.redis.worlds import context, terms, to_cluster, to_sentinels, to_server, user
+from tests.actions.redis.worlds import terms, to_cluster, to_sentinels, to_server, user
 from tests.servers.ports import eventually
 from tests.servers.redis import HOST, RedisCluster, RedisServer, SentinelSet, until
 
@@ -260,6 +260,13 @@ async def test_what_sentinels_or_a_cluster_manage_is_refused(sentinels: Sentinel
             await ACTION.plan(SWAP, LocalContext({"cache": managed, "cache-replica": to_server(replica)}))
 
 
+async def test_s09_scope_of_either_connection_forbids_a_swap(pair: Pair) -> None:
+    """A fail-over concerns the whole server; a connection limited to a part of it can't be used for one."""
+    whole, part = to_server(pair.one), to_server(pair.other, scope={"db": ["0"]})
+    with pytest.raises(PlanRefused, match="concerns the whole server"):
+        await ACTION.plan(SWAP, LocalContext({"cache": whole, "cache-replica": part}))
+
+
 async def test_s10_both_servers_are_locked(pair: Pair) -> None:
     """The plan touches two connections, so it locks two."""
     plan = await ACTION.plan(SWAP, pair.context())
@@ -269,4 +276,3 @@ async def test_s10_both_servers_are_locked(pair: Pair) -> None:
 def test_risk_is_high() -> None:
     """A promotion may lose writes and make two primaries."""
     assert ReplicaFailover.risk is Risk.HIGH
-    assert context() is not None

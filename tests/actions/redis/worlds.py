@@ -44,8 +44,8 @@ def dump(server: RedisServer) -> JSON:
     found: dict[str, dict[str, str]] = {}
     for name in server.info("keyspace"):
         db = int(name.removeprefix("db"))
-        with server.admin(db) as client:
-            found[str(db)] = {key.decode("latin-1"): client.dump(key).hex() for key in sorted(client.keys("*"))}
+        keys = sorted(server.call("KEYS", "*", db=db))
+        found[str(db)] = {key.decode("latin-1"): server.call("DUMP", key, db=db).hex() for key in keys}
     return found
 
 
