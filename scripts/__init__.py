@@ -1,0 +1,1 @@
+"""Programs of the project itself: what the Makefile, the image's build and the documentation's tests run."""
