@@ -86,7 +86,7 @@ class Identity:
     """Who this daemon is, so that it never acts on itself (`semantics.md`, 11).
 
     `name` is sent as PostgreSQL's application_name, Redis' client name, Kubernetes' field manager and HTTP's User-Agent.
-    `protected` are canonical ids (or prefixes ending in `/`) that no plan may touch: its own pod, owner, node, store, and what it depends on.
+    `protected` are canonical ids (or prefixes ending in `/`) that no plan may touch: itself, its store, what it depends on.
     """
 
     name: str = "remediator"
