@@ -318,7 +318,12 @@ async def test_replication_lag_grows_while_replay_is_paused(bench: Bench, standb
 
 async def test_s03_a_standby_that_receives_nothing_knows_no_lag(bench: Bench, standby: PostgresServer) -> None:
     """Cut off from its primary it has replayed all it has, which proves nothing."""
-    secondary = bench.context(port=standby.port)
+    primary, secondary = bench.context(), bench.context(port=standby.port)
+
+    async def caught_up() -> bool:
+        return (await look(ReplicationLag, primary)).get("lag_bytes") == 0
+
+    await eventually(caught_up, what="the standby has the grants of this test")
     await asyncio.to_thread(bench.server.halt)
 
     async def cut_off() -> bool:
