@@ -1,0 +1,99 @@
+"""What most acceptance tests stand on: a real Alertmanager, an HTTP server that counts what is done to it, and the daemon."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.servers.alertmanager import NOWHERE, AlertmanagerServer, webhook_config
+from tests.servers.daemon import DaemonProcess, alert
+from tests.servers.http import HttpServer, Reply
+
+CALLS = """
+rules:
+  - name: calls
+    match: ['alertname = "Call"']
+    severity: sev2
+    mode: auto
+    target: "call/${labels.id}"
+    remedies:
+      - name: call it
+        steps:
+          - http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}, idempotency_header: Idempotency-Key}
+        verify: {within: 20s, hold: 0s, every: 200ms, until: "true"}
+    guards: {cooldown: 0s, budget: [9999 per 1h]}
+"""
+"""A rule that acts on an alert `Call` by itself, with one POST to `/jobs/ID`."""
+
+
+@dataclass
+class World:
+    """Everything that runs."""
+
+    alertmanager: AlertmanagerServer
+    target: HttpServer
+    daemon: DaemonProcess
+
+    async def fire(self, name: str, **labels: str) -> Any:
+        """Have Alertmanager hold an alert, and send the daemon its webhook."""
+        await self.alertmanager.post_alerts({"alertname": name, **labels})
+        return await self.daemon.post(alert(name, **labels))
+
+    async def resolve(self, name: str, **labels: str) -> Any:
+        """End an alert in Alertmanager, and send the daemon the webhook that says so."""
+        await self.alertmanager.post_alerts({"alertname": name, **labels}, firing=False)
+        return await self.daemon.post(alert(name, firing=False, **labels))
+
+    def calls(self, ident: str) -> int:
+        """Count the POSTs to `/jobs/IDENT` that arrived."""
+        return sum(request.method == "POST" and request.path == f"/jobs/{ident}" for request in self.target.received)
+
+
+@asynccontextmanager
+async def open_world(
+    directory: Path,
+    *,
+    rules: str = CALLS,
+    settings: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+    delivers: bool = False,
+    starts: bool = True,
+) -> AsyncIterator[World]:
+    """Start all. `delivers` has Alertmanager send webhooks itself; without `starts` the daemon is left to the caller."""
+    async with HttpServer() as target:
+        target.default = Reply(200)
+        connections = {"target": {"kind": "http", "base_url": target.url}}
+        daemon = DaemonProcess(directory / "daemon", {"connections": connections}, rules=rules, environment=environment)
+        config = webhook_config(f"{daemon.url}/api/v1/alerts", daemon.tokens["alert_sender"]) if delivers else NOWHERE
+        async with AlertmanagerServer(directory / "alertmanager", config=config) as alertmanager:
+            daemon.write_settings(alertmanager=[alertmanager.url])
+            daemon.write_settings(**(settings or {}))
+            if starts:
+                await daemon.start()
+            async with leaving(daemon):
+                yield World(alertmanager, target, daemon)
+
+
+@asynccontextmanager
+async def leaving(daemon: DaemonProcess) -> AsyncIterator[DaemonProcess]:
+    """End a daemon that was started, or will be, inside the block."""
+    try:
+        yield daemon
+    finally:
+        daemon.kill()
+
+
+@contextmanager
+def frozen(server: Any) -> Iterator[None]:
+    """Keep a server's process from running inside the block: the kernel still accepts its connections, nothing answers."""
+    pid = server._process._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
