@@ -34,6 +34,13 @@ def nobody() -> Iterator[None]:
             os.seteuid(0)
 
 
+def let_through(path: Path) -> None:
+    """Let everybody reach `path` through pytest's own directories, which are closed to others."""
+    for directory in (path, *path.parents):
+        if directory.name.startswith(("pytest-", "popen-", path.name)):
+            directory.chmod(0o755)
+
+
 def test_reads_yaml_files(tmp_path: Path) -> None:
     """All YAML files directly in the directory are read, nothing else."""
     for name in ("pack.yaml", "a.yaml", "b.yml", "notes.md", ".hidden.yaml"):
@@ -75,8 +82,7 @@ def test_directory_without_permission(tmp_path: Path) -> None:
     """A directory that may not be read is named, with the reason."""
     pack = tmp_path / "pack"
     pack.mkdir()
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
+    let_through(tmp_path)
     pack.chmod(0)
     with nobody():
         found = fault(pack)
@@ -86,8 +92,7 @@ def test_directory_without_permission(tmp_path: Path) -> None:
 
 def test_file_without_permission(tmp_path: Path) -> None:
     """A file that may not be read is named; the others are no substitute for it."""
-    for directory in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        directory.chmod(0o755)
+    let_through(tmp_path)
     (tmp_path / "a.yaml").write_text("a")
     (tmp_path / "b.yaml").write_text("b")
     (tmp_path / "b.yaml").chmod(0)
