@@ -155,7 +155,7 @@ def install_from_here(command: str, source: Path) -> None:
     words = shlex.split(command)
     pip = next(word for word in words if word.endswith("bin/pip"))
     python = Path(words[words.index("--python") + 1]) if "--python" in words else source / Path(pip).parent / "python"
-    asked = [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    asked = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
     target = Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
     came_along = {path.name for path in target.iterdir()}
     for name, version in locked((source / words[words.index("-r") + 1]).read_text()).items():
