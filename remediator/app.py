@@ -28,7 +28,7 @@ from remediator.execution import Execution
 from remediator.guards import ALL_GUARDS, Bounds
 from remediator.identity import find_identity
 from remediator.ingest import Intake, Sorted, reads_for, sort, take
-from remediator.logs import configure
+from remediator.logs import configure, log_events
 from remediator.metrics import Metrics
 from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
 from remediator.records import SYSTEM_CHAIN, Approval, Incident, Pause, Run, SignalKind
@@ -87,8 +87,10 @@ class Daemon:
             secrets=SecretStore(self._environ, self.scrubber),
             identity=self._identity(settings),
         )
-        self._store: Store = SqliteStore(_store_path(settings))
-        self.execution = Execution(self._registry, self.connections, scrub=self.scrubber.text)
+        self._store: Store = SqliteStore(_store_path(settings), lease=settings.limits.lease, timed=self.metrics.commit)
+        self.execution = Execution(
+            self._registry, self.connections, scrub=self.scrubber.text, on_check=self.metrics.check, on_verb=self.metrics.verb
+        )
         self.engine = Engine(
             self._store,
             self.execution,
@@ -328,10 +330,7 @@ class Daemon:
     def _committed(self, events: Sequence[ChainedEvent]) -> None:
         """Hear of what became durable: metrics, log, and the outbox when people may have to be told."""
         self.metrics.observe(events)
-        for event in events:
-            self._log.info(
-                event.kind, incident_id=event.chain, **{_LOGGED.get(key, key): event.data[key] for key in _SHOWN & event.data.keys()}
-            )
+        log_events(events)
         self.outbox.wake()
 
     async def _checkpoints(self) -> None:
@@ -386,12 +385,6 @@ class Daemon:
                 continue
             found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found
-
-
-_SHOWN = frozenset(
-    {"run", "rule", "action", "state", "reason", "guard", "verdict", "remedy", "message", "target", "scope", "step", "approval"}
-)
-_LOGGED = {"run": "run_id", "message": "outcome"}
 
 
 def _resolved_last(item: Sorted) -> bool:

@@ -69,16 +69,30 @@ class Outcome:
 class Execution:
     """Calls checks and actions on behalf of runs."""
 
-    def __init__(self, registry: Registry, connections: Connections, *, scrub: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        connections: Connections,
+        *,
+        scrub: Callable[[str], str],
+        on_check: Callable[[str, float], None] = lambda _outcome, _seconds: None,
+        on_verb: Callable[[str, float], None] = lambda _verb, _seconds: None,
+    ) -> None:
+        """`on_check` hears outcome and seconds of every check, `on_verb` verb and seconds of every reading of an action."""
         self._registry = registry
         self._connections = connections
         self._scrub = scrub
+        self._on_check = on_check
+        self._on_verb = on_verb
 
     # --- checks
 
     async def run_checks(self, specs: Sequence[CheckSpec], facts: Facts, *, key: str) -> list[CheckResult]:
         """Run checks side by side, each with its own time limit."""
-        return list(await asyncio.gather(*(self._check(spec, facts, key) for spec in specs)))
+        results = await asyncio.gather(*(self._check(spec, facts, key) for spec in specs))
+        for result in results:
+            self._on_check("ok" if result.error is None else "failed", result.seconds)
+        return results
 
     async def _check(self, spec: CheckSpec, facts: Facts, key: str) -> CheckResult:
         began = time.monotonic()
@@ -128,7 +142,7 @@ class Execution:
         """Plan one step. Raises `PlanRefused` with the reason, whatever it was, or `TemporaryError`."""
         action = self.action(spec.action)
         params = self._params(type(action), spec.params, facts)
-        return await self._reading(action.plan(params, self._context(key, values)), PLAN_TIMEOUT, f"planning {spec.action}")
+        return await self._reading(action.plan(params, self._context(key, values)), PLAN_TIMEOUT, "plan", spec.action)
 
     def scope_of(self, plan: Plan) -> tuple[Plan, dict[str, tuple[str, ...]], int | None]:
         """Return a plan with the scope and the most targets of its connection."""
@@ -179,7 +193,7 @@ class Execution:
             return Outcome(Result.UNKNOWN, f"{lost}; {plan.action} can't be looked into by reading")
         try:
             reading: Reconciled = await self._reading(
-                action.reconcile(plan, self._context(key, values)), READ_TIMEOUT, f"looking into {plan.action}"
+                action.reconcile(plan, self._context(key, values)), READ_TIMEOUT, "reconcile", plan.action
             )
         except RemediatorError as error:
             return Outcome(Result.UNKNOWN, f"{lost}; and it could not be looked into: {self._words(error)}")
@@ -195,14 +209,14 @@ class Execution:
         """Read once whether a step's effect is well. An error makes it unknown."""
         action = self.action(plan.action)
         try:
-            return await self._reading(action.verify(plan, receipt, self._context(key, {})), READ_TIMEOUT, f"verifying {plan.action}")
+            return await self._reading(action.verify(plan, receipt, self._context(key, {})), READ_TIMEOUT, "verify", plan.action)
         except RemediatorError as error:
             return Verdict(Health.UNKNOWN, self._words(error))
 
     async def plan_undo(self, plan: Plan, receipt: Receipt, *, key: str) -> Plan:
         """Plan the way back. Raises `NotReversible` or `PlanRefused`."""
         action = self.action(plan.action)
-        return await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, f"planning the undo of {plan.action}")
+        return await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, "plan", f"undo of {plan.action}")
 
     # --- messages
 
@@ -236,17 +250,20 @@ class Execution:
     def _context(self, key: str, values: Mapping[str, Value]) -> Context:
         return self._connections.context(key=key, values=values)
 
-    async def _reading(self, reading: Awaitable[T], limit: timedelta, what: str) -> T:
-        """Await something that only reads; every error that is not already one of ours becomes `TemporaryError` or `PlanRefused`."""
+    async def _reading(self, reading: Awaitable[T], limit: timedelta, verb: str, name: str) -> T:
+        """Await a verb that only reads; every error that is not already one of ours becomes `TemporaryError` or `PlanRefused`."""
+        began = time.monotonic()
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 return await reading
         except TimeoutError:
-            raise TemporaryError(f"{what} gave no answer within {limit.total_seconds():g} s") from None
+            raise TemporaryError(f"{verb} of {name} gave no answer within {limit.total_seconds():g} s") from None
         except (TemporaryError, PlanRefused, NotReversible):
             raise
         except Exception as error:
-            raise PlanRefused(f"{what}: {self._words(error)}") from error
+            raise PlanRefused(f"{verb} of {name}: {self._words(error)}") from error
+        finally:
+            self._on_verb(verb, time.monotonic() - began)
 
     def _params(self, kind: type[Action[Any] | Check[Any]], template: Template, facts: Facts) -> Any:
         """Render and validate parameters, with the connection resolved. Raises `PlanRefused`."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
@@ -20,6 +21,8 @@ from remediator.model import JSON, ChainedEvent, IncidentState, RunState
 from remediator.records import EVERYWHERE
 
 OTHER = "other"
+MOST_BEGUN = 10_000
+"""So many runs' beginnings are remembered, for the time it takes until they act."""
 
 WEBHOOK_OUTCOMES = ("accepted", "invalid", "unauthorized", "forbidden", "too_large", "unavailable")
 ENDED = tuple(state for state in RunState if state in ENDS or state is RunState.INTERRUPTED)
@@ -68,6 +71,7 @@ class Metrics:
         self._build_daemon(version)
         self._initialise()
         self.expect(guards=guards, actions=actions, routes=routes)
+        self._begun: dict[str, datetime] = {}
         self._observers = self._table()
 
     # --- construction
@@ -254,6 +258,9 @@ class Metrics:
             Kind.INCIDENT_REOPENED: lambda _: self.incidents_reopened.inc(),
             Kind.INCIDENT_ESCALATED: lambda _: self.incidents_escalated.inc(),
             Kind.INCIDENT_RESOLVED: lambda _: self.incidents_resolved.inc(),
+            Kind.RUN_CREATED: self._run_created,
+            Kind.REMEDY_CHOSEN: self._remedy_chosen,
+            Kind.ACTION_INTENDED: self._action_intended,
             Kind.RUN_ENTERED: self._run_entered,
             Kind.GUARD_DENIED: self._guard_denied,
             Kind.APPROVAL_DECIDED: self._approval_decided,
@@ -266,8 +273,25 @@ class Metrics:
             Kind.AUDIT_CHECKPOINTED: lambda event: self.audit_checkpoint.set(event.at.timestamp()),
         }
 
+    def _run_created(self, event: ChainedEvent) -> None:
+        self._begun[str(event.data.get("run"))] = event.at
+        if len(self._begun) > MOST_BEGUN:
+            del self._begun[next(iter(self._begun))]
+
+    def _remedy_chosen(self, event: ChainedEvent) -> None:
+        begun = self._begun.get(str(event.data.get("run")))
+        if begun is not None:
+            self.webhook_to_decision.observe((event.at - begun).total_seconds())
+
+    def _action_intended(self, event: ChainedEvent) -> None:
+        begun = self._begun.pop(str(event.data.get("run")), None)
+        if begun is not None:
+            self.webhook_to_action.observe((event.at - begun).total_seconds())
+
     def _run_entered(self, event: ChainedEvent) -> None:
         state = event.data.get("state")
+        if state in ENDED:
+            self._begun.pop(str(event.data.get("run")), None)
         if state in ENDED:
             self.runs_ended.labels(state).inc()
 

@@ -39,7 +39,10 @@ class _Unit(Generic[T]):
 
 
 class GroupCommit:
-    """Runs units of work on a connection that nothing else uses. `committed` or `rolled_back` is called after each batch."""
+    """Runs units of work on a connection that nothing else uses. `committed` or `rolled_back` is called after each batch.
+
+    `timed` hears how many seconds a write to the disk took, and how many units shared it.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class GroupCommit:
         *,
         committed: Callable[[], None],
         rolled_back: Callable[[], None],
+        timed: Callable[[float, int], None] = lambda _seconds, _units: None,
         max_queued: int = 10_000,
         max_units: int = 500,
         max_seconds: float = 0.008,
@@ -54,6 +58,8 @@ class GroupCommit:
         self._connection = connection
         self._committed = committed
         self._rolled_back = rolled_back
+        self._timed = timed
+        self._ordered = 0.0
         self._max_queued = max_queued
         self._max_units = max_units
         self._max_seconds = max_seconds
@@ -116,6 +122,7 @@ class GroupCommit:
         elif self._connection.total_changes == self._changes:
             self._end_batch(self._commit())  # nothing was written: no disk is waited for
         else:
+            self._ordered = time.monotonic()
             self._orders.put(True)
 
     def _begin(self) -> sqlite3.Error | None:
@@ -186,13 +193,19 @@ class GroupCommit:
             unit.settle()
         self._loop.call_soon(self._next_batch)
 
+    def _written(self, error: sqlite3.Error | None) -> None:
+        """Take a batch back from the thread."""
+        if error is None:
+            self._timed(time.monotonic() - self._ordered, len(self._batch))
+        self._end_batch(error)
+
     # --- in the thread
 
     def _commit_loop(self) -> None:
         while self._orders.get():
             error = self._commit()
             try:
-                self._loop.call_soon_threadsafe(self._end_batch, error)
+                self._loop.call_soon_threadsafe(self._written, error)
             except RuntimeError:  # the loop was closed without closing the store; nobody waits any more
                 return
 

@@ -55,12 +55,14 @@ class SqliteStore:
         monotonic: Callable[[], float] = time.monotonic,
         lease: timedelta = timedelta(seconds=30),
         max_queued: int = 10_000,
+        timed: Callable[[float, int], None] = lambda _seconds, _units: None,
     ) -> None:
         self.path = Path(path)
         self._clock = clock
         self._monotonic = monotonic
         self._lease = lease
         self._max_queued = max_queued
+        self._timed = timed
         self._memory = Memory()
         self._on_wake: list[Callable[[Sequence[str]], None]] = []
         self._on_commit: list[Callable[[Sequence[ChainedEvent]], None]] = []
@@ -104,7 +106,11 @@ class SqliteStore:
             self._readers.put(self._keep(sqlite_file.connect_reader(path)))
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="remediator-read")
         self._commits = GroupCommit(
-            self._writer, committed=self._committed, rolled_back=self._memory.rolled_back, max_queued=self._max_queued
+            self._writer,
+            committed=self._committed,
+            rolled_back=self._memory.rolled_back,
+            timed=self._timed,
+            max_queued=self._max_queued,
         )
 
     def _keep(self, connection: sqlite3.Connection) -> sqlite3.Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -219,3 +219,17 @@ def test_every_end_of_a_run_is_counted() -> None:
     assert set(ENDED) == {state for state in RunState if state.value in {
         "succeeded", "rehearsed", "denied", "expired", "cancelled", "failed", "undone", "interrupted", "escalated"
     }}  # fmt: skip
+
+
+def test_time_from_webhook_to_decision_and_to_action_comes_from_events() -> None:
+    """Both count from the run's beginning, which is the webhook's commit; each run is measured once for its first call."""
+    metrics = Metrics(CollectorRegistry())
+    begun = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    kinds = [(Kind.RUN_CREATED, 0.0), (Kind.REMEDY_CHOSEN, 0.25), (Kind.ACTION_INTENDED, 0.5), (Kind.ACTION_INTENDED, 9.0)]
+    for seq, (kind, seconds) in enumerate(kinds, start=1):
+        at = begun + timedelta(seconds=seconds)
+        metrics.observe([ChainedEvent("INC-1", seq, kind, at, {"run": "INC-1-1"}, "remediator", "", "")])
+    text = metrics.render().decode()
+    assert "remediator_webhook_to_decision_seconds_sum 0.25" in text
+    assert "remediator_webhook_to_action_seconds_sum 0.5" in text
+    assert "remediator_webhook_to_action_seconds_count 1.0" in text
