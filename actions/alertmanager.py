@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -28,6 +29,10 @@ T = TypeVar("T")
 
 ANSWER_WITHIN = timedelta(seconds=3)
 """The longest that a peer may take before it counts as silent (`semantics.md`, 14)."""
+AT_ONCE = 4
+"""Most questions to one peer at a time. Alertmanager answers 503 beyond eight GETs at once, and others ask it too."""
+BUSY = (0.05, 0.1, 0.2, 0.4)
+"""Seconds after which a peer that answered 503 is asked again: too many GETs at once is over in a moment."""
 MAX_LISTED = 100
 _BODY = 16 * 1024 * 1024
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
@@ -53,7 +58,15 @@ class _Peers:
     ctx: Context
 
     async def get(self, url: str, path: str) -> Answer:
-        """GET from one peer. Raises `TemporaryError` naming it when no answer came."""
+        """GET from one peer, again when it is busy. Raises `TemporaryError` naming it when no answer came."""
+        for pause in BUSY:
+            answer = await self._get(url, path)
+            if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
+                return answer
+            await asyncio.sleep(pause)
+        return await self._get(url, path)
+
+    async def _get(self, url: str, path: str) -> Answer:
         what = f"Alertmanager {url} of connection {self.name!r}"
         try:
             return await self.client.send(self.ctx, "GET", f"{url}{path}", what=what, limit=_BODY)
@@ -94,7 +107,11 @@ class _Peers:
 
 async def _peers(ctx: Context, name: str) -> _Peers:
     connection = ctx.connection(AlertmanagerConnection, name)
-    return _Peers(name, connection, await ctx.client(AlertmanagerConnection, name, open_client), ctx)
+    return _Peers(name, connection, await ctx.client(AlertmanagerConnection, name, _open), ctx)
+
+
+async def _open(connection: AlertmanagerConnection, ctx: Context) -> HttpClient:
+    return await open_client(connection, ctx, per_host=AT_ONCE)
 
 
 def _filter(label: str, operator: str, value: str) -> str:

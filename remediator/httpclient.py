@@ -368,11 +368,17 @@ def open_tls(ca: str) -> ssl.SSLContext:
         raise PermanentError(f"the authority's file {ca!r} can't be read as PEM certificates: {error.strerror or 'unreadable'}") from error
 
 
-async def open_client(connection: WebConnection, ctx: Context) -> HttpClient:
-    """Open the client of a connection; nothing is sent yet. For `ctx.client`."""
+async def open_client(connection: WebConnection, ctx: Context, *, per_host: int = 0) -> HttpClient:
+    """Open the client of a connection; nothing is sent yet. For `ctx.client`.
+
+    Beyond `per_host` requests at a time others wait; 0: no bound.
+    """
     tls = await asyncio.to_thread(open_tls, connection.ca)
     seconds = connection.timeout.total_seconds()
-    connector = aiohttp.TCPConnector(ssl=tls, resolver=_Resolver(connection.timeout / 2), use_dns_cache=False, force_close=True, limit=16)
+    resolver = _Resolver(connection.timeout / 2)
+    connector = aiohttp.TCPConnector(
+        ssl=tls, resolver=resolver, use_dns_cache=False, force_close=True, limit=max(16, 4 * per_host), limit_per_host=per_host
+    )
     session = aiohttp.ClientSession(
         connector=connector,
         # Connecting gets less than the whole, so that its timeout is told from one after sending.
