@@ -88,7 +88,6 @@ async def _fill(postgres: PostgresServer) -> list[asyncpg.Connection]:
 async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant]:
     """Start all servers, with the fault already there, and the daemon last."""
     directory: Path = tmp_path_factory.mktemp("main-job")
-    port = free_port()
     async with PostgresServer(max_connections=40) as postgres:
         clients = await _fill(postgres)
         exporter_port = free_port()
