@@ -46,7 +46,7 @@ from remediator.settings import Settings, read_settings, reloadable_changes
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.store.sqlite import SqliteStore
 
-CHUNK = 250
+CHUNK = 50
 """Most alerts of one webhook that one transaction takes, so that a huge group does not hold up the others."""
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
@@ -197,15 +197,16 @@ class Daemon:
         if self._ready:
             raise StoreUnavailable(f"not ready: {self._ready}")
         webhook = parse_webhook(body)
-        items = sorted((sort(alert, self._rules.matching(alert.labels)) for alert in webhook.alerts), key=_resolved_last)
+        # Firing first, over all chunks, for the reason that `take` gives.
+        alerts = sorted(webhook.alerts, key=_resolved_last)
         opened: list[str] = []
-        for begin in range(0, len(items), CHUNK):
-            opened += await self._take(items[begin : begin + CHUNK])
-        firing = sum(item.alert.firing for item in items)
-        self.metrics.alerts(firing=firing, resolved=len(items) - firing, truncated=webhook.truncated)
+        for begin in range(0, len(alerts), CHUNK):
+            opened += await self._take([sort(alert, self._rules.matching(alert.labels)) for alert in alerts[begin : begin + CHUNK]])
+        firing = sum(alert.firing for alert in alerts)
+        self.metrics.alerts(firing=firing, resolved=len(alerts) - firing, truncated=webhook.truncated)
         for rejected in webhook.rejected:
             self.metrics.rejected(rejected.reason)
-        return Accepted(len(items), firing, len(items) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
+        return Accepted(len(alerts), firing, len(alerts) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
 
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
         intake = self._intake()
@@ -387,8 +388,8 @@ class Daemon:
         return found
 
 
-def _resolved_last(item: Sorted) -> bool:
-    return not item.alert.firing
+def _resolved_last(alert: Alert) -> bool:
+    return not alert.firing
 
 
 def _actions_of(rules: RuleSet) -> set[str]:

@@ -61,6 +61,8 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(_read),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(0|(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?)$", "examples": ["90s", "10m", "1h30m"]}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^(0|(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?)$", "examples": ["90s", "10m", "1h30m"]}
+    ),
 ]
 """A timedelta field of a pydantic model, written as a Prometheus duration."""
