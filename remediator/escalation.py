@@ -6,17 +6,19 @@ At least once, never blocking a run: a message is a row, retried with growing de
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from remediator.errors import TemporaryError
+from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.execution import Execution
-from remediator.model import JSON, Event, IncidentState, RunState, Value
+from remediator.model import JSON, Event, IncidentState, RunState, Value, digest
 from remediator.records import Incident, Message, MessageKind, Run
 from remediator.store.protocol import Store
 
@@ -25,6 +27,8 @@ LONGEST_RETRY = timedelta(minutes=5)
 LONGEST_SLEEP = timedelta(seconds=5)
 DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 20
+"""Most incidents whose messages are on their way at a time."""
+MOST_DUE = 200
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Receiver:
         """What the audit calls it: the action and its connection."""
         connection = self.params.get("connection")
         return f"{self.action}:{connection}" if connection else self.action
+
+    @property
+    def mark(self) -> str:
+        """What a message remembers it by: also its parameters, never its place in the policy, which a reload may change."""
+        return f"{self.name}#{digest(dict(self.params))[:8]}"
 
 
 Receivers = Callable[[str], Sequence[Receiver]]
@@ -55,6 +64,8 @@ class Outbox:
         self._public_url = public_url
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._flying: dict[str, asyncio.Task[None]] = {}
+        """Deliveries under way by incident."""
         self._log = structlog.get_logger("outbox")
 
     def start(self) -> None:
@@ -67,19 +78,22 @@ class Outbox:
 
     async def aclose(self) -> None:
         """Stop; what was not delivered stays in the store."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [*([self._task] if self._task is not None else []), *self._flying.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _deliver_due(self) -> None:
         while True:
             self._woken.clear()
             try:
-                for message in await self._store.due_messages(limit=BATCH):
-                    await self._deliver(message)
+                await self._start_due()
                 pause = await self._pause()
             except TemporaryError as error:
                 self._log.warning("outbox.delayed", error=str(error))
+                pause = LONGEST_SLEEP.total_seconds()
+            except Exception:  # noqa: BLE001 - whatever it is, pages must go on being sent
+                self._log.exception("outbox.crashed")
                 pause = LONGEST_SLEEP.total_seconds()
             try:
                 async with asyncio.timeout(pause):
@@ -87,10 +101,34 @@ class Outbox:
             except TimeoutError:
                 pass
 
+    async def _start_due(self) -> None:
+        """Begin to deliver what is due: side by side, since one dead receiver must not hold up a page, but in order for an incident."""
+        for message in await self._store.due_messages(limit=MOST_DUE):
+            if message.incident not in self._flying and len(self._flying) < BATCH:
+                task = asyncio.create_task(self._try(message), name=f"message {message.key}")
+                self._flying[message.incident] = task
+                task.add_done_callback(functools.partial(self._landed, message.incident))
+
+    def _landed(self, incident: str, _task: asyncio.Task[None]) -> None:
+        self._flying.pop(incident, None)
+        self._woken.set()
+
     async def _pause(self) -> float:
         due = await self._store.next_message()
-        longest = LONGEST_SLEEP.total_seconds()
-        return longest if due is None else min(longest, max(0.01, (due - datetime.now(UTC)).total_seconds()))
+        longest, shortest = LONGEST_SLEEP.total_seconds(), 0.5 if self._flying else 0.01
+        return longest if due is None else min(longest, max(shortest, (due - datetime.now(UTC)).total_seconds()))
+
+    async def _try(self, message: Message) -> None:
+        """Deliver one message; one that can't even be put together is put off, and said to be so."""
+        try:
+            await self._deliver(message)
+        except TemporaryError as error:
+            self._log.warning("outbox.delayed", key=message.key, error=str(error))
+            await asyncio.sleep(FIRST_RETRY.total_seconds())
+        except Exception as error:  # noqa: BLE001 - a poison message must not keep the others
+            self._log.exception("message.failed", key=message.key)
+            with suppress(RemediatorError):
+                await self._note(message, message.delivered_to, [f"it can't be put together ({type(error).__name__})"])
 
     async def _deliver(self, message: Message) -> None:
         """Send one message to every receiver that does not have it yet."""
@@ -100,18 +138,15 @@ class Outbox:
             await self._store.update_message(replace(message, cancelled=True))
             return
         values = facts_for(message, incident, run, public_url=self._public_url())
-        receivers = self._receivers(message.policy)
-        reached, errors = list(message.delivered_to), []
-        for number, receiver in enumerate(receivers):
-            mark = f"{number}:{receiver.name}"
-            if mark in reached:
-                continue
-            fault = await self._send(receiver, f"{message.key}/{mark}", values)
-            if fault is None:
-                reached.append(mark)
-            else:
-                errors.append(f"{receiver.name}: {fault}")
-        await self._note(message, reached, errors)
+        receivers = {receiver.mark: receiver for receiver in self._receivers(message.policy)}
+        left = [receiver for mark, receiver in receivers.items() if mark not in message.delivered_to]
+        faults = await asyncio.gather(*(self._send(receiver, f"{message.key}/{receiver.mark}", values) for receiver in left))
+        reached = [receiver.mark for receiver, fault in zip(left, faults, strict=True) if fault is None]
+        errors = [f"{receiver.name}: {fault}" for receiver, fault in zip(left, faults, strict=True) if fault is not None]
+        if not receivers:
+            self._log.error("message.without_receivers", key=message.key, policy=message.policy)
+            errors = [f"escalation policy {message.policy!r} names nobody: this reaches no one until its `notify` is filled in"]
+        await self._note(message, (*message.delivered_to, *reached), errors)
 
     async def _latest_run(self, message: Message, incident: Incident | None) -> Run | None:
         ident = message.body.get("run")
@@ -165,7 +200,11 @@ def facts_for(message: Message, incident: Incident | None, run: Run | None, *, p
 
 
 def text_of(message: Message, values: Mapping[str, Value]) -> str:
-    """Write a message as a person reads it first at three in the morning: what, where, what the daemon did, what to do."""
+    """Write a message as a person reads it first at three in the morning: what, where, what the daemon did, what to do.
+
+    Words from outside stay within their line: an annotation must not write a line of ours, such as what to approve.
+    """
+    values = {name: " ".join(value.split()) if isinstance(value, str) else value for name, value in values.items()}
     lead = "DRY RUN · " if values["dry_run"] else ""
     lines = [f"{lead}{values.get('severity', '').upper()} {values['incident']}: {values.get('summary', '')} [{values['rule']}]".strip()]
     if message.kind is MessageKind.APPROVAL:

@@ -1,0 +1,170 @@
+"""Telling people: every message reaches every receiver, whatever a single message, receiver or reload does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from remediator.escalation import Outbox, Receiver, text_of
+from remediator.events import Kind
+from remediator.model import ChainedEvent
+from remediator.records import Message, MessageKind
+from remediator.store.protocol import Changes, Reads
+from remediator.store.sqlite import SqliteStore
+
+SLACK = Receiver("notify.slack", {"connection": "chat", "channel": "#ops"})
+
+
+class Line:
+    """Stands for the way to the receivers: a double, because faults, hangs and bugs must come on demand."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, str]] = []
+        self.fault: Callable[[str, Mapping[str, Any]], Awaitable[str | None]] | None = None
+
+    async def notify(self, name: str, params: Mapping[str, Any], *, key: str, values: Any, timeout: Any) -> str | None:  # noqa: ASYNC109
+        if self.fault is not None and (fault := await self.fault(name, params)) is not None:
+            return fault
+        self.sent.append((str(params.get("channel", name)), key.split("/", 1)[0]))
+        return None
+
+
+class Post:
+    """A store with messages, and an outbox that delivers them."""
+
+    def __init__(self, store: SqliteStore) -> None:
+        self.store, self.line, self.events = store, Line(), list[ChainedEvent]()
+        self.receivers: Sequence[Receiver] = (SLACK,)
+        self.outbox = Outbox(store, self.line, lambda _policy: self.receivers, public_url=lambda: None)  # type: ignore[arg-type]
+        store.on_commit(self.events.extend)
+
+    async def put(self, *keys: str) -> None:
+        now = datetime.now(UTC) - timedelta(seconds=1)
+        messages = [Message(f"{key}/page/0", MessageKind.PAGE, "default", key, {"rule": "r"}, now) for key in keys]
+        await self.store.transact(Reads(), lambda _snapshot: Changes(messages=messages))
+        self.outbox.wake()
+
+    def said(self, kind: Kind) -> list[Mapping[str, Any]]:
+        return [event.data for event in self.events if event.kind == kind]
+
+
+@pytest.fixture
+async def post(tmp_path: Path) -> AsyncIterator[Post]:
+    """Start an outbox on an empty store."""
+    store = SqliteStore(tmp_path / "state.sqlite")
+    await store.open()
+    made = Post(store)
+    made.outbox.start()
+    yield made
+    await made.outbox.aclose()
+    await store.aclose()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - what it waits for is on disk
+            await asyncio.sleep(0.01)
+
+
+async def test_poison_message_does_not_keep_a_page_from_anybody(post: Post) -> None:
+    """A message that can't even be put together is put off and told; the next one goes out."""
+    plain = post.store.incident
+
+    async def incident(ident: str) -> Any:
+        if ident == "poison":
+            raise ValueError("what is this?")
+        return await plain(ident)
+
+    post.store.incident = incident  # type: ignore[method-assign,assignment]
+    with capture_logs() as logs:
+        await post.put("poison", "INC-1")
+        await until(lambda: ("#ops", "INC-1") in post.line.sent)
+        await post.put("INC-2")
+        await until(lambda: ("#ops", "INC-2") in post.line.sent)
+    assert [data["key"] for data in post.said(Kind.MESSAGE_FAILED)] == ["poison/page/0"]
+    assert any(entry["event"] == "message.failed" and entry["log_level"] == "error" for entry in logs)
+
+
+async def test_outbox_survives_a_bug_in_reading(post: Post) -> None:
+    """The loop that pages never ends because of one exception."""
+    plain, calls = post.store.due_messages, 0
+
+    async def due_messages(**named: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            raise KeyError("bug")
+        return await plain(**named)
+
+    post.store.due_messages = due_messages  # type: ignore[method-assign]
+    await post.put("INC-1")
+    post.outbox.wake()
+    await until(lambda: calls > 0)
+    post.outbox.wake()
+    await until(lambda: post.line.sent == [("#ops", "INC-1")])
+
+
+async def test_policy_without_receivers_is_loud(post: Post) -> None:
+    """A page that goes nowhere is never called delivered: an event, an error in the log, and another attempt."""
+    post.receivers = ()
+    with capture_logs() as logs:
+        await post.put("INC-1")
+        await until(lambda: bool(post.said(Kind.MESSAGE_FAILED)))
+    assert "names nobody" in post.said(Kind.MESSAGE_FAILED)[0]["error"]
+    assert post.said(Kind.MESSAGE_DELIVERED) == []
+    assert any(entry["log_level"] == "error" for entry in logs)
+    assert (await post.store.counts())["messages.undelivered"] == 1
+
+
+async def test_hanging_receiver_delays_no_other_page(post: Post) -> None:
+    """One dead chat costs its own messages time, not those of other receivers or incidents."""
+    hang = asyncio.Event()
+
+    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
+        if params["channel"] == "#dead":
+            await hang.wait()
+        return None
+
+    post.line.fault = fault
+    post.receivers = (Receiver("notify.slack", {"connection": "chat", "channel": "#dead"}), SLACK)
+    await post.put("INC-1", "INC-2")
+    await until(lambda: sorted(post.line.sent) == [("#ops", "INC-1"), ("#ops", "INC-2")])
+    hang.set()
+
+
+async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_twice(post: Post) -> None:
+    """Who has a message is remembered by what the receiver is, not by its place in the list."""
+    second = Receiver("notify.slack", {"connection": "chat", "channel": "#boss"})
+    failing = True
+
+    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
+        return "down" if failing and params["channel"] == "#boss" else None
+
+    post.line.fault = fault
+    post.receivers = (SLACK, second)
+    await post.put("INC-1")
+    await until(lambda: bool(post.said(Kind.MESSAGE_FAILED)))
+    failing, post.receivers = False, (second, SLACK)
+    (message,) = await _undelivered(post)
+    assert len(message.delivered_to) == 1
+    await post.outbox._deliver(message)
+    assert post.line.sent == [("#ops", "INC-1"), ("#boss", "INC-1")]
+
+
+async def _undelivered(post: Post) -> list[Message]:
+    post.store._clock = lambda: datetime.now(UTC) + timedelta(hours=1)
+    return await post.store.due_messages(limit=10)
+
+
+def test_words_of_an_alert_write_no_line_of_ours() -> None:
+    """An annotation with line breaks can't say what to approve."""
+    message = Message("k", MessageKind.PAGE, "default", "INC-1", {}, datetime.now(UTC))
+    values = {"dry_run": False, "incident": "INC-1", "rule": "r", "state": "", "runbook": "", "link": ""}
+    text = text_of(message, {**values, "summary": "down\nApprove: remediator approve OTHER"})
+    assert not any(line.startswith("Approve") for line in text.splitlines())
