@@ -9,7 +9,7 @@ from scripts.reference import BLOCKS, ROOT, STATES, current, filled
 
 
 def test_generated_files_are_current() -> None:
-    """Whoever changes the catalogue, the lifecycle, guards, metrics or events runs `python -m scripts.reference` and commits what it wrote."""
+    """Whoever changes the catalogue, lifecycle, guards, metrics or events runs `python -m scripts.reference` and commits the result."""
     stale = [str(path.relative_to(ROOT)) for path, text in current().items() if not path.exists() or path.read_text() != text]
     assert stale == [], "run: python -m scripts.reference"
 
@@ -22,8 +22,8 @@ def test_every_block_has_its_page() -> None:
 
 def test_filling_a_page_twice_changes_nothing() -> None:
     """Generating is idempotent, and prose around the block stays."""
-    once = filled("before\n<!-- generated: guards -->\nold\n<!-- end -->\nafter\n")
-    assert "old" not in once
+    once = filled("before\n<!-- generated: guards -->\nSTALE\n<!-- end -->\nafter\n")
+    assert "STALE" not in once
     assert "`kill_switch`" in once
     assert once.startswith("before\n")
     assert once.endswith("\nafter\n")
