@@ -109,6 +109,7 @@ class Daemon:
         )
         self.outbox = Outbox(self._store, self.execution, self._receivers, public_url=lambda: self._settings.public_url)
         self._authenticator = Authenticator(settings.identities)
+        self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
         self._ready = "it has not started yet"
         self._log = structlog.get_logger("remediator")
@@ -125,8 +126,10 @@ class Daemon:
         self.metrics.pauses(tuple(await self._store.pauses()))
         self.runner.start()
         self.outbox.start()
-        loops = (self._checkpoints(), self._counts(), self._watch(), self._keep_alive())
-        self._loops = [asyncio.create_task(loop) for loop in loops]
+        loops = (self._checkpoints, self._counts, self._watch, self._keep_alive)
+        self._loops = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
+        for task in self._loops:
+            task.add_done_callback(self._loop_ended)
         self._ready = ""
 
     async def aclose(self) -> None:
@@ -144,6 +147,11 @@ class Daemon:
             self._log.warning("daemon.stopped_unnoted", error=str(error))
         await self._store.aclose()
         await self.connections.aclose()
+
+    def _loop_ended(self, task: asyncio.Task[None]) -> None:
+        """Say so when a bug ended what should run for ever; without that nobody would notice."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.error("daemon.loop_ended", loop=task.get_name(), error=f"{type(error).__name__}: {error}")
 
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""
@@ -209,16 +217,17 @@ class Daemon:
         return Accepted(len(alerts), firing, len(alerts) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
 
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
-        intake = self._intake()
         reads = reads_for(items, now=datetime.now(UTC))
-        committed = await self._store.transact(reads, lambda snapshot: take(items, snapshot, intake))
+        with self.runner.reserve(len(reads.latest_incident)) as room:
+            intake = self._intake(room)
+            committed = await self._store.transact(reads, lambda snapshot: take(items, snapshot, intake))
         claimed = set(committed.changes.claim)
         self.runner.take([run for run in committed.changes.runs if run.id in claimed])
         return [run.incident for run in committed.changes.runs]
 
-    def _intake(self) -> Intake:
+    def _intake(self, room: int) -> Intake:
         hold = {name: severity.page_after for name, severity in self._settings.severities.items()}
-        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, self.runner.free)
+        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room)
 
     # --- people
 
@@ -268,6 +277,10 @@ class Daemon:
 
     async def reload(self, actor: Actor) -> Reloaded:
         """Read settings and rules again, all or nothing: a fault leaves everything as it was, and says so."""
+        async with self._reloading:  # of two at once the later one must win
+            return await self._reload(actor)
+
+    async def _reload(self, actor: Actor) -> Reloaded:
         try:
             settings: Settings = self._settings
             restart: Sequence[str] = ()
@@ -371,13 +384,18 @@ class Daemon:
         while True:
             await asyncio.sleep(WATCH_EVERY.total_seconds())
             stamp = await asyncio.to_thread(self._stamp)
-            if stamp != seen:
-                seen = stamp
+            if stamp == seen:
+                continue
+            seen = stamp
+            try:
                 await self.reload(SYSTEM)
+            except TemporaryError as error:
+                self._log.warning("rules.reload_unnoted", error=str(error))
 
     def _stamp(self) -> Mapping[str, Any]:
-        roots = [pack.path for pack in self._settings.packs.values()] + ([self._path] if self._path is not None else [])
-        files = [path for root in roots for path in ([root] if root.is_file() else sorted(root.rglob("*.yaml")))]
+        files = [] if self._path is None else [self._path]
+        for pack in self._settings.packs.values():
+            files += _files_of(pack.path)
         found = {}
         for path in files:
             try:
@@ -390,6 +408,14 @@ class Daemon:
 
 def _resolved_last(alert: Alert) -> bool:
     return not alert.firing
+
+
+def _files_of(pack: Path) -> list[Path]:
+    """List the files that `read_pack` reads, none where the directory can't be read: a reload will say why."""
+    try:
+        return sorted(entry for entry in pack.iterdir() if entry.suffix in (".yaml", ".yml"))
+    except OSError:
+        return []
 
 
 def _actions_of(rules: RuleSet) -> set[str]:
