@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -45,11 +46,22 @@ class Runner:
         self._loops: list[asyncio.Task[None]] = []
         self._log = structlog.get_logger("runner")
         self._draining = False
+        self._reserved = 0
 
     @property
     def free(self) -> int:
         """How many more runs it could take now; 0 while it drains."""
-        return 0 if self._draining else max(0, self._capacity - len(self._tasks))
+        return 0 if self._draining else max(0, self._capacity - len(self._tasks) - self._reserved)
+
+    @contextmanager
+    def reserve(self, wanted: int) -> Iterator[int]:
+        """Keep room for up to `wanted` runs that are about to be committed with this worker's lease; gives how many there is room for."""
+        granted = min(self.free, wanted)
+        self._reserved += granted
+        try:
+            yield granted
+        finally:
+            self._reserved -= granted
 
     @property
     def held(self) -> tuple[str, ...]:
