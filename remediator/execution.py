@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -39,6 +39,8 @@ MAX_FACTS = 64 * 1024
 
 PLAN_TIMEOUT = timedelta(seconds=30)
 READ_TIMEOUT = timedelta(seconds=15)
+STOPPING = timedelta(seconds=3)
+"""How long something that was told to stop may take for it before it is left behind."""
 
 
 class Result(StrEnum):
@@ -64,6 +66,38 @@ class Outcome:
     receipt: Receipt | None = None
     seconds: float = 0.0
     delay: timedelta | None = None
+    running: bool = False
+    """True when the call did not stop when told to: what a read finds now need not last."""
+
+
+class _Late(Exception):
+    """It did not answer in time, and stopped when told to."""
+
+
+class _LeftBehind(_Late):
+    """It did not even stop when told to: it may still be at work."""
+
+
+async def _limited(doing: Coroutine[Any, Any, T], limit: timedelta) -> T:
+    """Await third parties' code for so long, also when it swallows being cancelled. Raises `_Late`, `_LeftBehind`."""
+    task = asyncio.create_task(doing)
+    try:
+        done, _ = await asyncio.wait({task}, timeout=limit.total_seconds())
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task}, timeout=STOPPING.total_seconds())
+        raise
+    if not done:
+        task.cancel()
+        done, _ = await asyncio.wait({task}, timeout=STOPPING.total_seconds())
+        if not done:
+            task.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise _LeftBehind(f"no answer within {limit.total_seconds():g} s, and it did not stop when told to")
+        if task.cancelled():
+            raise _Late(f"no answer within {limit.total_seconds():g} s")
+    if task.cancelled():
+        raise RuntimeError("it cancelled itself")  # a library's own cancellation must not pass for ours
+    return task.result()
 
 
 class Execution:
@@ -97,10 +131,7 @@ class Execution:
     async def _check(self, spec: CheckSpec, facts: Facts, key: str) -> CheckResult:
         began = time.monotonic()
         try:
-            async with asyncio.timeout(spec.timeout.total_seconds()):
-                found = await self._run_check(spec, facts, key)
-        except TimeoutError:
-            return CheckResult(spec.id, error=f"no answer within {spec.timeout.total_seconds():g} s", seconds=time.monotonic() - began)
+            found = await _limited(self._run_check(spec, facts, key), spec.timeout)
         except Exception as error:  # noqa: BLE001 - a bug in one check must not stop the others; it makes its facts unknown
             return CheckResult(spec.id, error=self._words(error), seconds=time.monotonic() - began)
         return CheckResult(spec.id, found, seconds=time.monotonic() - began)
@@ -122,12 +153,12 @@ class Execution:
         if kind is None:
             raise TemporaryError(f"there is no check {check!r}")
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
-                return await kind().run(kind.Params.model_validate(dict(params)), self._connections.context(key=check))
-        except TimeoutError:
-            raise TemporaryError(f"{check} gave no answer within {timeout.total_seconds():g} s") from None
-        except (RemediatorError, ValidationError) as error:
-            raise TemporaryError(self._words(error)) from error
+            return await _limited(self._ask(kind, params), timeout)
+        except Exception as error:
+            raise TemporaryError(f"{check}: {self._words(error)}") from error
+
+    async def _ask(self, kind: type[Check[Any]], params: Mapping[str, Any]) -> Mapping[str, Value]:
+        return await kind().run(kind.Params.model_validate(dict(params)), self._connections.context(key=kind.name))
 
     # --- actions
 
@@ -164,14 +195,13 @@ class Execution:
         action = self.action(plan.action)
         began = time.monotonic()
         outcome = await self._apply(action, plan, self._context(key, values), timeout)
-        if outcome.result is Result.UNKNOWN:
+        if outcome.result is Result.UNKNOWN and not outcome.running:
             outcome = await self.settle(plan, key=key, values=values, lost=outcome.message)
         return Outcome(outcome.result, outcome.message, outcome.receipt, time.monotonic() - began, outcome.delay)
 
     async def _apply(self, action: Action[Any], plan: Plan, ctx: Context, timeout: timedelta) -> Outcome:  # noqa: ASYNC109
         try:
-            async with asyncio.timeout(timeout.total_seconds()):
-                receipt = await action.apply(plan, ctx)
+            receipt = await _limited(action.apply(plan, ctx), timeout)
         except PreconditionChanged as error:
             return Outcome(Result.REFUSED, self._words(error))
         except TemporaryError as error:
@@ -180,9 +210,9 @@ class Execution:
             return Outcome(Result.FAILED, self._words(error))
         except OutcomeUnknown as error:
             return Outcome(Result.UNKNOWN, self._words(error))
-        except TimeoutError:
-            return Outcome(Result.UNKNOWN, f"no answer within {timeout.total_seconds():g} s")
-        except Exception as error:  # noqa: BLE001 - a bug in an action: nobody can say whether it had written by then
+        except _LeftBehind as error:
+            return Outcome(Result.UNKNOWN, self._words(error), running=True)
+        except Exception as error:  # noqa: BLE001 - late, or a bug in an action: nobody can say whether it had written by then
             return Outcome(Result.UNKNOWN, self._words(error))
         return Outcome(Result.APPLIED, receipt.message, receipt)
 
@@ -236,11 +266,7 @@ class Execution:
             if not action.notifies:
                 return f"{name} does not notify people; an escalation policy takes notify actions only"
             filled = {"text": values["text"], **params} if "text" in action.Params.model_fields else dict(params)
-            async with asyncio.timeout(timeout.total_seconds()):
-                plan = await action.plan(action.Params.model_validate(filled), ctx)
-                await action.apply(plan, ctx)
-        except TimeoutError:
-            return f"no answer within {timeout.total_seconds():g} s"
+            await _limited(_deliver(action, filled, ctx), timeout)
         except Exception as error:  # noqa: BLE001 - one broken receiver must not keep a page from the others
             return self._words(error)
         return None
@@ -250,16 +276,17 @@ class Execution:
     def _context(self, key: str, values: Mapping[str, Value]) -> Context:
         return self._connections.context(key=key, values=values)
 
-    async def _reading(self, reading: Awaitable[T], limit: timedelta, verb: str, name: str) -> T:
+    async def _reading(self, reading: Coroutine[Any, Any, T], limit: timedelta, verb: str, name: str) -> T:
         """Await a verb that only reads; every error that is not already one of ours becomes `TemporaryError` or `PlanRefused`."""
         began = time.monotonic()
         try:
-            async with asyncio.timeout(limit.total_seconds()):
-                return await reading
-        except TimeoutError:
-            raise TemporaryError(f"{verb} of {name} gave no answer within {limit.total_seconds():g} s") from None
-        except (TemporaryError, PlanRefused, NotReversible):
-            raise
+            return await _limited(reading, limit)
+        except _Late as error:
+            raise TemporaryError(f"{verb} of {name}: {error}") from None
+        except TemporaryError as error:
+            raise TemporaryError(self._words(error), delay=error.delay) from error
+        except (PlanRefused, NotReversible) as error:
+            raise type(error)(self._words(error)) from error
         except Exception as error:
             raise PlanRefused(f"{verb} of {name}: {self._words(error)}") from error
         finally:
@@ -285,5 +312,14 @@ class Execution:
 
     def _words(self, error: BaseException) -> str:
         """Return an error in words fit for people and the audit: scrubbed, one line, not endless."""
-        text = str(error) if isinstance(error, RemediatorError) else f"{type(error).__name__}: {error}"
+        if isinstance(error, ValidationError):
+            # Its own text shows the values, and one of them may be a secret.
+            text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
+        else:
+            text = str(error) if isinstance(error, RemediatorError | _Late) else f"{type(error).__name__}: {error}"
         return self._scrub(" ".join(text.split()))[:1000]
+
+
+async def _deliver(action: Action[Any], params: Mapping[str, Any], ctx: Context) -> None:
+    plan = await action.plan(action.Params.model_validate(params), ctx)
+    await action.apply(plan, ctx)
