@@ -7,7 +7,7 @@ import json
 import logging
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -52,8 +52,7 @@ class _Turned(asyncio.Protocol):
     """A connection over the bound: whatever it sends, the answer is 503, which Alertmanager repeats."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's has all its methods, and is none by class
         self.timer = asyncio.get_running_loop().call_later(LINGER, transport.abort)
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002 - whatever it is

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import uvloop
 
 from remediator.settings import TlsSettings
 from remediator.web.access import subject_of
@@ -54,6 +55,23 @@ async def test_connections_over_the_bound_are_503(tmp_path: Path) -> None:
                     return answer.status == 202
 
             await eventually(taken, what="a free connection is used again")
+
+
+def test_connections_over_the_bound_are_503_on_uvloop_too(tmp_path: Path) -> None:
+    """The daemon runs on uvloop where it is installed, whose transports are no `asyncio.Transport` by class."""
+
+    async def ask() -> bytes:
+        async with serving(tmp_path, max_connections=1) as surface:
+            _, held = await asyncio.open_connection("127.0.0.1", surface.listener.port)
+            reader, writer = await asyncio.open_connection("127.0.0.1", surface.listener.port)
+            writer.write(b"POST / HTTP/1.1\r\n\r\n")
+            answer = await asyncio.wait_for(reader.read(), 10)
+            for one in (held, writer):
+                one.close()
+            return answer
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(ask()).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_shutdown_finishes_what_is_under_way(surface: Surface) -> None:
