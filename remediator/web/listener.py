@@ -53,7 +53,7 @@ class _Turned(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's has all its methods, and is none by class
-        self.timer = asyncio.get_running_loop().call_later(LINGER, transport.abort)
+        self.timer = asyncio.get_running_loop().call_later(LINGER, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:  # noqa: ARG002 - whatever it is
         body = json.dumps(document(status=503, detail="too many connections (listen.max_connections)", reason="busy", instance="/"))
