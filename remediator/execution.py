@@ -133,7 +133,7 @@ class Execution:
         try:
             found = await _limited(self._run_check(spec, facts, key), spec.timeout)
         except Exception as error:  # noqa: BLE001 - a bug in one check must not stop the others; it makes its facts unknown
-            return CheckResult(spec.id, error=self._words(error), seconds=time.monotonic() - began)
+            return CheckResult(spec.id, error=self.words(error), seconds=time.monotonic() - began)
         return CheckResult(spec.id, found, seconds=time.monotonic() - began)
 
     async def _run_check(self, spec: CheckSpec, facts: Facts, key: str) -> Mapping[str, Value]:
@@ -155,7 +155,7 @@ class Execution:
         try:
             return await _limited(self._ask(kind, params), timeout)
         except Exception as error:
-            raise TemporaryError(f"{check}: {self._words(error)}") from error
+            raise TemporaryError(f"{check}: {self.words(error)}") from error
 
     async def _ask(self, kind: type[Check[Any]], params: Mapping[str, Any]) -> Mapping[str, Value]:
         return await kind().run(kind.Params.model_validate(dict(params)), self._connections.context(key=kind.name))
@@ -203,17 +203,17 @@ class Execution:
         try:
             receipt = await _limited(action.apply(plan, ctx), timeout)
         except PreconditionChanged as error:
-            return Outcome(Result.REFUSED, self._words(error))
+            return Outcome(Result.REFUSED, self.words(error))
         except TemporaryError as error:
-            return Outcome(Result.TEMPORARY, self._words(error), delay=error.delay)
+            return Outcome(Result.TEMPORARY, self.words(error), delay=error.delay)
         except PermanentError as error:
-            return Outcome(Result.FAILED, self._words(error))
+            return Outcome(Result.FAILED, self.words(error))
         except OutcomeUnknown as error:
-            return Outcome(Result.UNKNOWN, self._words(error))
+            return Outcome(Result.UNKNOWN, self.words(error))
         except _LeftBehind as error:
-            return Outcome(Result.UNKNOWN, self._words(error), running=True)
+            return Outcome(Result.UNKNOWN, self.words(error), running=True)
         except Exception as error:  # noqa: BLE001 - late, or a bug in an action: nobody can say whether it had written by then
-            return Outcome(Result.UNKNOWN, self._words(error))
+            return Outcome(Result.UNKNOWN, self.words(error))
         return Outcome(Result.APPLIED, receipt.message, receipt)
 
     async def settle(self, plan: Plan, *, key: str, values: Mapping[str, Value], lost: str) -> Outcome:
@@ -226,7 +226,7 @@ class Execution:
                 action.reconcile(plan, self._context(key, values)), READ_TIMEOUT, "reconcile", plan.action
             )
         except RemediatorError as error:
-            return Outcome(Result.UNKNOWN, f"{lost}; and it could not be looked into: {self._words(error)}")
+            return Outcome(Result.UNKNOWN, f"{lost}; and it could not be looked into: {self.words(error)}")
         if reading.settled is Settled.APPLIED:
             return Outcome(
                 Result.APPLIED, f"{reading.message} (found by reading, after: {lost})", reading.receipt or Receipt(reading.message)
@@ -241,7 +241,7 @@ class Execution:
         try:
             return await self._reading(action.verify(plan, receipt, self._context(key, {})), READ_TIMEOUT, "verify", plan.action)
         except RemediatorError as error:
-            return Verdict(Health.UNKNOWN, self._words(error))
+            return Verdict(Health.UNKNOWN, self.words(error))
 
     async def plan_undo(self, plan: Plan, receipt: Receipt, *, key: str) -> Plan:
         """Plan the way back. Raises `NotReversible` or `PlanRefused`."""
@@ -268,7 +268,7 @@ class Execution:
             filled = {"text": values["text"], **params} if "text" in action.Params.model_fields else dict(params)
             await _limited(_deliver(action, filled, ctx), timeout)
         except Exception as error:  # noqa: BLE001 - one broken receiver must not keep a page from the others
-            return self._words(error)
+            return self.words(error)
         return None
 
     # --- shared
@@ -284,11 +284,11 @@ class Execution:
         except _Late as error:
             raise TemporaryError(f"{verb} of {name}: {error}") from None
         except TemporaryError as error:
-            raise TemporaryError(self._words(error), delay=error.delay) from error
+            raise TemporaryError(self.words(error), delay=error.delay) from error
         except (PlanRefused, NotReversible) as error:
-            raise type(error)(self._words(error)) from error
+            raise type(error)(self.words(error)) from error
         except Exception as error:
-            raise PlanRefused(f"{verb} of {name}: {self._words(error)}") from error
+            raise PlanRefused(f"{verb} of {name}: {self.words(error)}") from error
         finally:
             self._on_verb(verb, time.monotonic() - began)
 
@@ -310,7 +310,7 @@ class Execution:
             faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
             raise PlanRefused(f"the parameters of {kind.name} don't fit: {faults}") from None
 
-    def _words(self, error: BaseException) -> str:
+    def words(self, error: BaseException) -> str:
         """Return an error in words fit for people and the audit: scrubbed, one line, not endless."""
         if isinstance(error, ValidationError):
             # Its own text shows the values, and one of them may be a secret.

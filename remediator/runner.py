@@ -129,6 +129,9 @@ class Runner:
             except TemporaryError as error:
                 self._log.warning("claim.delayed", error=str(error))
                 pause = RETRY_AFTER.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
+            except Exception:  # noqa: BLE001 - without this loop nothing is ever done again
+                self._log.exception("claim.crashed")
+                pause = RETRY_AFTER.total_seconds()
             try:
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
@@ -155,6 +158,9 @@ class Runner:
                     kept = await self._store.renew(self.worker, held, lease=self._lease)
             except (TemporaryError, TimeoutError) as error:
                 self._log.error("lease.not_renewed", error=str(error), runs=len(held))
+                kept = set()
+            except Exception:  # noqa: BLE001 - in doubt nothing is kept, and the keeper lives on
+                self._log.exception("lease.crashed", runs=len(held))
                 kept = set()
             for ident in held:
                 task = self._tasks.get(ident)

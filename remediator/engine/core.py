@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from remediator import guards
-from remediator.engine import acting, people, preparing, undoing, verifying
+from remediator.engine import acting, people, preparing, stuck, undoing, verifying
 from remediator.engine.work import Work
-from remediator.errors import PermanentError
+from remediator.errors import Conflict, LeaseLost, PermanentError, StoreUnavailable
 from remediator.execution import Execution
 from remediator.expressions import Facts
 from remediator.guards import Bounds, Case, Guard, Judgement
@@ -74,11 +74,18 @@ class Engine:
     async def advance(self, run: Run) -> None:
         """Lead a claimed run on until it ends or must wait; its lease is given back then.
 
-        Raises `LeaseLost` when another worker owns it by now, `StoreUnavailable` when nothing can be made durable.
+        Raises `LeaseLost` when another worker owns it by now, `StoreUnavailable` when nothing can be made durable. Whatever else
+        goes wrong is told to people and ends the run or leaves it to them, and is raised then.
         """
-        work = await self._load(run)
-        while not work.parked:
-            await self._phases[work.run.state](self, work)
+        try:
+            work = await self._load(run)
+            while not work.parked:
+                await self._phases[work.run.state](self, work)
+        except (LeaseLost, Conflict, StoreUnavailable):
+            raise
+        except Exception as error:
+            await stuck.give_up(self, run, error)
+            raise
 
     # --- reading and writing
 
@@ -125,13 +132,19 @@ class Engine:
             turn = Turn(work.run, snapshot, work.rule, events=list(work.events))
             parks = bool(play(turn)) or park or turn.run.ended_at is not None
             made[:] = [(turn, parks)]
-            turn.events = [replace(event, data=self._scrub(event.data)) for event in turn.events]
-            return turn.changes(release=parks)
+            return self.scrubbed(turn).changes(release=parks)
 
         committed = await self.store.transact(self._reads(work, locks), build)
         turn, work.parked = made[0]
         work.run, work.events = turn.run, []
         work.snapshot = replace(committed.snapshot, incidents={**committed.snapshot.incidents, turn.incident.id: turn.incident})
+
+    def scrubbed(self, turn: Turn) -> Turn:
+        """Take secrets out of what a turn puts into the audit, into messages and before people's eyes."""
+        turn.events = [replace(event, data=self._scrub(event.data)) for event in turn.events]
+        turn.messages = [replace(message, body=self._scrub(message.body)) for message in turn.messages]
+        turn.run = replace(turn.run, reason=self._scrub(turn.run.reason))
+        return turn
 
     async def visibly(self, work: Work, doing: Coroutine[Any, Any, T]) -> T:
         """Await `doing`; when it takes long, write down first what the run is at."""

@@ -123,7 +123,8 @@ def _told_to_undo(turn: Turn, signal: Signal) -> None:
     turn.move(RunState.UNDOING, f"{signal.who} asked to undo it: {signal.comment}")
 
 
-def _closed(turn: Turn, signal: Signal) -> None:
+def closed(turn: Turn, signal: Signal) -> None:
+    """End a run because a person said so."""
     turn.signalled(signal)
     state = RunState.CANCELLED if turn.run.state is RunState.INTERRUPTED else RunState.ESCALATED
     turn.move(state, f"closed by {signal.who}: {signal.comment}")
@@ -134,5 +135,5 @@ _PLAYS: Mapping[SignalKind, Callable[[Turn, Signal], None]] = {
     SignalKind.SETTLE_NOT_APPLIED: _settled_not_applied,
     SignalKind.RESUME: _resumed,
     SignalKind.UNDO: _told_to_undo,
-    SignalKind.CLOSE: _closed,
+    SignalKind.CLOSE: closed,
 }
