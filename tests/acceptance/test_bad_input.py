@@ -63,7 +63,7 @@ NASTY = (
     "two\nlines\r\nFLUSHALL\r\n",
     "$(touch /tmp/owned) `id` ; rm -rf / | cat && true",
     "${labels.secret} {{ .Labels }} %s %(x)s {0}",
-    "Ünïcödé ‮ right to left 😀",
+    "Ünïcödé \u202e right to left 😀",
     '*?[a-z]{x,y}" or "1"="1',
 )
 """Label values that mean something to SQL, shells, templates, Redis or terminals."""
@@ -202,7 +202,7 @@ async def test_hostile_label_reaches_systems_as_data(bench: Bench, value: str) -
     assert bench.redis.call("DBSIZE") == len(NASTY) + 1
     code, shown = await bench.daemon.command("show", incident)
     assert code == 0
-    assert "‮" not in shown
+    assert "\u202e" not in shown
     assert "\r" not in shown
 
 
@@ -223,7 +223,7 @@ async def test_label_with_url_syntax_stays_one_segment(bench: Bench) -> None:
 
 
 async def test_ten_thousand_alerts_are_taken_within_bounds(bench: Bench) -> None:
-    """The largest webhook is accepted whole, into one incident where the rule says so; memory stays bounded, others are answered meanwhile."""
+    """The largest webhook is accepted whole, into one incident; memory stays bounded, and others are answered meanwhile."""
     alerts = [alert("Crowd", cluster="large", pod=f"pod-{number}") for number in range(10_000)]
     sending = asyncio.create_task(bench.daemon.post(*alerts))
     slowest = 0.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from tests.servers.daemon import DaemonProcess, RefusedError, alert
+from tests.servers.daemon import DaemonProcess, alert
 from tests.servers.ports import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-rule-files")]
@@ -40,7 +40,7 @@ FAULTS = {
     "tab.yaml": ("rules:\n\t- name: x\n", r":2:1: "),
     "twice.yaml": (GOOD + "    otherwise: escalate\n", r":6:5: .*otherwise"),
     "two-documents.yaml": (GOOD + "---\nrules: []\n", r":\d+:1: "),
-    "tag.yaml": ("rules: !!python/object/apply:os.system ['touch /tmp/owned']\n", r":1:8: "),
+    "tag.yaml": ("rules: !!python/object/apply:os.system ['exit 7']\n", r":1:8: "),
     "a-list.yaml": ("- rules\n", r":1:1: "),
 }
 """Each file, and where its fault must be found."""
@@ -59,7 +59,6 @@ async def test_start_names_every_fault_of_every_file(tmp_path: Path) -> None:
     assert re.search(r"two\.yaml:3:11: a second rule 'good'; the first stands in .*\.yaml:3", output), output
     assert "Traceback" not in output
     assert not daemon.store.exists()
-    assert not Path("/tmp/owned").exists()
 
 
 async def test_start_names_a_file_that_it_may_not_read(tmp_path: Path) -> None:
@@ -102,15 +101,14 @@ async def daemon(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Daem
         yield started
 
 
-async def _trigger(daemon: DaemonProcess, how: str) -> None:
+async def _trigger(daemon: DaemonProcess, how: str, *, good: bool) -> None:
+    """Have it reload; a change of a file is noticed by itself."""
     if how == "SIGHUP":
         daemon.signal(signal.SIGHUP)
     elif how == "API":
-        try:
-            await daemon.call("POST", "/-/reload", who="rule_editor")
-        except RefusedError as error:
-            assert error.status == 422
-            assert any(re.search(r"rules\.yaml:7:\d+: ", problem) for problem in error.problem["problems"]), error.problem
+        answer = await daemon.request("POST", "/-/reload", who="rule_editor")
+        assert answer.status == (200 if good else 422)
+        assert good or any(re.search(r"rules\.yaml:7:\d+: ", problem) for problem in answer.json["problems"]), answer.json
 
 
 async def _success(daemon: DaemonProcess, value: int) -> None:
@@ -127,7 +125,7 @@ async def test_bad_reload_keeps_the_old_rules(daemon: DaemonProcess, how: str) -
     await daemon.call("POST", "/-/reload", who="rule_editor")
     refused = len(await daemon.events("system", "rules.refused"))
     daemon.write_rules(GOOD + ANOTHER.replace("- name: another", "- nmae: another"))
-    await _trigger(daemon, how)
+    await _trigger(daemon, how, good=False)
     await _success(daemon, 0)
     assert [rule["name"] for rule in (await daemon.get("rules"))["items"]] == ["good"]
     assert await daemon.metric("remediator_rules_loaded") == 1
@@ -139,7 +137,7 @@ async def test_bad_reload_keeps_the_old_rules(daemon: DaemonProcess, how: str) -
         daemon.write_rules(f"rules:{ANOTHER}", file="more.yml")
     else:
         daemon.write_rules(GOOD + ANOTHER)
-    await _trigger(daemon, how)
+    await _trigger(daemon, how, good=True)
     await _success(daemon, 1)
     assert sorted(rule["name"] for rule in (await daemon.get("rules"))["items"]) == ["another", "good"]
     assert len((await daemon.post(alert("Another", how=how)))["incidents"]) == 1
