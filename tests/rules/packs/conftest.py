@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.rules.packs.live import Live
 from tests.servers.alertmanager import AlertmanagerServer
+from tests.servers.kubernetes import FakeCluster, start_cluster
 
 Start = Callable[..., Awaitable[Live]]
 
@@ -37,3 +39,19 @@ async def start(tmp_path: Path, alertmanager: AlertmanagerServer) -> AsyncIterat
     yield begin
     for live in made:
         await live.aclose()
+
+
+@pytest.fixture
+async def cluster() -> AsyncIterator[FakeCluster]:
+    """Start an empty cluster whose time is the present."""
+    running = await start_cluster()
+    running.now = datetime.now(UTC)
+    yield running
+    await running.aclose()
+
+
+@pytest.fixture(autouse=True)
+def _secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put into the environment what the connections below refer to."""
+    monkeypatch.setenv("PACK_PGPASSWORD", "r")
+    monkeypatch.setenv("PACK_TOKEN", "admin")

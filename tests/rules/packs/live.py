@@ -33,7 +33,7 @@ from tests.builders import bounds
 from tests.rules.packs.tables import ROOT
 from tests.servers.alertmanager import AlertmanagerServer
 
-PEOPLE = [Actor(name, frozenset({"approver"}), frozenset({"sre"})) for name in ("anna", "ben")]
+ANNA, BEN = (Actor(name, frozenset({"approver"}), frozenset({"sre"})) for name in ("anna", "ben"))
 
 
 class Live:
@@ -62,7 +62,7 @@ class Live:
         self.engine: Engine
 
     def now(self) -> datetime:
-        """The store's clock: real time, pushed forward."""
+        """Return the store's time: real time, pushed forward."""
         return datetime.now(UTC) + self.later
 
     async def start(self) -> Live:
@@ -111,11 +111,11 @@ class Live:
         """Let the alert end in Alertmanager."""
         await self.alertmanager.post_alerts(self.labels, firing=False)
 
-    async def approve(self, people: int = 1) -> None:
-        """Let so many people agree, and work on."""
+    async def approve(self, *people: Actor) -> None:
+        """Let people agree (Anna, unless others are named), and work on."""
         approval = (await self.run()).approval
         assert approval is not None
-        for person in PEOPLE[:people]:
+        for person in people or (ANNA,):
             await self.store.transact(Reads(approvals=[approval]), _agrees(approval, person))
         await self.work()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -94,4 +94,5 @@ def choose(found: Rule, seen: Seen, labels: Mapping[str, str]) -> Choice:
             kind = declared.facts[name].type
             assert kind is FactType.DYN or type(value) is _PYTHON[kind], f"checks.{spec.id}.{name} is {kind}, not {type(value).__name__}"
         results.append(CheckResult(spec.id, seen[spec.id]))
-    return choose_remedy(found, with_checks(subject_facts(found, alert("Any", **labels)), results))
+    subject = replace(alert("Any"), labels={"alertname": "Any", **labels})
+    return choose_remedy(found, with_checks(subject_facts(found, subject), results))

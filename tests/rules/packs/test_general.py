@@ -6,34 +6,35 @@ from datetime import timedelta
 
 import pytest
 
-from tests.rules.packs.tables import Scene, changed, choose, pack, rule, scene
+from tests.rules.packs.tables import Scene, Seen, changed, choose, pack, rule, scene
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 API = {"namespace": "shop", "deployment": "api"}
 
-BAD_RELEASE = {
-    "rollout": {"found": True, "previous_found": True, "age": 20 * MINUTE, "desired": 3, "available": 2, "stalled": True},
+BAD_RELEASE: Seen = {
+    "rollout": {"found": True, "previous_found": True, "age": 20 * MINUTE, "desired": 3, "available": 2, "complete": False},
     "pods": {"found": True, "total": 4, "ready": 2, "not_ready": 2, "crash_looping": 2, "oom_killed": 0},
 }
-CRASHING = {
+LOST_NODE = changed(BAD_RELEASE, rollout={"complete": True}, pods={"crash_looping": 0})
+CRASHING: Seen = {
     "rollout": {"found": True, "previous_found": True, "age": 48 * HOUR, "desired": 3, "available": 0},
     "pods": {"found": True, "total": 3, "ready": 0, "not_ready": 3, "crash_looping": 3, "oom_killed": 0},
 }
-FULL = {"server": {"exhausted": False, "percent": 86.0, "idle_over": 12, "idle_in_transaction_over": 0}}
-BLOCKED = {
+FULL: Seen = {"server": {"exhausted": False, "percent": 86.0, "idle_over": 12, "idle_in_transaction_over": 0}}
+BLOCKED: Seen = {
     "locks": {"waiting": 7, "blockers": 1, "blocker_pids": [4711], "longest_wait": 3 * MINUTE},
     "long": {"found": True, "count": 0},
     "slowest": {"found": False, "reason": "no_extension"},
 }
-REDIS_DEAD = {
+REDIS_DEAD: Seen = {
     "server": {"reachable": False, "reason": "refused"},
     "sentinels": {"quorum": True, "primary_down": True, "healthy_replicas": 2},
 }
-REDIS_FULL = {
+REDIS_FULL: Seen = {
     "memory": {"max_found": True, "max_bytes": 1_000_000, "percent": 97.0, "policy": "noeviction", "system_bytes": 10_000_000},
     "hits": {"found": False},
 }
-BACKLOG = {
+BACKLOG: Seen = {
     "queue": {"found": True, "length": 500, "type": "list"},
     "workers": {"found": True, "healthy": True, "desired": 2, "available": 2},
     "pods": {"found": True, "ready": 2, "oom_killed": 0},
@@ -44,31 +45,37 @@ UNDO, RESTART = "put the previous revision back", "restart it"
 END, END_TRANSACTIONS = "end idle connections", "end connections idle in a transaction"
 END_BLOCKER, CANCEL = "end the session that others wait for", "cancel the long statements"
 
+CONNECTIONS, DEPLOYMENT, JOB_QUEUE = "database-connections", "deployment-unhealthy", "queue-backlog"
+DEAD_WORKERS: Seen = changed(BACKLOG, workers={"healthy": False}, pods={"ready": 0})
+FULL_SERVER: Seen = {"server": {"reachable": False, "reason": "too_many_clients"}, "sessions": {"exhausted": True}}
+
 SCENES = [
-    scene("bad release", "deployment-unhealthy", BAD_RELEASE, UNDO, labels=API),
-    scene("old release", "deployment-unhealthy", changed(BAD_RELEASE, rollout={"age": 2 * HOUR}), None, labels=API),
-    scene("first release", "deployment-unhealthy", changed(BAD_RELEASE, rollout={"previous_found": False}), None, labels=API),
-    scene("it is well by now", "deployment-unhealthy", changed(BAD_RELEASE, rollout={"available": 3}), None, labels=API),
-    scene("no such deployment", "deployment-unhealthy", {**BAD_RELEASE, "rollout": {"found": False}}, None, labels=API),
-    scene("all crash", "deployment-unhealthy", CRASHING, RESTART, labels=API),
-    scene("some still serve", "deployment-unhealthy", changed(CRASHING, pods={"ready": 1}), None, labels=API),
-    scene("out of memory", "deployment-unhealthy", changed(CRASHING, pods={"oom_killed": 1}), None, labels=API),
-    scene("no room for pods", "deployment-unhealthy", changed(CRASHING, pods={"crash_looping": 0}), None, labels=API),
-    scene("no pods at all", "deployment-unhealthy", {**CRASHING, "pods": {"found": False}}, None, labels=API),
-    scene("idle sessions", "database-connections", FULL, END),
-    scene("full and exhausted", "database-connections", changed(FULL, server={"exhausted": True, "percent": 97.0}), END),
-    scene("few taken", "database-connections", changed(FULL, server={"percent": 40.0}), None),
-    scene("all at work", "database-connections", changed(FULL, server={"idle_over": 0}), None),
-    scene("open transactions", "database-connections", changed(FULL, server={"idle_over": 0, "idle_in_transaction_over": 5}), END_TRANSACTIONS),
-    scene("exhausted, nothing else seen", "database-connections", {"server": {"exhausted": True}}, None),
-    scene("other threshold", "database-connections", FULL, None, connections_percent=90.0),
+    scene("bad release", DEPLOYMENT, BAD_RELEASE, UNDO, labels=API),
+    scene("it was done, then crashed", DEPLOYMENT, changed(BAD_RELEASE, rollout={"complete": True}), UNDO, labels=API),
+    scene("it was done, then a node was lost", DEPLOYMENT, LOST_NODE, None, labels=API),
+    scene("old release", DEPLOYMENT, changed(BAD_RELEASE, rollout={"age": 2 * HOUR}), None, labels=API),
+    scene("first release", DEPLOYMENT, changed(BAD_RELEASE, rollout={"previous_found": False}), None, labels=API),
+    scene("it is well by now", DEPLOYMENT, changed(BAD_RELEASE, rollout={"available": 3}), None, labels=API),
+    scene("no such deployment", DEPLOYMENT, {**BAD_RELEASE, "rollout": {"found": False}}, None, labels=API),
+    scene("all crash", DEPLOYMENT, CRASHING, RESTART, labels=API),
+    scene("some still serve", DEPLOYMENT, changed(CRASHING, pods={"ready": 1}), None, labels=API),
+    scene("out of memory", DEPLOYMENT, changed(CRASHING, pods={"oom_killed": 1}), None, labels=API),
+    scene("no room for pods", DEPLOYMENT, changed(CRASHING, pods={"crash_looping": 0}), None, labels=API),
+    scene("no pods at all", DEPLOYMENT, {**CRASHING, "pods": {"found": False}}, None, labels=API),
+    scene("idle sessions", CONNECTIONS, FULL, END),
+    scene("full and exhausted", CONNECTIONS, changed(FULL, server={"exhausted": True, "percent": 97.0}), END),
+    scene("few taken", CONNECTIONS, changed(FULL, server={"percent": 40.0}), None),
+    scene("all at work", CONNECTIONS, changed(FULL, server={"idle_over": 0}), None),
+    scene("open transactions", CONNECTIONS, changed(FULL, server={"idle_over": 0, "idle_in_transaction_over": 5}), END_TRANSACTIONS),
+    scene("exhausted, nothing else seen", CONNECTIONS, {"server": {"exhausted": True}}, None),
+    scene("other threshold", CONNECTIONS, FULL, None, connections_percent=90.0),
     scene("one blocks all", "database-queries", BLOCKED, END_BLOCKER),
     scene("two block", "database-queries", changed(BLOCKED, locks={"blockers": 2, "blocker_pids": [1, 2]}), None),
     scene("prepared transaction blocks", "database-queries", changed(BLOCKED, locks={"blocker_pids": []}), None),
     scene("only just waiting", "database-queries", changed(BLOCKED, locks={"longest_wait": MINUTE / 2}), None),
     scene("long and in the way", "database-queries", changed(BLOCKED, locks={"blocker_pids": [1, 2]}, long={"count": 2}), CANCEL),
     scene("long but alone", "database-queries", changed(BLOCKED, locks={"waiting": 0, "blocker_pids": []}, long={"count": 2}), None),
-    scene("server full", "database-down", {"server": {"reachable": False, "reason": "too_many_clients"}, "sessions": {"exhausted": True}}, "it is full"),
+    scene("server full", "database-down", FULL_SERVER, "it is full"),
     scene("server down", "database-down", {"server": {"reachable": False, "reason": "refused"}}, None),
     scene("server answers", "database-down", {"server": {"reachable": True}, "sessions": {"exhausted": False}}, None),
     scene("primary dead", "redis-down", REDIS_DEAD, "fail over"),
@@ -84,13 +91,13 @@ SCENES = [
     scene("a cache that evicts", "redis-memory", changed(REDIS_FULL, memory={"policy": "allkeys-lru"}), None, max_memory=2_000_000),
     scene("room left", "redis-memory", changed(REDIS_FULL, memory={"percent": 50.0}), None, max_memory=2_000_000),
     scene("no limit", "redis-memory", {"memory": {"max_found": False, "policy": "noeviction"}}, None, max_memory=2_000_000),
-    scene("too few workers", "queue-backlog", BACKLOG, "add workers", labels=JOBS),
-    scene("enough workers", "queue-backlog", changed(BACKLOG, workers={"desired": 6, "available": 6}), None, labels=JOBS),
-    scene("short queue", "queue-backlog", changed(BACKLOG, queue={"length": 5}), None, labels=JOBS),
-    scene("wrong key or empty queue", "queue-backlog", changed(BACKLOG, queue={"found": False, "length": 0}), None, labels=JOBS),
-    scene("workers unwell", "queue-backlog", changed(BACKLOG, workers={"healthy": False}, pods={"ready": 1}), None, labels=JOBS),
-    scene("workers gone", "queue-backlog", changed(BACKLOG, workers={"healthy": False}, pods={"ready": 0}), "restart the workers", labels=JOBS),
-    scene("workers switched off", "queue-backlog", changed(BACKLOG, workers={"healthy": False, "desired": 0}, pods={"ready": 0}), None, labels=JOBS),
+    scene("too few workers", JOB_QUEUE, BACKLOG, "add workers", labels=JOBS),
+    scene("enough workers", JOB_QUEUE, changed(BACKLOG, workers={"desired": 6, "available": 6}), None, labels=JOBS),
+    scene("short queue", JOB_QUEUE, changed(BACKLOG, queue={"length": 5}), None, labels=JOBS),
+    scene("wrong key or empty queue", JOB_QUEUE, changed(BACKLOG, queue={"found": False, "length": 0}), None, labels=JOBS),
+    scene("workers unwell", JOB_QUEUE, changed(BACKLOG, workers={"healthy": False}, pods={"ready": 1}), None, labels=JOBS),
+    scene("workers gone", JOB_QUEUE, DEAD_WORKERS, "restart the workers", labels=JOBS),
+    scene("workers switched off", JOB_QUEUE, changed(DEAD_WORKERS, workers={"desired": 0}), None, labels=JOBS),
     scene("a pod, its owner not named", "pod-crash-looping", {"owner": {"found": True}, "ended": {"found": True}}, None),
     scene("a StatefulSet", "statefulset-unhealthy", {"rollout": {"found": True}, "pods": {"found": True}}, None),
     scene("an endpoint", "endpoint-down", {"answer": {"reachable": False, "reason": "refused"}}, None),
@@ -118,7 +125,7 @@ def test_s02_unknown_never_acts(case: Scene) -> None:
         assert "no answer" in choice.reason
 
 
-ALERTS = {
+ALERTS: dict[str, tuple[str, dict[str, str]]] = {
     "KubeDeploymentRolloutStuck": ("deployment-unhealthy", API),
     "KubeDeploymentReplicasMismatch": ("deployment-unhealthy", API),
     "KubernetesDeploymentReplicasMismatch": ("deployment-unhealthy", API),

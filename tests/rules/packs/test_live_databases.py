@@ -13,12 +13,13 @@ import pytest
 from remediator.model import RunState
 from tests.rules.packs.conftest import Start
 from tests.rules.packs.live import Live
+from tests.rules.packs.worlds import to_postgres
 from tests.servers.ports import eventually, free_port
 from tests.servers.postgres import PostgresServer
 
 EXPORTER = "10.0.0.5:9187"
 IDLE = "10s"
-SLOTS = 36
+SLOTS, RESERVED = 36, 3
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,17 @@ class Shop:
 
     async def fill(self) -> None:
         """Take every connection that an ordinary role can get, and wait until ten have been idle for as long as the rule asks."""
+        others = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        while await self.ask(others) < SLOTS - RESERVED:
+            await self.connect()
         with pytest.raises(asyncpg.TooManyConnectionsError):
-            for _ in range(SLOTS):
-                await self.connect()
+            await self.connect()
         await eventually(self._idle, what="ten sessions of the shop are idle for long enough", within=30, every=0.2)
 
     async def _idle(self) -> bool:
-        idle: int = await self.ask(f"SELECT count(*) FROM pg_stat_activity WHERE usename = 'shop' AND state_change < now() - interval '{IDLE}'")
+        idle: int = await self.ask(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = 'shop' AND state_change < now() - interval '10 s'"
+        )
         return idle >= 10
 
     async def ask(self, sql: str) -> Any:
@@ -89,34 +94,23 @@ async def shop(server: PostgresServer) -> AsyncIterator[Shop]:
     await eventually(gone, what="the shop's sessions are gone")
 
 
-def connection(server: PostgresServer, **fields: Any) -> dict[str, Any]:
-    """Write a connection as settings do."""
-    known = {"kind": "postgres", "host": server.host, "port": server.port, "user": "remediator", "ssl": "disable"}
-    return {**known, "password": {"env": "PACK_PGPASSWORD"}, **fields}
-
-
-@pytest.fixture(autouse=True)
-def _password(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PACK_PGPASSWORD", "r")
-
-
 async def keep_open(live: Live, name: str) -> None:
     """Open the daemon's own session before there is trouble, as its keep-alive does."""
     await live.engine.execution.ask("postgres.ping", {"connection": name}, timeout=timedelta(seconds=5))
 
 
 async def test_full_database_dry_then_live(server: PostgresServer, shop: Shop, start: Start) -> None:
-    """A full PostgreSQL, by both packs: dry run ends no session; live, approved, exactly ten end, the longest idle, and clients get in again."""
+    """A full PostgreSQL, by both packs: dry run ends no session; live, approved, exactly ten end, the longest idle."""
     general = {
         "pack": "general",
-        "connections": {"orders": connection(server, aliases=[EXPORTER])},
+        "connections": {"orders": to_postgres(server, aliases=[EXPORTER])},
         "variables": {"idle_for": IDLE},
     }
     site = {"kind": "http", "base_url": f"http://127.0.0.1:{free_port()}"}
     port = {"kind": "tcp", "host": server.host, "port": server.port}
     syncwatch = {
         "pack": "syncwatch",
-        "connections": {"syncwatch-database": connection(server), "syncwatch-database-port": port, "syncwatch-site": site},
+        "connections": {"syncwatch-database": to_postgres(server), "syncwatch-database-port": port, "syncwatch-site": site},
         "variables": {"idle_for": IDLE},
     }
     await _dry_then_live(general, "orders", ("PostgresqlTooManyConnections", {"instance": EXPORTER}), shop, start)
@@ -152,7 +146,7 @@ async def _dry_then_live(fields: dict[str, Any], kept: str, alert: tuple[str, di
 
 async def test_label_that_selects_no_connection_goes_to_a_person(server: PostgresServer, start: Start) -> None:
     """The alert of an exporter that no connection lists under `aliases`: nothing is asked and nothing done, and the reason says why."""
-    live = await start(pack="general", connections={"orders": connection(server, aliases=["elsewhere:9187"])}, variables={})
+    live = await start(pack="general", connections={"orders": to_postgres(server, aliases=["elsewhere:9187"])}, variables={})
     await live.fire("PostgresqlTooManyConnections", instance=EXPORTER)
     run = await live.run()
     assert run.state is RunState.ESCALATED
@@ -167,7 +161,7 @@ async def test_blocking_session_is_ended_by_its_pid(server: PostgresServer, shop
     update = asyncio.create_task(waiting.execute("UPDATE orders SET id = 3"))
     fields: dict[str, Any] = {
         "pack": "general",
-        "connections": {"orders": connection(server, aliases=["default"])},
+        "connections": {"orders": to_postgres(server, aliases=["default"])},
         "variables": {"waiting_for": "1s"},
     }
 

@@ -25,7 +25,10 @@ def test_packs_work_side_by_side() -> None:
     """Alerts that two packs know belong to the more specific one, by priority, so that lint is clean for both together."""
     both = pack(*PACKS)
     assert lint(both) == []
-    assert [rule.name for rule in both.matching({"alertname": "RedisDown", "instance": "cache:9121"})] == ["syncwatch-redis-down", "redis-down"]
+    assert [rule.name for rule in both.matching({"alertname": "RedisDown", "instance": "cache:9121"})] == [
+        "syncwatch-redis-down",
+        "redis-down",
+    ]
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from remediator.model import Risk
-from tests.rules.packs.tables import Scene, changed, choose, pack, rule, scene
+from remediator.model import Risk, Value
+from tests.rules.packs.tables import Scene, Seen, changed, choose, pack, rule, scene
 
 MINUTE, HOUR, MS = timedelta(minutes=1), timedelta(hours=1), timedelta(milliseconds=1)
 
-SITE = {
+SITE: Seen = {
     "site": {"reachable": True, "status": 503, "ok": False},
     "backend": {"found": True, "previous_found": True, "age": 10 * MINUTE, "desired": 3, "available": 1, "healthy": False},
     "frontend": {"found": True, "previous_found": True, "age": 10 * MINUTE, "desired": 2, "available": 2, "healthy": True},
@@ -19,40 +19,45 @@ SITE = {
     "database": {"reachable": True, "reason": ""},
     "port": {"reachable": True, "reason": ""},
 }
-OLD = changed(SITE, backend={"age": 5 * HOUR}, frontend={"age": 5 * HOUR})
-GONE = {"reachable": False, "reason": "refused"}
-DATABASE = {
+OLD: Seen = changed(SITE, backend={"age": 5 * HOUR}, frontend={"age": 5 * HOUR})
+GONE: dict[str, Value] = {"reachable": False, "reason": "refused"}
+DATABASE: Seen = {
     "server": {"reachable": False, "reason": "too_many_clients"},
     "port": {"reachable": True},
     "sessions": {"exhausted": True, "idle_over": 14, "percent": 97.0},
     "site": {"reachable": True, "status": 500, "ok": False},
 }
-DEAD = {
+DEAD: Seen = {
     "server": {"reachable": False, "reason": "primary_down"},
     "replication": {"quorum": True, "primary_down": True, "healthy_replicas": 1},
     "pods": {"found": True, "owner_found": True, "ready": 2},
 }
-ALONE = {"server": {"reachable": False, "reason": "refused"}, "pods": {"found": True, "owner_found": True, "ready": 0}}
-FULL = {
+ALONE: Seen = {"server": {"reachable": False, "reason": "refused"}, "pods": {"found": True, "owner_found": True, "ready": 0}}
+FULL: Seen = {
     "server": {"reachable": True, "reason": ""},
     "replication": {"role": "primary"},
     "memory": {"max_found": True, "max_bytes": 1_000_000, "percent": 99.0, "policy": "noeviction", "system_bytes": 8_000_000},
     "pods": {"found": True, "owner_found": True, "ready": 1},
 }
-DRIFT = {
+DRIFT: Seen = {
     "sync": {"found": True, "count": 1, "value": 450.0},
     "redis": {"reachable": True, "latency": MS / 4},
     "slow": {"found": False, "count": 0},
     "socket": {"reachable": True, "status": 101, "upgraded": True},
     "backend": {"found": True, "healthy": True, "age": 3 * HOUR, "desired": 3},
 }
-BACKLOG = {
+BACKLOG: Seen = {
     "queue": {"found": True, "length": 40, "type": "list"},
     "transcoder": {"found": True, "healthy": True, "desired": 1, "available": 1},
     "pods": {"found": True, "ready": 1, "oom_killed": 0},
 }
 
-DOWN, REDIS, QUEUE, PLAYBACK = "syncwatch-site-down", "syncwatch-redis-down", "syncwatch-transcoding-backlog", "syncwatch-high-playback-drift"
+DOWN, REDIS, QUEUE, PLAYBACK = (
+    "syncwatch-site-down",
+    "syncwatch-redis-down",
+    "syncwatch-transcoding-backlog",
+    "syncwatch-high-playback-drift",
+)
 DB = "syncwatch-database-down"
 ROLL_BACK, FRONTEND, HAND_OVER = "roll back the recent deployment", "roll back the recent frontend", "it is the database"
 
