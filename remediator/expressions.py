@@ -25,6 +25,7 @@ _FORMATTED = frozenset({FactType.STRING, FactType.INT, FactType.BOOL})
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NO_VALUE = re.compile(r'No value with name "([^"]+)"')
 _NO_KEY = re.compile(r'Key not found in map : "(.*)"', re.DOTALL)
+_BAD_PATTERN = "invalid regular expression"
 
 
 @dataclass(frozen=True)
@@ -110,12 +111,15 @@ class Expression:
             return Unknown(self._reason(str(error), missing, facts))
 
     def _reason(self, message: str, missing: Mapping[str, str], facts: Facts) -> str:
-        """Word CEL's run-time error in the rule's terms."""
+        """Word CEL's run-time error in the rule's terms: names and the rule's own text, never a value, which may be evidence."""
         if found := _NO_VALUE.search(message):
             return missing.get(found[1], message)
         if found := _NO_KEY.search(message):
             keyed = [use.shown for use in self._uses if use.key == found[1] and isinstance(use.read(facts), Unknown)]
-            return f"{keyed[0]} is missing" if keyed else f"{self.text!r} reads a key {found[1]!r} that is not there"
+            key = f"a key {found[1]!r}" if found[1] in self.text else "a key"
+            return f"{keyed[0]} is missing" if keyed else f"{self.text!r} reads {key} that is not there"
+        if _BAD_PATTERN in message:
+            return f"{self.text!r} has no value: the text that it matches with is not a regular expression"
         cause = message.partition(": ")[2] if message.partition(": ")[0].isupper() else message
         return f"{self.text!r} has no value: {cause}"
 

@@ -506,6 +506,22 @@ def test_template_faults(env: Environment, tree: Any, line: int, column: int, me
     assert (caught.value.line, caught.value.column, str(caught.value)) == (line, column, message)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "labels[checks.db.reasons[0]] == 'x'",
+        "checks.db.by_state[checks.db.reasons[0]] > 1",
+        "{'a': 1}[checks.db.reasons[0]] == 1",
+        "'x'.matches(checks.db.reasons[0] + '(')",
+    ],
+)
+def test_s04_reasons_hold_no_values(env: Environment, text: str) -> None:
+    """A fact may be evidence, and reasons go to viewers and into pages: they name what was read, never what it held."""
+    found = env.compile(text, expects=FactType.BOOL).evaluate(FACTS)
+    assert isinstance(found, Unknown)
+    assert "OOMKilled" not in found.reason
+
+
 def test_template_path_begins_messages(env: Environment) -> None:
     """The given path says where the tree stands."""
     with pytest.raises(InvalidExpression, match=r"^params\.a: there is no name"):
