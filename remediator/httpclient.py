@@ -252,7 +252,7 @@ def parse_retry_after(text: str, now: datetime) -> timedelta | None:
         return min(timedelta(seconds=int(text)), LONGEST_DELAY)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     at = at if at.tzinfo else at.replace(tzinfo=UTC)
     return min(max(at - now, timedelta()), LONGEST_DELAY)
