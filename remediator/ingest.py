@@ -172,8 +172,11 @@ def _try_again(draft: _Draft, rule: Rule, incident: str) -> None:
     if known is None or known.rule != rule.name or known.active_run is not None or known.state is not IncidentState.OPEN:
         return
     late = draft.snapshot.now - known.updated_at <= draft.intake.tombstone
-    if known.last_end is RunState.CANCELLED or (known.last_end is RunState.SUCCEEDED and not late):
+    if known.last_end is RunState.CANCELLED:
         draft.put(_with_run(draft, known, rule))
+    elif known.last_end is RunState.SUCCEEDED and not late:
+        # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
+        draft.put(_with_run(draft, _relapsed(draft, known, rule, known.updated_at), rule))
 
 
 def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
@@ -210,26 +213,41 @@ def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
 
 
 def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
+    """Open a resolved incident again. A run that is still at work on it goes on; there is never a second one beside it."""
     incident = replace(
-        latest,
+        _relapsed(draft, latest, rule, draft.snapshot.now, fingerprint=item.alert.fingerprint),
         state=IncidentState.OPEN,
-        subject=item.alert,
         fingerprints=(item.alert.fingerprint,),
         resolved_at=None,
+    )
+    if incident.active_run is None:
+        draft.put(_with_run(draft, replace(incident, subject=item.alert), rule))
+    else:
+        draft.messages.append(_page(draft, incident, rule))
+        draft.wake.append(incident.active_run)
+        draft.put(incident)
+    return incident.id
+
+
+def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "") -> Incident:
+    """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8)."""
+    lately = draft.snapshot.now - since <= rule.guards.relapse_window
+    remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
+    incident = replace(
+        known,
         updated_at=draft.snapshot.now,
-        relapses=latest.relapses + 1,
+        relapses=known.relapses + 1,
         succeeded_remedies=(),
-        relapsed_remedies=tuple(dict.fromkeys((*latest.relapsed_remedies, *latest.succeeded_remedies))),
+        relapsed_remedies=tuple(remedies),
     )
     draft.event(
         incident.id,
         Kind.INCIDENT_REOPENED,
-        fingerprint=item.alert.fingerprint,
+        fingerprint=fingerprint or known.subject.fingerprint,
         relapses=incident.relapses,
         remedies=list(incident.relapsed_remedies),
     )
-    draft.put(_with_run(draft, incident, rule))
-    return incident.id
+    return incident
 
 
 def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:

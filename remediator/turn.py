@@ -65,6 +65,9 @@ class Turn:
 
     def changes(self, *, release: bool) -> Changes:
         """Return what becomes durable; `release` gives the lease back."""
+        if self.run.state not in HOLDS_PAGE and page_key(self.incident) not in self.release_messages:
+            # Also a page that was put on hold after the run had got there, by a relapse while it waits for a person.
+            self.release_messages.append(page_key(self.incident))
         return Changes(
             runs=[self.run] if self.successor is None else [self.run, self.successor],
             incidents=[] if self.incident is self.snapshot.incidents[self.incident.id] else [self.incident],
@@ -108,8 +111,8 @@ class Turn:
         if self.run.ended_at is not None:
             self._end(state)
 
-    def sleep(self, at: datetime) -> None:
-        """Have a worker look at the run again at `at`."""
+    def sleep(self, at: datetime | None) -> None:
+        """Have a worker look at the run again at `at`; None: when somebody wakes it."""
         self.run = replace(self.run, wake_at=at)
 
     def _needs_person(self, state: RunState, reason: str) -> None:
@@ -119,7 +122,8 @@ class Turn:
             self.say(Kind.INCIDENT_ESCALATED, reason=reason, policy=self.rule.escalation)
 
     def _end(self, state: RunState) -> None:
-        self.incident = replace(self.incident, active_run=None, last_end=state, updated_at=self.now)
+        active = None if self.incident.active_run == self.run.id else self.incident.active_run
+        self.incident = replace(self.incident, active_run=active, last_end=state, updated_at=self.now)
         self.release_locks.append(self.run.id)
         self._return_budget()
         self.close_approval(ApprovalState.VOID, f"the run ended: {state.value}")

@@ -193,10 +193,17 @@ class Engine:
     # --- what several phases ask or do
 
     async def gone(self, work: Work) -> bool:
-        """Cancel a run whose alert is resolved before anything was begun; tell whether it was."""
+        """Cancel a run whose alert is resolved before anything was begun; tell whether the alert was."""
         if work.incident.state is not IncidentState.RESOLVED or work.run.wrote:
             return False
-        await self.stop(work, RunState.CANCELLED, "the alert is resolved")
+
+        def play(turn: Turn) -> bool:
+            if turn.incident.state is IncidentState.RESOLVED:
+                turn.stop(RunState.CANCELLED, "the alert is resolved")
+                return True
+            return False  # it fires again since this was read: another look
+
+        await self.turn(work, play)
         return True
 
     async def stands(self, work: Work, *, approved: bool) -> bool:

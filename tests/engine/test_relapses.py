@@ -1,0 +1,113 @@
+"""Alerts that come and go while runs are at work: one run at a time, no lost page, no remedy repeated unasked."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from remediator.events import Kind
+from remediator.model import IncidentState, RunState
+from remediator.rules.model import ApprovalSpec, GuardSpec
+from tests.builders import alert
+from tests.engine.conftest import Start
+from tests.scripted import LOST, Harness, fails_at
+from tests.stories import act, due, playbook, step
+
+MINUTE = timedelta(minutes=1)
+EAGER = GuardSpec(cooldown=timedelta())
+
+
+async def flap(harness: Harness) -> None:
+    """Let the alert end and begin again."""
+    harness.now += MINUTE
+    await harness.send(alert(firing=False, ends_at=harness.now))
+    harness.now += MINUTE
+    await harness.send(alert(starts_at=harness.now))
+
+
+async def test_relapse_while_a_run_verifies_makes_no_second_run(start: Start) -> None:
+    """The incident is open again, and its one run sees for itself that the alert fires."""
+    harness = await start(playbook(guards=EAGER))
+    await harness.send(alert())
+    await harness.work()
+    await flap(harness)
+    await harness.work()
+    assert await harness.store.run("INC-20261121-001-2") is None
+    incident = await harness.incident()
+    assert (incident.state, incident.active_run, incident.relapses) == (IncidentState.OPEN, "INC-20261121-001-1", 1)
+    assert await harness.state() is RunState.VERIFYING
+    assert harness.world.writes == ["a=good"]
+
+
+@pytest.mark.parametrize("state", [RunState.OUTCOME_UNKNOWN, RunState.AWAITING_APPROVAL])
+async def test_s21_relapse_of_what_waits_for_a_person_pages_at_once(start: Start, state: RunState) -> None:
+    """Nothing is at work, so nothing holds the new page back."""
+    remedy = act("once", step(1, "test.once")) if state is RunState.OUTCOME_UNKNOWN else act(approval=ApprovalSpec())
+    harness = await start(playbook(remedy))
+    harness.world.fault = fails_at("before", LOST)
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is state
+    await flap(harness)
+    await harness.work()
+    assert await harness.state() is state
+    assert await harness.store.run("INC-20261121-001-2") is None
+    assert "INC-20261121-001/page/1" in await due(harness)
+
+
+async def test_run_is_not_cancelled_for_an_end_that_is_over(start: Start) -> None:
+    """The alert was resolved when the run was read, and fires again when it is written: the run goes on."""
+    harness = await start()
+    await harness.send(alert())
+    harness.now += MINUTE
+    await harness.send(alert(firing=False, ends_at=harness.now))
+    harness.now += MINUTE
+    plain, relapsed = harness.store.transact, False
+
+    async def transact(*arguments: Any) -> Any:
+        nonlocal relapsed
+        if not relapsed:
+            relapsed = True
+            await harness.send(alert(starts_at=harness.now))
+        return await plain(*arguments)
+
+    harness.store.transact = transact  # type: ignore[method-assign]
+    await harness.work()
+    assert await harness.state() is RunState.VERIFYING
+    assert harness.world.writes == ["a=good"]
+
+
+async def test_s08_firing_on_after_a_success_is_a_relapse(start: Start) -> None:
+    """No end was reported in between; still the remedy did not last: it needs an approval now, and the page is a new one."""
+    harness = await start(playbook(guards=EAGER))
+    await harness.send(alert())
+    await harness.work()
+    harness.world.firing = False
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.SUCCEEDED
+    harness.world.firing, harness.world.things["a"] = True, "bad"
+    harness.now += 10 * MINUTE
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state(2) is RunState.AWAITING_APPROVAL
+    assert harness.world.writes == ["a=good"]
+    assert "INC-20261121-001/page/1" in await due(harness)
+    assert harness.said(Kind.INCIDENT_REOPENED)[0]["remedies"] == ["set a"]
+
+
+async def test_s08_a_success_of_long_ago_does_not_count_against_the_remedy(start: Start) -> None:
+    """Beyond the relapse window the remedy acts by itself again; the page is a new one all the same."""
+    harness = await start(playbook(guards=EAGER))
+    await harness.send(alert())
+    await harness.work()
+    harness.world.firing = False
+    await harness.tick(MINUTE)
+    harness.world.firing, harness.world.things["a"] = True, "bad"
+    harness.now += timedelta(hours=25)
+    await harness.send(alert())
+    await harness.work()
+    assert harness.world.writes == ["a=good", "a=good"]
+    harness.now += 3 * MINUTE
+    assert "INC-20261121-001/page/1" in await due(harness)
