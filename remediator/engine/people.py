@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.engine.work import Work
-from remediator.model import ApprovalState, Authority, Receipt, RunState, StepState
+from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Signal, SignalKind
 from remediator.rules.model import ApprovalSpec
 from remediator.turn import Turn
@@ -78,13 +78,23 @@ def _expire(turn: Turn) -> None:
 async def await_word(engine: Engine, work: Work) -> None:
     """Do what a person told a run that only a person leads on; without a word, wait."""
     signals = work.snapshot.signals.get(work.run.id, ())
-    if not signals:
-        await engine.turn(work, lambda _turn: None, park=True)
-        return
-    signal = signals[-1]
-    await engine.turn(work, lambda turn: _PLAYS[signal.kind](turn, signal))
-    if signal.kind is SignalKind.SETTLE_NOT_APPLIED and not work.parked:
-        await engine.remedy_failed(work, f"{signal.who} settled the unknown step as not applied: {signal.comment}")
+    settled = work.run.state is RunState.OUTCOME_UNKNOWN and work.first(StepState.UNKNOWN) is None
+    if signals:
+        signal = signals[-1]
+        await engine.turn(work, lambda turn: _PLAYS[signal.kind](turn, signal))
+    elif settled:
+        await engine.remedy_failed(work, work.run.reason)
+    else:
+        await engine.turn(work, _wait_on, park=True)
+
+
+def _wait_on(turn: Turn) -> None:
+    """Wait until somebody says something; what was stopped before it changed anything is over when its alert is."""
+    over = turn.run.state is RunState.INTERRUPTED and turn.incident.state is IncidentState.RESOLVED
+    if over and not (turn.run.wrote or turn.run.chain_wrote):
+        turn.move(RunState.CANCELLED, "the alert is resolved, and nothing had been changed")
+    else:
+        turn.sleep(None)
 
 
 def _settled_applied(turn: Turn, signal: Signal) -> None:
@@ -108,6 +118,7 @@ def _settled_not_applied(turn: Turn, signal: Signal) -> None:
             turn.move(RunState.ESCALATED, f"the undo of step {step.number} did not happen: {words}")
         elif step.state is StepState.UNKNOWN:
             turn.set_step(replace(step, state=StepState.FAILED, message=words))
+            turn.run = replace(turn.run, reason=f"step {step.number} ({step.action}) was {words}")
 
 
 def _resumed(turn: Turn, signal: Signal) -> None:
