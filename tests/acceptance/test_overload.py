@@ -212,9 +212,9 @@ async def test_connections_beyond_the_bound_are_503(daemon: DaemonProcess) -> No
 async def test_open_files_do_not_run_out_unnoticed(daemon: DaemonProcess) -> None:
     """After the crowd has gone the process holds hardly more open files than before it came."""
     assert daemon.process is not None
-    folder = f"/proc/{daemon.process.pid}/fd"
+    folder = Path(f"/proc/{daemon.process.pid}/fd")
 
     async def few() -> bool:
-        return len(os.listdir(folder)) < 60
+        return len(await asyncio.to_thread(lambda: list(folder.iterdir()))) < 60
 
     await eventually(few, what="it has closed its connections", within=10)
