@@ -36,7 +36,7 @@ class Answer:
         """Return the body as a Kubernetes object or list. Raises ValueError when it is none: a proxy's page, say."""
         value = self.json()
         if "kind" not in value or "metadata" not in value or value["kind"] == "Status":
-            raise ValueError(f"kind {value.get('kind')!r} instead of the object")
+            raise ValueError(f"kind {str(value.get('kind'))[:100]!r} instead of the object")
         return value
 
     def failure(self) -> dict[str, Any]:

@@ -20,6 +20,8 @@ from remediator.errors import CheckFailed, OutcomeUnknown, TemporaryError
 MERGE_PATCH = "application/merge-patch+json"
 _PAGE = 500
 _MOST_PAGES = 20
+_LARGEST = 64 * 2**20
+"""Most bytes of one answer; 500 large Pods take a quarter of that."""
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 _FAILED = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -169,4 +171,14 @@ class Client:
             proxy=self._endpoint.proxy,
             server_hostname=self._endpoint.tls_name,
         ) as response:
-            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, await response.read())
+            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, await _read(response))
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Read a whole body, unpacked. Raises ValueError for one so long that keeping it could end the daemon."""
+    body = bytearray()
+    async for chunk in response.content.iter_chunked(2**16):
+        body += chunk
+        if len(body) > _LARGEST:
+            raise ValueError(f"it answered more than {_LARGEST // 2**20} MiB")
+    return bytes(body)

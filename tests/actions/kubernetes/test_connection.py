@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zlib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ import pytest
 from pydantic import ValidationError
 
 from actions.kubernetes import PROVIDER, KubernetesConnection, Pods, Rollout, RolloutRestart, RolloutUndo, Scale, connection
-from actions.kubernetes.client import Client
+from actions.kubernetes.client import Client, Endpoint
 from actions.kubernetes.connection import connect
 from remediator.action import Action, Check, PermissionKind, SecretRef
 from remediator.errors import CheckFailed, NotFound, OutcomeUnknown, PermanentError, PermissionMissing, TemporaryError
 from remediator.model import Health
 from remediator.testing import LocalContext
+from tests.servers.http import HttpServer, Reply
 from tests.servers.kubernetes import FakeCluster, Refusal, TokenContext, User, context, too_many
 from tests.servers.ports import free_port
 
@@ -172,6 +174,24 @@ async def test_answers_of_something_else_are_no_evidence(cluster: FakeCluster, c
         assert not isinstance(caught.value, NotFound)
     with pytest.raises(PermanentError, match="HTTP 404 without a Kubernetes Status"):
         await client.get("/apis/nothing/v1/here")
+
+
+async def test_endless_answers_are_not_kept() -> None:
+    """An answer that unpacks to gigabytes must not end the daemon; a write answered so may have taken effect."""
+    packer = zlib.compressobj(wbits=31)
+    body = b"".join(packer.compress(bytes(2**20)) for _ in range(80)) + packer.flush()
+    async with HttpServer() as server:
+        server.default = Reply(200, body, {"Content-Encoding": "gzip"})
+        client = Client(Endpoint("prod", server.url, connection._fixed(None)), manager="remediator")
+        with pytest.raises(TemporaryError, match="answered more than 64 MiB"):
+            await client.get(WEB)
+        with pytest.raises(OutcomeUnknown, match="answered more than 64 MiB"):
+            await client.patch(WEB, {})
+        server.default = Reply(200, {"kind": "x" * 100_000})
+        with pytest.raises(TemporaryError) as caught:
+            await client.get(WEB)
+        assert len(str(caught.value)) < 1_000
+        await client.aclose()
 
 
 async def test_refused_write_is_sent_again_only_with_new_credentials(cluster: FakeCluster) -> None:
