@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from tests.servers.alertmanager import NOWHERE, AlertmanagerServer, webhook_config
 from tests.servers.daemon import DaemonProcess, alert
-from tests.servers.http import HttpServer, Reply
+from tests.servers.http import HttpServer, Received, Reply
 
 CALLS = """
 rules:
@@ -31,12 +32,25 @@ rules:
 """A rule that acts on an alert `Call` by itself, with one POST to `/jobs/ID`."""
 
 
+class GatedServer(HttpServer):
+    """A server whose answers to paths below `/slow/` wait until `gate` is set: real lateness, ended when the test says so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+
+    async def _answer(self, request: Received, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if request.path.startswith("/slow/"):
+            await self.gate.wait()
+        await super()._answer(request, reader, writer)
+
+
 @dataclass
 class World:
     """Everything that runs."""
 
     alertmanager: AlertmanagerServer
-    target: HttpServer
+    target: GatedServer
     daemon: DaemonProcess
 
     async def fire(self, name: str, **labels: str) -> Any:
@@ -65,7 +79,7 @@ async def open_world(
     starts: bool = True,
 ) -> AsyncIterator[World]:
     """Start all. `delivers` has Alertmanager send webhooks itself; without `starts` the daemon is left to the caller."""
-    async with HttpServer() as target:
+    async with GatedServer() as target:
         target.default = Reply(200)
         connections = {"target": {"kind": "http", "base_url": target.url}}
         daemon = DaemonProcess(directory / "daemon", {"connections": connections}, rules=rules, environment=environment)
