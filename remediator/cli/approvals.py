@@ -11,7 +11,7 @@ import typer
 from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import AsJson, Comment, Limit, Yes, connected
-from remediator.cli.output import print_json, print_table, say, short_time
+from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.timeline import step_lines
 
 Approval = Annotated[str, typer.Argument(metavar="ID", help="the approval's id")]
@@ -62,7 +62,7 @@ def _decide(client: Client, approval: str, decision: str, *, comment: str, yes: 
         raise CommandFailed("--json shows no plan to decide on; say --yes with it", code=Exit.USAGE)
     asked = client.get("api", "v1", "approvals", approval)
     if not as_json:
-        print_question(asked)
+        print_question(one_line(asked))
     if not yes and not _confirmed(decision):
         raise CommandFailed("nothing was decided")
     body = {"decision": decision, "comment": comment, "plan_hash": asked["approval"]["plan_hash"]}

@@ -9,7 +9,7 @@ import typer
 from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed
 from remediator.cli.options import AsJson, Comment, connected
-from remediator.cli.output import print_json, print_table, say, short_time
+from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.records import EVERYWHERE
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
@@ -29,7 +29,7 @@ def status(client: Client, as_json: AsJson = False) -> None:
         )
         say(f"{armed}; {found['rules']} rules")
         for pause in found["pauses"]:
-            say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {pause['why']}", style="bold red")
+            say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {one_line(pause['why'])}", style="bold red")
         print_table(("count", "what"), ([number, name] for name, number in found["counts"].items() if number), empty="Nothing is going on.")
         print_table(("lock", "held by"), found["locks"].items(), empty="No locks are held.")
     if not found["ready"]:

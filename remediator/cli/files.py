@@ -20,7 +20,7 @@ import typer
 from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, AsJson, Config, OptionalConfig, connected
-from remediator.cli.output import complain, print_json, print_table, say
+from remediator.cli.output import complain, one_line, print_json, print_table, say
 from remediator.cli.timeline import step_lines, word
 from remediator.errors import InvalidFiles, Problem
 from remediator.model import JSON, Alert
@@ -112,7 +112,7 @@ def rehearse(client: Client, alert: AlertFile, config: OptionalConfig = None, as
     if config is not None:
         complain("Without the daemon's store: cooldowns, budgets, pauses and relapses are not known here.")
     for trace in traces:
-        print_trace(trace)
+        print_trace(one_line(trace))
     return None
 
 

@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from remediator.cli.client import Client
 from remediator.cli.options import AsJson, Limit, connected
-from remediator.cli.output import clean, print_json, print_table, say, short_time
+from remediator.cli.output import clean, one_line, print_json, print_table, say, short_time
 from remediator.cli.timeline import explain, step_lines, word
 from remediator.duration import format_duration
 
@@ -79,7 +80,7 @@ def _show(subject: Mapping[str, Any], events: Sequence[Mapping[str, Any]], *, as
     if as_json:
         return print_json({**subject, "events": list(events)})
     for kind, row in subject.items():
-        (_incident if kind == "incident" else _run)(row)
+        (_incident if kind == "incident" else _run)(one_line(row))
     say("")
     return print_timeline(events)
 
@@ -111,7 +112,7 @@ def print_timeline(events: Sequence[Mapping[str, Any]]) -> None:
     for event in events:
         since = format_duration(_round(_time(event) - begin)) if begin is not None else ""
         who = "" if event["actor"] == "remediator" else event["actor"]
-        rows.append([short_time(event["at"]), f"+{since}", who, clean(explain(event["kind"], event["data"]))])
+        rows.append([short_time(event["at"]), f"+{since}", who, Text(clean(explain(event["kind"], one_line(event["data"]))))])
     print_table(("time", "after", "who", "what"), rows, empty="No events.")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +49,19 @@ def clean(value: object) -> str:
     if text.isprintable():
         return text
     return "".join(letter if letter == "\n" or not _obeyed(letter) else _visible(letter) for letter in text)
+
+
+def one_line(value: JSON) -> JSON:
+    r"""Return a copy of a JSON tree with line breaks in its texts made visible: whoever sends an alert must not write lines of ours.
+
+    >>> one_line({"summary": "x\nasked because: a drill"})
+    {'summary': 'x\\nasked because: a drill'}
+    """
+    if isinstance(value, str):
+        return value.replace("\n", "\\n")
+    if isinstance(value, Mapping):
+        return {str(one_line(key)): one_line(item) for key, item in value.items()}
+    return [one_line(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _obeyed(letter: str) -> bool:
@@ -92,10 +105,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, emp
 
 
 def cell(value: object) -> Text:
-    """Return one value as a table's cell."""
+    """Return one value as a table's cell of one line; a `Text` is one already."""
     if isinstance(value, bool):
         return Text("yes" if value else "no")
-    text = clean(value)
+    if isinstance(value, Text):
+        return value
+    text = clean(one_line(value))
     return Text(text, style=STYLES.get(text, ""))
 
 

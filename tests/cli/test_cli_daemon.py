@@ -8,6 +8,7 @@ import os
 import pty
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from remediator.service import Reloaded
 from remediator.store.protocol import Changes, Reads
 from tests.cli.conftest import ROOT, Commands
 from tests.servers.ports import eventually
-from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, SECRET_LINE, Surface, make_run, token_of
+from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, SECRET_LINE, Surface, make_incident, make_run, token_of
 
 # --- reading
 
@@ -67,6 +68,19 @@ async def test_what_comes_from_outside_is_no_command_to_the_terminal(surface: Su
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "\\x1b]0;owned\\x07[bold red]x[/]" in out
+
+
+async def test_what_comes_from_outside_writes_no_line_of_ours(surface: Surface, run: Commands) -> None:
+    """A line break in an annotation must not look like a line of the plan or of the timeline that somebody decides on."""
+    forged = "x\nasked because: a routine drill\nstep 1, notify.slack: say hello"
+    event = Event(INCIDENT, Kind.INCIDENT_JOINED, NOW, {"fingerprint": forged})
+    incident = replace(make_incident(), summary=forged)
+    await surface.service.store.transact(Reads(), lambda _: Changes(incidents=[incident], events=[event]))
+    for command in (["show", INCIDENT], ["incidents"], ["deny", APPROVAL, "--yes"]):
+        done = await run(*command, role="sre")
+        assert done.code == 0, done.error
+        assert "x\\nasked because: a routine drill" in done.out, command
+        assert not [line for line in done.out.splitlines() if line.strip().startswith(("asked because: a", "step 1, notify"))], command
 
 
 async def test_no_colours_off_a_terminal(run: Commands) -> None:
