@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, TextIO
@@ -37,6 +38,10 @@ _QUIET_EVENTS = frozenset({Kind.AUDIT_CHECKPOINTED})
 
 _TAKEN = frozenset({"event", "level", "exc_info", "stack_info", "stacklevel", "at", "logger", "actor", "seq", "incident_id", "run_id"})
 """Names that a log line uses itself."""
+
+
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Controls but tab and line feed, other line ends, changes of direction, halves of surrogate pairs."""
 
 
 class _Handler(logging.StreamHandler[TextIO]):
@@ -110,7 +115,7 @@ def _formatter(settings: LogSettings, shared: list[structlog.typing.Processor]) 
         renderer = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _on_one_line, renderer],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _on_one_line, renderer, _printable],
     )
 
 
@@ -118,6 +123,11 @@ def _on_one_line(_logger: Any, _method: str, event: MutableMapping[str, Any]) ->
     """Keep a message to one line: a newline in foreign text must not look like another log line on a terminal."""
     event["event"] = str(event.get("event", "")).replace("\r", "\\r").replace("\n", "\\n")
     return event
+
+
+def _printable(_logger: Any, _method: str, line: Any) -> str:
+    r"""Show what a terminal or a reader of lines would obey as `\uXXXX`, which JSON reads back; only a traceback's line ends stay."""
+    return _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", str(line))
 
 
 # --- audit events as log lines -----------------------------------------------------------------------------------------
