@@ -124,7 +124,7 @@ async def _interrupted_between_steps(world: World, ident: str) -> str:
 
 
 async def test_s18_pause_while_acting_finishes_the_call_and_starts_nothing(world: World) -> None:
-    """The call in flight finishes and its receipt is kept, the next step does not start, locks stay, also over SIGKILL; resume does the rest."""
+    """The call in flight finishes and its receipt is kept, the next step does not start, locks stay; resume does the rest."""
     run = await _interrupted_between_steps(world, "resumed")
     await world.daemon.restart(kill=True)
     assert (await world.daemon.run(run))["state"] == "interrupted"
