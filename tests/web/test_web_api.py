@@ -95,6 +95,23 @@ async def test_s04_rehearsal_shows_evidence_to_responders_only(surface: Surface,
     assert SECRET_LINE in json.dumps(found)
 
 
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ('{"labels": {"a": "\\ud800"}}', 422),
+        ('{"labels": {"\\ud800": "a"}}', 422),
+        ('{"labels": {"a": 1}}', 422),
+        ('{"labels": {}}', 422),
+        *(('{"labels": {"a": "b"}, "x": ' + "[" * depth + "]" * depth + "}", None) for depth in range(930, 1000, 5)),
+    ],
+)
+async def test_rehearsal_of_anything_is_an_answer(surface: Surface, http: ClientSession, body: str, status: int | None) -> None:
+    """Whatever is sent, the answer says what is wrong with it; nothing is a fault of the daemon."""
+    headers = bearer("responder") | {"Content-Type": "application/json"}
+    async with http.post(f"{surface.url}/api/v1/rehearse", data=body, headers=headers) as answer:
+        assert answer.status in ((200, 400) if status is None else (status,)), await answer.text()
+
+
 # --- decisions
 
 
