@@ -20,6 +20,7 @@ from pydantic import TypeAdapter
 
 from remediator import events
 from remediator.action import Action, Check, Permission
+from remediator.authentication import PERMISSIONS, Operation, Role
 from remediator.duration import format_duration
 from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BETWEEN_STEPS, ON_PLAN
 from remediator.lifecycle import ACTING, ENDS, HOLDS_PAGE, TRANSITIONS, WAITS_FOR_PERSON, diagram
@@ -29,7 +30,7 @@ from remediator.permissions import verbs_by_resource
 from remediator.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
-PERMISSIONS = "helm/remediator/files/permissions.yaml"
+CHART_FILE = "helm/remediator/files/permissions.yaml"
 CHART_HEAD = """\
 # The Kubernetes rights that each action and check declares: GROUP/RESOURCE to verbs.
 # Written by `python -m scripts.reference`.
@@ -116,6 +117,15 @@ def event_kinds() -> str:
     source = inspect.getsource(events.Kind)
     comments = dict(re.findall(r'= "([a-z_.]+)"(?:  # (.*))?', source))
     return table(("kind", "data"), ((f"`{kind}`", comments[kind.value]) for kind in events.Kind))
+
+
+def roles() -> str:
+    """Return which role may do what."""
+
+    def row(operation: Operation) -> Row:
+        return operation.value.replace("_", " "), *("yes" if operation in PERMISSIONS[role] else "" for role in Role)
+
+    return table(("", *(f"`{role}`" for role in Role)), map(row, Operation))
 
 
 # --- catalogue -------------------------------------------------------------------------------------------------------------
@@ -230,6 +240,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "lifecycle_diagram": lifecycle_diagram,
     "lifecycle_states": lifecycle_states,
     "metrics": metrics,
+    "roles": roles,
 }
 
 
@@ -242,7 +253,7 @@ def current(root: Path = ROOT) -> dict[Path, str]:
     """Return every generated file with what should stand in it."""
     pages = {path: path.read_text() for path in sorted((root / "docs/reference").glob("*.md"))}
     files = {path: filled(text) for path, text in pages.items() if _BLOCK.search(text)}
-    return {**files, root / PERMISSIONS: chart_permissions()}
+    return {**files, root / CHART_FILE: chart_permissions()}
 
 
 def main(arguments: Iterable[str]) -> int:

@@ -1,4 +1,4 @@
-"""The quickstart works as it is written: its commands are run, in their order, in an empty directory."""
+"""The quickstart works as it is written, and so does backing up what it made: the commands are run, in their order, in an empty directory."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ from pathlib import Path
 from tests.packaging.image import ROOT
 from tests.servers.ports import free_port
 
-PAGE = ROOT / "docs/quickstart.md"
+DOCS = ROOT / "docs"
+
+
+def blocks(page: str) -> list[str]:
+    """Return a page's shell blocks."""
+    return re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)
 
 
 def script() -> str:
-    """Return the page's shell blocks as one script."""
-    return "\n".join(re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL))
+    """Return the quickstart as one script, with the backup taken while the daemon still runs."""
+    *begin, end = blocks("quickstart.md")
+    return "\n".join([*begin, *blocks("how-to/back-up.md"), end])
 
 
 async def test_quickstart_runs(tmp_path: Path) -> None:
-    """From empty directory to a rehearsed incident with a verified audit trail; only the ports are others."""
+    """From empty directory to a rehearsed incident with a verified audit trail, backup and export; only the ports are others."""
     ports = {"8088": free_port(), "9095": free_port()}
     text = script()
     for port, free in ports.items():
@@ -31,6 +37,7 @@ async def test_quickstart_runs(tmp_path: Path) -> None:
         "REMEDIATOR_LISTEN__PORT": str(ports["9095"]),
         "REMEDIATOR_URL": f"http://127.0.0.1:{ports['9095']}",
         "NO_COLOR": "1",
+        "STORE": "state.sqlite",
     }
     process = await asyncio.create_subprocess_exec(
         "bash",
@@ -49,4 +56,5 @@ async def test_quickstart_runs(tmp_path: Path) -> None:
         assert expected in said
     assert f"PUT http://127.0.0.1:{ports['8088']}/flags/fallback" in said
     assert "PUT" not in (tmp_path / "shop.log").read_text()
+    assert said.count("The audit trail holds.") == 3
     assert {(tmp_path / name).stat().st_mode & 0o077 for name in ("alertmanager.txt", "me.txt")} == {0}
