@@ -64,7 +64,13 @@ def load_rules(settings: Settings, registry: Registry) -> RuleSet:
             problems += error.problems
     if problems:
         raise InvalidFiles(problems)
-    return compile_ruleset(sources, registry, tuple(settings.severities), escalations=tuple(settings.escalation))
+    return compile_ruleset(
+        sources,
+        registry,
+        tuple(settings.severities),
+        escalations=tuple(settings.escalation),
+        connections=tuple(settings.all_connections),
+    )
 
 
 class Daemon:
