@@ -1,4 +1,4 @@
-"""The quickstart works as it is written, and so does backing up what it made: the commands are run, in their order, in an empty directory."""
+"""The quickstart works as it is written, and backing up what it made: the commands are run in their order, in an empty directory."""
 
 from __future__ import annotations
 
