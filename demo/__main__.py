@@ -44,6 +44,7 @@ class Story:
         self.out.say(f"Prometheus    {self.stage.prometheus.url}")
         self.out.say(f"Alertmanager  {self.stage.alertmanager.url}")
         self.out.say(f"remediator    {self.stage.url}")
+        self.out.say(f"a pager       {self.stage.pager.url}  (takes what would wake a person)")
         self.out.done(f"{status['rules']} rules loaded, dry_run {str(status['dry_run']).lower()}", when=status["rules"] > 0)
 
     async def fault(self) -> None:
@@ -112,6 +113,9 @@ class Story:
 
         await self.stage.wait("an approval was asked for", asked)
         self.out.say(f"{self.approval['id']} waits, because {self.approval['reason']}")
+        await self.stage.wait("the pager has the question", self.asked)
+        self.out.done("the question reached the pager:")
+        self.out.dim(next(text for text in self.stage.pages() if self.approval["id"] in text).splitlines())
         body = {"decision": "approve", "comment": "idle for long enough, end them"}
         self.out.dim([f"POST /api/v1/approvals/{self.approval['id']} {json.dumps(body)}"])
         await self.stage.call("POST", f"/api/v1/approvals/{self.approval['id']}", body)
@@ -157,6 +161,10 @@ class Story:
         self.out.done("every chain holds", when=status == 0)
 
     # --- following
+
+    async def asked(self) -> bool:
+        """Tell whether the pager got the approval's text."""
+        return any(self.approval["id"] in text for text in self.stage.pages())
 
     async def events(self) -> list[dict[str, Any]]:
         """Return the incident's events so far."""

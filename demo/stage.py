@@ -17,6 +17,7 @@ import asyncpg
 import yaml
 
 from tests.servers.alertmanager import AlertmanagerServer, webhook_config
+from tests.servers.http import HttpServer, Reply
 from tests.servers.ports import eventually, free_port
 from tests.servers.postgres import PostgresServer
 from tests.servers.process import Process, find_binary
@@ -55,6 +56,7 @@ class Stage:
         self.postgres = PostgresServer(max_connections=MAX_CONNECTIONS)
         self.prometheus: PrometheusServer
         self.alertmanager: AlertmanagerServer
+        self.pager = HttpServer({"/pages": Reply(204)})
         self.port = free_port()
         self.tokens = {name: secrets.token_urlsafe(24) for name in ("alertmanager", "anna", "viewer")}
         self.passwords = {name: secrets.token_urlsafe(16) for name in ("remediator", "shop")}
@@ -114,6 +116,7 @@ class Stage:
         )
         self.instance = f"127.0.0.1:{exporter}"
         await self._stack.enter_async_context(self.prometheus)
+        await self._stack.enter_async_context(self.pager)
         await self._start_daemon()
 
     async def _start_exporter(self, port: int) -> None:
@@ -158,8 +161,10 @@ class Stage:
                     "ssl": "disable",
                     "aliases": [self.instance],
                     "scope": {"database": ["shop"]},
-                }
+                },
+                "pager": {"kind": "webhook", "url": f"{self.pager.url}/pages"},
             },
+            "escalation": {"default": {"notify": [{"notify.webhook": {"connection": "pager"}}]}},
             "identities": {
                 "alertmanager": {"token_sha256": [_hash(self.tokens["alertmanager"])], "roles": ["alert_sender"]},
                 "anna": {"token_sha256": [_hash(self.tokens["anna"])], "roles": ["approver"], "groups": ["sre"]},
@@ -189,6 +194,10 @@ class Stage:
         finally:
             await connection.close()
         return count
+
+    def pages(self) -> list[str]:
+        """Return the texts that the pager got."""
+        return [received.json["text"] for received in self.pager.received]
 
     async def call(self, method: str, path: str, body: Any = None, *, who: str = "anna") -> Any:
         """Call the daemon's API with somebody's token; return the JSON answer. Raises `RuntimeError` with the problem's detail."""
