@@ -143,3 +143,13 @@ def test_the_first_screen_says_how_to_see_it() -> None:
     head = "\n".join((ROOT / "README.md").read_text().splitlines()[:14])
     assert "make demo" in head
     assert "make test" in head
+
+
+def test_reasons_are_quoted_as_the_daemon_says_them() -> None:
+    """Whoever searches the page for what the timeline says finds it."""
+    page = (ROOT / "docs/how-to/approve-and-stop.md").read_text()
+    source = "".join(path.read_text() for path in (ROOT / "remediator").rglob("*.py"))
+    rows = re.findall(r"^\| (`.*?) \|", page.partition("| it says |")[2].partition("## ")[0], re.MULTILINE)
+    quoted = [part.strip() for row in rows for text in re.findall(r"`([^`]+)`", row) for part in text.split("…") if len(part) > 4]
+    assert len(quoted) >= 7
+    assert [part for part in quoted if part not in source] == []
