@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 
 from actions.postgres import sql
 from actions.postgres.connection import PostgresConnection, close_connection, open_connection
-from actions.postgres.faults import UnreachableError, driver_errors, statement_fault
+from actions.postgres.faults import UnreachableError, driver_errors, statement_fault, told
 from actions.postgres.rights import CONNECT
 from actions.postgres.session import GRACE, kept_session
 from remediator.action import Action, Code, Context, Params, Permission, PermissionKind
@@ -235,7 +235,7 @@ async def _look_up(settings: PostgresConnection, ctx: Context, mark: Mapping[str
         async with asyncio.timeout((settings.statement_timeout + GRACE).total_seconds()):
             status = await _status(connection, mark)
     except driver_errors() as error:
-        raise OutcomeUnknown(f"{lost}, and looking up transaction {number} failed: {error}") from error
+        raise OutcomeUnknown(f"{lost}, and looking up transaction {number} failed: {told(error)}") from error
     finally:
         await close_connection(connection)
     if status == "aborted":

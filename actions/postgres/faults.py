@@ -19,6 +19,10 @@ LATER_CLASSES = frozenset({"53", "58", "XX"})
 """Out of resources, a fault of the system, a fault inside PostgreSQL."""
 
 
+LONGEST = 500
+"""Most characters of the server's words that are kept."""
+
+
 class UnreachableError(TemporaryError):
     """The server did not take or keep the connection; `reason` says how."""
 
@@ -56,24 +60,32 @@ def connect_fault(error: Exception, place: str) -> RemediatorError:
     return TemporaryError(f"connecting to {place} failed: {type(error).__name__}: {error}")
 
 
+def told(error: BaseException) -> str:
+    """Return what the server says is wrong, without DETAIL and HINT: they quote rows, and errors are shown to everybody."""
+    import asyncpg
+
+    said = error.args[0] if isinstance(error, asyncpg.PostgresError) and error.args else error
+    return str(said)[:LONGEST]
+
+
 def _refusal(error: Exception, place: str) -> RemediatorError:
     """Read the SQLSTATE with which the server turned a new connection down."""
-    state = str(getattr(error, "sqlstate", "") or "")
+    state, said = str(getattr(error, "sqlstate", "") or ""), told(error)
     if state == "53300":
-        return UnreachableError(f"{place} has no connection slot left: {error}", reason="too_many_clients")
+        return UnreachableError(f"{place} has no connection slot left: {said}", reason="too_many_clients")
     if state in {"57P01", "57P02"} or (state == "57P03" and "shut" in str(error)):
-        return UnreachableError(f"{place} is shutting down: {error}", reason="shutting_down")
+        return UnreachableError(f"{place} is shutting down: {said}", reason="shutting_down")
     if state == "57P03":
-        return UnreachableError(f"{place} does not take connections yet: {error}", reason="starting_up")
+        return UnreachableError(f"{place} does not take connections yet: {said}", reason="starting_up")
     if state.startswith("08"):
         return UnreachableError(f"{place} closed the connection while it was opened", reason="closed")
     if state.startswith("28"):
-        return PermissionMissing(f"{place}: the server refused the credentials or the address: {error}")
+        return PermissionMissing(f"{place}: the server refused the credentials or the address: {said}")
     if state == "42501":
-        return PermissionMissing(f"{place}: the role lacks CONNECT on the database: {error}")
+        return PermissionMissing(f"{place}: the role lacks CONNECT on the database: {said}")
     if state.startswith(("53", "58", "XX")):
-        return TemporaryError(f"{place} could not open a session ({state}): {error}")
-    return PermanentError(f"{place} refused the connection ({state}): {error}")
+        return TemporaryError(f"{place} could not open a session ({state}): {said}")
+    return PermanentError(f"{place} refused the connection ({state}): {said}")
 
 
 def _all_refused(error: Exception) -> bool:
@@ -91,14 +103,14 @@ def statement_fault(error: Exception, doing: str, *, closed: bool) -> Remediator
 
     if isinstance(error, TimeoutError):
         return UnreachableError(f"{doing}: the server did not answer in time", reason="timeout")
-    state = str(getattr(error, "sqlstate", "") or "")
+    state, said = str(getattr(error, "sqlstate", "") or ""), told(error)
     if isinstance(error, asyncpg.InternalClientError):
         # The driver's state no longer fits the server's: so it is when the server ends an idle session as we use it.
-        return UnreachableError(f"{doing}: the connection is broken: {error}", reason="closed")
+        return UnreachableError(f"{doing}: the connection is broken: {said}", reason="closed")
     if closed or isinstance(error, OSError) or state.startswith("08") or state in {"57P01", "57P02", "57P03"}:
-        return UnreachableError(f"{doing}: the connection was lost: {error}", reason="closed")
+        return UnreachableError(f"{doing}: the connection was lost: {said}", reason="closed")
     if state == "42501":
-        return PermissionMissing(f"{doing}: {error}; grant the daemon's role what is missing")
+        return PermissionMissing(f"{doing}: {said}; grant the daemon's role what is missing")
     if isinstance(error, asyncpg.PostgresError) and (state in LATER or state[:2] in LATER_CLASSES):
-        return TemporaryError(f"{doing}: {error} ({state})")
-    return PermanentError(f"{doing}: {error}" + (f" ({state})" if state else ""))
+        return TemporaryError(f"{doing}: {said} ({state})")
+    return PermanentError(f"{doing}: {said}" + (f" ({state})" if state else ""))

@@ -49,6 +49,19 @@ async def test_the_plan_names_the_table_and_counts_the_ceiling(ctx: LocalContext
     assert found.changes[0].after == {"sql": LOCK, "args": ["owner 1"], "max_rows": 3}
 
 
+async def test_s04_refusals_quote_no_rows(bench: Bench, ctx: LocalContext) -> None:
+    """The server's DETAIL holds whole rows, which would go into pages and to viewers; what is wrong is said without it."""
+    for text in ("UPDATE accounts SET owner = NULL WHERE id = 3", "UPDATE accounts SET id = 4 WHERE id = 3"):
+        with pytest.raises(PermanentError, match="violates") as caught:
+            await EXECUTE.apply(await plan(ctx, text), ctx)
+        assert "DETAIL" not in str(caught.value)
+        assert "(" not in str(caught.value).removesuffix("(23502)").removesuffix("(23505)")
+    with pytest.raises(PermanentError) as caught:
+        await EXECUTE.plan(Execute.Params(connection="main", sql="UPDATE y.z SET a = 1".replace("y", "y" * 5000), max_rows=1), ctx)
+    assert len(str(caught.value)) < 1_000
+    assert await locked(bench) == 0
+
+
 @pytest.mark.parametrize(("ceiling", "floor"), [(3, 1), (10, 5)])
 async def test_too_many_or_too_few_rows_are_rolled_back(bench: Bench, ctx: LocalContext, ceiling: int, floor: int) -> None:
     """Four rows match: a ceiling of three and a floor of five both undo everything."""
