@@ -33,6 +33,7 @@ _HINTS = (
     *("akia", "asia", "eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat", "xox", "k_live"),
 )
 """Text that holds none of these, in lower case, matches no pattern."""
+_HINT = re.compile("|".join(map(re.escape, _HINTS)))
 
 _TEXT_IN_QUOTES = r""""(?:\\.|[^"\\])*|'(?:\\.|[^'\\])*|\\+["'][^"'\\]*"""
 _KEYS = r"(?:api|access|secret|private)[_-]?key|client[_-]?secret"
@@ -164,21 +165,27 @@ class Scrubber:
         found = [form for form in self._forms if form in text]
         if found:
             text = _cut(text, found)
-        lowered = text.lower()
-        if any(hint in lowered for hint in _HINTS):
+        if _HINT.search(text.lower()):
             for pattern, replacement in _PATTERNS:
                 text = pattern.sub(replacement, text)
             text = _NAMED.sub(_hide_named, text)
         return text
 
     def json(self, value: JSON) -> JSON:
-        """Return a copy of a JSON tree with every secret in keys, strings and numbers replaced."""
+        """Return a JSON tree with every secret in keys, strings and numbers replaced; the tree itself when there is nothing to suspect."""
+        # Nearly all trees hold nothing; to look once at all their texts in a row takes a fifth of the time.
+        whole = "\n".join(_texts(value))
+        if any(form in whole for form in self._forms) or _HINT.search(whole.lower()):
+            return self._clean(value)
+        return value
+
+    def _clean(self, value: JSON) -> JSON:
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
             return self._mapping(value)
         if isinstance(value, list | tuple):
-            return [self.json(item) for item in value]
+            return [self._clean(item) for item in value]
         if isinstance(value, int | float) and not isinstance(value, bool) and any(form in str(value) for form in self._forms):
             return REDACTED
         return value
@@ -189,8 +196,22 @@ class Scrubber:
             key = self.text(str(name))
             while key in clean:  # two hidden keys must not swallow one another
                 key += "'"
-            clean[key] = REDACTED if _SECRET_KEY.search(key) and _holds_secret(item) else self.json(item)
+            clean[key] = REDACTED if _SECRET_KEY.search(key) and _holds_secret(item) else self._clean(item)
         return clean
+
+
+def _texts(value: JSON) -> list[str]:
+    """Return all texts of a tree: keys, strings, and numbers as they are written."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        found = [str(name) for name in value]
+        for item in value.values():
+            found += (item,) if isinstance(item, str) else _texts(item)
+        return found
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return [] if value is None or isinstance(value, bool) else [str(value)]
 
 
 def _holds_secret(item: JSON) -> bool:
