@@ -84,13 +84,14 @@ class Daemon:
         self._registry = Registry(settings.actions_path)
         self._rules = load_rules(settings, self._registry)
         self.scrubber = Scrubber()
+        self._secrets = SecretStore(self._environ, self.scrubber)
         self.metrics = Metrics(
             CollectorRegistry(), guards=[guard.name for guard in ALL_GUARDS], actions=_actions_of(self._rules), version=__version__
         )
         self.connections = Connections(
             settings,
             self._registry,
-            secrets=SecretStore(self._environ, self.scrubber),
+            secrets=self._secrets,
             identity=self._identity(settings),
         )
         self._store: Store = SqliteStore(_store_path(settings), lease=settings.limits.lease, timed=self.metrics.commit)
@@ -124,6 +125,7 @@ class Daemon:
 
     async def start(self) -> None:
         """Open the store, note the start, begin to work. Raises `StoreUnavailable`, `StoreCorrupt`."""
+        await self._secrets.learn(self._settings.model_dump(mode="json", exclude_none=True))
         self._store.on_commit(self._committed)
         await self._store.open()
         await self._note(Kind.DAEMON_STARTED, version=__version__, dry_run=self._settings.dry_run, **self._rules_facts())
@@ -215,12 +217,16 @@ class Daemon:
         alerts = sorted(webhook.alerts, key=_resolved_last)
         opened: list[str] = []
         for begin in range(0, len(alerts), CHUNK):
-            opened += await self._take([sort(alert, self._rules.matching(alert.labels)) for alert in alerts[begin : begin + CHUNK]])
+            opened += await self._take([self._sort(alert) for alert in alerts[begin : begin + CHUNK]])
         firing = sum(alert.firing for alert in alerts)
         self.metrics.alerts(firing=firing, resolved=len(alerts) - firing, truncated=webhook.truncated)
         for rejected in webhook.rejected:
             self.metrics.rejected(rejected.reason)
         return Accepted(len(alerts), firing, len(alerts) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
+
+    def _sort(self, alert: Alert) -> Sorted:
+        """Find the rule by the alert as it came; what is kept of it, and decided on, holds no secret."""
+        return sort(self.scrubber.alert(alert), self._rules.matching(alert.labels))
 
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
         reads = reads_for(items, now=datetime.now(UTC))
@@ -295,6 +301,7 @@ class Daemon:
                 loaded.check(self._registry)
                 settings, restart = reloadable_changes(self._settings, loaded.settings)
             rules = await asyncio.to_thread(load_rules, settings, self._registry)
+            await self._secrets.learn(settings.model_dump(mode="json", exclude_none=True))
             await self.connections.reload(settings, identity=self._identity(settings))
         except RemediatorError as error:
             return await self._refuse(error, actor)

@@ -12,15 +12,18 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 from urllib.parse import quote, quote_plus
 
-from remediator.model import JSON
+from remediator.model import JSON, Alert
 
 REDACTED = "«redacted»"
 SHORTEST = 6
 """Shorter values are not learned: hiding `no` wherever it stands would hide everything."""
+UNMISTAKABLE = 12
+"""From this length on a value found in a label is taken for the secret; a password like `postgres` is also a word."""
 MOST = 1000
 """How many values are remembered; the oldest goes first. Short-lived tokens would fill the memory otherwise."""
 
@@ -170,6 +173,21 @@ class Scrubber:
                 text = pattern.sub(replacement, text)
             text = _NAMED.sub(_hide_named, text)
         return text
+
+    def holds(self, text: str) -> bool:
+        """Tell whether `text` holds a secret that was revealed, and is too long to stand there by chance."""
+        return any(form in text for form in self._forms if len(form) >= UNMISTAKABLE)
+
+    def alert(self, alert: Alert) -> Alert:
+        """Return an alert as it may be kept: annotations scrubbed, labels that hold a revealed secret left out.
+
+        A label is not cut, for it would be another label, and a remedy might act on it. A missing one is unknown, and unknown stops.
+        """
+        annotations = {name: self.text(text) for name, text in alert.annotations.items()}
+        labels = alert.labels
+        if self.holds("\n".join((*labels, *labels.values()))):
+            labels = {name: text for name, text in labels.items() if not self.holds(name) and not self.holds(text)}
+        return replace(alert, labels=labels, annotations=annotations, generator_url=self.text(alert.generator_url))
 
     def json(self, value: JSON) -> JSON:
         """Return a JSON tree with every secret in keys, strings and numbers replaced; the tree itself when there is nothing to suspect."""

@@ -7,18 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from remediator.action import SecretRef
 from remediator.errors import PermanentError, RemediatorError, TemporaryError
+from remediator.model import JSON
 from remediator.scrubber import Scrubber
 
 LARGEST = 64 * 1024
 """Most bytes of a secret's file."""
 
 _AWS_TEMPORARY = frozenset({"ThrottlingException", "InternalServiceError", "RequestTimeout", "ServiceUnavailable"})
+
+
+def _references(tree: JSON) -> Iterator[tuple[str, str]]:
+    """Find references to environment variables and files in a tree of settings."""
+    if isinstance(tree, list):
+        for item in tree:
+            yield from _references(item)
+    elif isinstance(tree, dict):
+        for name, item in tree.items():
+            if name in ("env", "file") and isinstance(item, str) and item and len(tree) == 1:
+                yield name, item
+            else:
+                yield from _references(item)
 
 
 def name_of(ref: SecretRef) -> str:
@@ -48,6 +63,15 @@ class SecretStore:
         if ref.aws is not None:
             return self.learned(ref, await asyncio.to_thread(self._from_aws, ref.aws))
         raise PermanentError(f"secret {name_of(ref)} can't be read here: only connections can refer to secrets in a cluster")
+
+    async def learn(self, settings: JSON) -> None:
+        """Teach the scrubber all secrets that `settings` refer to and this machine holds, before they are used for the first time.
+
+        Others may repeat them earlier: an alert, a receiver. What can't be read is passed over; its first use says why.
+        """
+        for kind, where in _references(settings):
+            with suppress(PermanentError):
+                await self.reveal(SecretRef.model_validate({kind: where}))
 
     def learned(self, ref: SecretRef, value: str) -> str:
         """Teach a value to the scrubber and return it. Raises `PermanentError` for an empty one, which is never meant."""

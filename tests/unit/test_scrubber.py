@@ -7,6 +7,7 @@ import html
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remediator.model import JSON
+from remediator.model import JSON, Alert
 from remediator.scrubber import MOST, REDACTED, Scrubber
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=6, max_size=40).filter(
@@ -239,3 +240,26 @@ def test_hostile_text_takes_no_time(piece: str) -> None:
     began = time.perf_counter()
     Scrubber().text(text)
     assert time.perf_counter() - began < 2
+
+
+def _alert(**labels: str) -> Alert:
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    annotations = {"summary": f"login failed with {labels.get('path', 'nothing')}"}
+    return Alert("0123456789abcdef", True, labels, annotations, now)
+
+
+def test_label_with_a_revealed_secret_is_left_out() -> None:
+    """A label that holds a secret is missing afterwards, hence unknown to rules; the others and the fingerprint stay as they were."""
+    scrubber = Scrubber()
+    scrubber.learn("correct-horse-battery")
+    found = scrubber.alert(_alert(alertname="Login", path="/login?p=correct-horse-battery"))
+    assert found.labels == {"alertname": "Login"}
+    assert "horse" not in found.annotations["summary"]
+    assert found.fingerprint == "0123456789abcdef"
+
+
+def test_label_that_is_only_a_weak_password_stays() -> None:
+    """A password that is also a word (postgres) does not take the labels of half the alerts away."""
+    scrubber = Scrubber()
+    scrubber.learn("postgres")
+    assert scrubber.alert(_alert(alertname="Down", job="postgres-exporter")).labels["job"] == "postgres-exporter"

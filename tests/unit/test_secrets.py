@@ -132,3 +132,15 @@ async def test_binary_aws_secret_is_refused(scrubber: Scrubber) -> None:
     aws.stub.add_response("get_secret_value", {"SecretBinary": b"x"})
     with pytest.raises(PermanentError, match="binary"):
         await SecretStore({}, scrubber, aws=aws).reveal(SecretRef(aws="shop/db"))
+
+
+async def test_all_secrets_of_settings_are_hidden_before_their_first_use(scrubber: Scrubber, tmp_path: Path) -> None:
+    """Values in the environment and in files are learned from a tree of settings; what is missing waits for its first use."""
+    (tmp_path / "token").write_text("from-a-file-8s7d\n")
+    tree = {
+        "connections": {"orders": {"kind": "postgres", "password": {"env": "ORDERS_PASSWORD"}}},
+        "prometheus": {"bearer": {"file": str(tmp_path / "token")}, "headers": {"X": {"env": "MISSING"}}},
+        "alertmanager": [{"basic": {"username": "u", "password": {"env": "OTHER_PASSWORD"}}}],
+    }
+    await SecretStore({"ORDERS_PASSWORD": "orders-91kd", "OTHER_PASSWORD": "other-27fj"}, scrubber).learn(tree)
+    assert scrubber.text("orders-91kd other-27fj from-a-file-8s7d") == " ".join([REDACTED] * 3)
