@@ -80,6 +80,16 @@ async def _told(pager: HttpServer, incident: str, kind: str, *, within: float = 
     return _of(pager, incident, kind)[0]
 
 
+async def _noted(world: World, key: str) -> None:
+    """Wait until the daemon has written down that a message was delivered: killed before, it would rightly send it again."""
+
+    async def there() -> bool:
+        events = await world.daemon.events(key.partition("/")[0], "message.delivered")
+        return any(event["data"]["key"] == key for event in events)
+
+    await eventually(there, what=f"{key} is delivered")
+
+
 async def test_s21_nobody_is_paged_when_the_remedy_helps(world: World, pager: HttpServer) -> None:
     """While a remedy of mode auto is at work the page is held, and it never goes out when the alert ends."""
     (incident,) = (await world.fire("Held", id="helps"))["incidents"]
@@ -125,9 +135,11 @@ async def test_held_page_survives_sigkill(world: World, pager: HttpServer) -> No
     await world.daemon.reaches(f"{incident}-1", "applying")
     await world.daemon.restart(kill=True)
     await _told(pager, incident, "page")
+    await _noted(world, f"{incident}/page/0")
     await world.daemon.restart(kill=True)
-    await world.daemon.event(incident, "message.delivered")
-    assert len(_of(pager, incident, "page")) == 1
+    (other,) = (await world.fire("Hopeless", id="after-kill"))["incidents"]
+    await _told(pager, other, "page")
+    assert len(_of(pager, incident, "page", taken=False)) == 1
 
 
 async def test_taken_message_is_sent_once(world: World, pager: HttpServer) -> None:
