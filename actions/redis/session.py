@@ -208,7 +208,8 @@ def translate(error: Exception, where: str, user: str) -> RemediatorError:
     """Say what an error of the SDK means: unreachable (with its reason), not permitted, temporary or permanent."""
     import redis
 
-    whole = str(error)
+    # Servers repeat the beginning of what they don't understand, and that may be a password.
+    whole = str(error).partition(", with args beginning with:")[0]
     text = whole[:200]
     if isinstance(error, redis.AuthenticationError):
         return PermissionMissing(
