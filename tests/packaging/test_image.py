@@ -22,6 +22,7 @@ from tests.packaging.image import ROOT, Stage, carry_out, dockerfile, install_fr
 from tests.servers.ports import eventually, free_port
 
 USER = 10001
+pytestmark = pytest.mark.xdist_group("image")  # what is built once is built in one process
 
 
 @pytest.fixture(scope="module")
