@@ -34,7 +34,7 @@ class _GetParams(PathParams):
     @classmethod
     def _are_pointers(cls, pick: Mapping[str, str]) -> Mapping[str, str]:
         for name, pointer in pick.items():
-            if not re.fullmatch(r"(/([^~]|~[01])*)*", pointer):
+            if not re.fullmatch(r"(/([^~/]|~[01])*)*", pointer):
                 raise ValueError(f"pick.{name}: {pointer!r} is not a JSON pointer; write it like /database/pool")
         return pick
 

@@ -117,6 +117,13 @@ async def test_s01_answer_that_is_not_http_is_unknown(server: HttpServer, run: R
         await run(Get(), path="/")
 
 
+@pytest.mark.parametrize("pointer", ["/" * 4_000 + "~", "a/b", "/~2", "/a~"])
+def test_what_is_no_pointer_is_refused_at_once(pointer: str) -> None:
+    """A pointer may come from a label: reading it takes time in proportion to its length, or one alert would stop the daemon."""
+    with pytest.raises(ValueError, match="is not a JSON pointer"):
+        Get.Params.model_validate({"connection": "shop", "path": "/", "pick": {"x": pointer}})
+
+
 async def test_certificate_is_verified(authority: Authority, run: Run) -> None:
     """An authority that is not named is not trusted; the same one named is."""
     async with HttpServer(tls=authority.issue("server")) as server:
