@@ -19,7 +19,7 @@ from urllib.parse import quote, urlencode
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from remediator.action import Check, Context, Fact, FactType, Params, Permission, PermissionKind, Provider
+from remediator.action import CODE, Check, Context, Fact, FactType, Params, Permission, PermissionKind, Provider
 from remediator.duration import Duration
 from remediator.errors import CheckFailed, RemediatorError, TemporaryError
 from remediator.httpclient import Answer, HttpClient, HttpError, WebConnection, WebUrl, open_client
@@ -303,7 +303,9 @@ class LabelMatcher(BaseModel):
 
 class _AlertsParams(Params):
     connection: str
-    matchers: tuple[LabelMatcher, ...] = Field((), max_length=20)
+    matchers: tuple[LabelMatcher, ...] = Field(
+        (), max_length=20, json_schema_extra={**CODE}, description="constants only; values from alerts go through `labels`"
+    )
     labels: Mapping[str, str] = Field(default_factory=dict, description="labels that the alerts must have, exactly")
 
     @model_validator(mode="after")

@@ -13,6 +13,7 @@ import yaml
 from actions.alertmanager import AlertmanagerConnection, Alerts, StandingCheck, standing
 from remediator.action import Identity
 from remediator.errors import CheckFailed, TemporaryError
+from remediator.rules.schema import is_code
 from remediator.testing import LocalContext, assert_facts_match
 from tests.servers.alertmanager import AlertmanagerServer
 from tests.servers.http import HttpServer, Misbehaviour, Reply
@@ -291,3 +292,10 @@ async def test_cluster_shares_silences(world: World, tmp_path_factory: pytest.Te
             return set(facts["states"].values()) == {"silenced"} and facts["silence_ids"] == [silence]
 
         await eventually(shared, what="both peers know the silence")
+
+
+async def test_s25_matchers_are_code() -> None:
+    """A label's value in a regular expression would be an expression itself; values from alerts go through `labels`, which are exact."""
+    schema = Alerts.Params.model_json_schema()
+    assert all(is_code(schema, ("matchers", 0, part)) for part in ("label", "op", "value"))
+    assert not is_code(schema, ("labels", "cluster"))
