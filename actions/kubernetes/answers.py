@@ -13,7 +13,7 @@ from remediator.errors import Conflict, NotFound, PermanentError, PermissionMiss
 
 _LONGEST_MESSAGE = 400
 _LONGEST_DELAY = 3600
-_OBJECT = re.compile(r'Invalid value: "\{.*\}"', re.DOTALL)
+_OBJECT, _END = 'Invalid value: "{', '}"'
 _RBAC = re.compile(r'User "[^"]*" cannot [\w*-]+ ')
 
 
@@ -76,7 +76,10 @@ def error_of(answer: Answer, *, cluster: str, request: str) -> RemediatorError:
 
 def safe_message(message: str) -> str:
     """Shorten a server's message and take out the object it quotes: that one holds the values of environment variables."""
-    message = _OBJECT.sub("Invalid value: {…}", message)
+    before, found, after = message.partition(_OBJECT)
+    if found:
+        # To the last closing brace, as the object may quote some itself; one that was cut off ends nowhere.
+        message = f"{before}Invalid value: {{…}}" + (after.rpartition(_END)[2] if _END in after else "")
     return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "…"
 
 

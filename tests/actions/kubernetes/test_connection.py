@@ -14,6 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from actions.kubernetes import PROVIDER, KubernetesConnection, Pods, Rollout, RolloutRestart, RolloutUndo, Scale, connection
+from actions.kubernetes.answers import safe_message
 from actions.kubernetes.client import Client, Endpoint
 from actions.kubernetes.connection import connect
 from remediator.action import Action, Check, PermissionKind, SecretRef
@@ -174,6 +175,13 @@ async def test_answers_of_something_else_are_no_evidence(cluster: FakeCluster, c
         assert not isinstance(caught.value, NotFound)
     with pytest.raises(PermanentError, match="HTTP 404 without a Kubernetes Status"):
         await client.get("/apis/nothing/v1/here")
+
+
+def test_objects_in_messages_are_taken_out_in_one_pass() -> None:
+    """A message of any length is shortened at once: values of environment variables never show, cut off or not."""
+    assert safe_message('bad: Invalid value: "{env: x}" and "{y}": why') == "bad: Invalid value: {…}: why"
+    assert safe_message('bad: Invalid value: "{env: hunter2') == "bad: Invalid value: {…}"
+    assert safe_message('Invalid value: "{' * 300_000) == "Invalid value: {…}"
 
 
 async def test_endless_answers_are_not_kept() -> None:
