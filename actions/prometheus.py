@@ -224,7 +224,7 @@ def _series(data: Any, kind: str) -> list[tuple[str, Any]]:
         if found == "scalar" and kind == "vector":
             return [("", result)]
         if found != kind:
-            raise CheckFailed(f"the query gives a {found}, not a {kind}; a range such as [5m] needs a function around it")
+            raise CheckFailed(f"the query gives a {str(found)[:50]}, not a {kind}; a range such as [5m] needs a function around it")
         if any(entry.keys() & {"histogram", "histograms"} for entry in result):
             raise CheckFailed("the query gives native histograms; put a function such as histogram_quantile around it")
         return [(signature(entry["metric"]), entry["value" if kind == "vector" else "values"]) for entry in result]
