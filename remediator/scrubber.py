@@ -31,7 +31,8 @@ MOST = 1000
 
 # Texts come from outside and may be made to hurt: repetitions are bounded, possessive, or the last thing in their pattern.
 _HINTS = (
-    *("://", "pass", "pwd", "secret", "token", "auth", "identified", "bearer", "basic", "negotiate", "cookie", "x-"),
+    *("@", "hooks.slack.", "/api/webhooks/"),  # and no plain URL: nearly every alert has some
+    *("pass", "pwd", "secret", "token", "auth", "identified", "bearer", "basic", "negotiate", "cookie", "x-"),
     *("apikey", "api_key", "api-key", "accesskey", "access_key", "access-key", "privatekey", "private_key", "private-key", "private key"),
     *("akia", "asia", "eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat", "xox", "k_live"),
 )
@@ -183,8 +184,10 @@ class Scrubber:
 
         A label is not cut, for it would be another label, and a remedy might act on it. A missing one is unknown, and unknown stops.
         """
-        annotations = {name: self.text(text) for name, text in alert.annotations.items()}
         labels = alert.labels
+        if not self._suspects("\n".join((*labels, *labels.values(), *alert.annotations.values(), alert.generator_url))):
+            return alert
+        annotations = {name: self.text(text) for name, text in alert.annotations.items()}
         if self.holds("\n".join((*labels, *labels.values()))):
             labels = {name: text for name, text in labels.items() if not self.holds(name) and not self.holds(text)}
         return replace(alert, labels=labels, annotations=annotations, generator_url=self.text(alert.generator_url))
@@ -192,10 +195,11 @@ class Scrubber:
     def json(self, value: JSON) -> JSON:
         """Return a JSON tree with every secret in keys, strings and numbers replaced; the tree itself when there is nothing to suspect."""
         # Nearly all trees hold nothing; to look once at all their texts in a row takes a fifth of the time.
-        whole = "\n".join(_texts(value))
-        if any(form in whole for form in self._forms) or _HINT.search(whole.lower()):
-            return self._clean(value)
-        return value
+        return self._clean(value) if self._suspects("\n".join(_texts(value))) else value
+
+    def _suspects(self, text: str) -> bool:
+        """Tell whether `text`, or any part that it was joined from, may hold a secret."""
+        return any(form in text for form in self._forms) or _HINT.search(text.lower()) is not None
 
     def _clean(self, value: JSON) -> JSON:
         if isinstance(value, str):
