@@ -13,7 +13,7 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 from pydantic import TypeAdapter
 
@@ -29,13 +29,15 @@ Value = Any
 # --- JSON ------------------------------------------------------------------------------------------------------------
 
 
+_CANONICAL: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: JSON) -> bytes:
     """Write `value` as the one JSON text that equal values share: sorted keys, no spaces, UTF-8.
 
     Hashes and chains are made over this form. NaN and infinities are refused (ValueError).
     """
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "surrogatepass")
+    return _CANONICAL.encode(value).encode("utf-8", "surrogatepass")
 
 
 def digest(value: JSON) -> str:
@@ -118,7 +120,10 @@ class Authority(StrEnum):
     @property
     def rank(self) -> int:
         """Order of authority: observe 0 < approve 1 < auto 2."""
-        return list(Authority).index(self)
+        return _RANKS[self]
+
+
+_RANKS: Final = {authority: rank for rank, authority in enumerate(Authority)}
 
 
 class Repeat(StrEnum):

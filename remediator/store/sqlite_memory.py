@@ -43,6 +43,8 @@ class Effects:
     events: tuple[ChainedEvent, ...] = ()
     earliest: int | None = None
     """The earliest future wake-up that was written, in microseconds."""
+    rule_texts: list[str] = field(default_factory=list)
+    """Hashes of rule texts that were written, or found to be there."""
     forget_acting: bool = False
     forget_pauses: bool = False
     forget_heads: bool = False
@@ -56,6 +58,8 @@ class Memory:
     heads: dict[str, ChainHead] = field(default_factory=dict)
     pauses: Mapping[str, Pause] | None = None
     acting: int | None = None
+    rule_texts: set[str] = field(default_factory=set)
+    """Hashes of rule texts that the store has."""
     timer: int | None = None
     """The wake-up that the last `next_wake` told, or the last one that was announced: only an earlier one is news."""
     _before: list[tuple[str, Lease | None]] = field(default_factory=list)
@@ -69,6 +73,7 @@ class Memory:
             self._before.append((run, self.leases.get(run)))
             self._set(run, lease)
         self._wake += effects.wake
+        self.rule_texts.update(effects.rule_texts)
         self._events += effects.events
         self._earliest = _earlier(self._earliest, effects.earliest)
         if effects.forget_acting:
@@ -95,6 +100,7 @@ class Memory:
             self._set(run, lease)
         self._start_anew()
         self.heads.clear()
+        self.rule_texts.clear()
         self.pauses = self.acting = None
 
     def _set(self, run: str, lease: Lease | None) -> None:

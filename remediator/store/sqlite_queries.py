@@ -39,7 +39,7 @@ ON CONFLICT (id) DO UPDATE SET rule = excluded.rule, target = excluded.target, s
 INCIDENT_BODY = "UPDATE incident SET body = ? WHERE id = ?"
 RUN_INSERT = """
 INSERT INTO run (id, incident, chain, rule, target, state, ended_at, wrote, wake_at, fence, leased, woken, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?) ON CONFLICT (id) DO NOTHING
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?) ON CONFLICT (id) DO NOTHING
 """
 RUN_REPLACE = """
 UPDATE run SET state = ?, ended_at = ?, wrote = ?, wake_at = CASE WHEN woken = 1 THEN wake_at ELSE ? END, body = ?

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -39,7 +39,8 @@ class Writing:
     effects: Effects = field(default_factory=Effects)
     _due: dict[str, int | None] = field(default_factory=dict)
     """Wake-up by id of runs that this unit wrote, released or woke."""
-    _inserted: set[str] = field(default_factory=set)
+    _inserted: dict[str, bool] = field(default_factory=dict)
+    """Ids of runs that this unit inserted, and whether each was inserted as leased."""
 
     def write(self, changes: Changes) -> tuple[ChainedEvent, ...]:
         """Write everything; return the events at their places. Raises `LeaseLost`, `Conflict`."""
@@ -49,7 +50,7 @@ class Writing:
         for incident in {row.id: row for row in changes.incidents}.values():
             self._incident(incident)
         if changes.runs:
-            self._runs(changes.runs)
+            self._runs(changes.runs, claim=changes.claim)
         if changes.claim or changes.release or changes.wake:
             self._leases(changes)
         self._people(changes)
@@ -81,22 +82,22 @@ class Writing:
         day, number = (found[1], int(found[2])) if found else (None, None)
         self._do(sql.INCIDENT_PUT, incident.id, day, number, incident.rule, incident.target, incident.state, pack(incident))
 
-    def _runs(self, runs: Iterable[Run]) -> None:
+    def _runs(self, runs: Iterable[Run], *, claim: Collection[str]) -> None:
         for run in runs:
             known = self.snapshot.runs.get(run.id)
-            if known is None and self._insert(run):
+            if known is None and self._insert(run, leased=run.ended_at is None and run.id in claim):
                 moved = run.state in _ACTING
             else:
                 self._replace(run)
                 moved = known is None or (known.state in _ACTING) != (run.state in _ACTING)
             self.effects.forget_acting = self.effects.forget_acting or moved
 
-    def _insert(self, run: Run) -> bool:
+    def _insert(self, run: Run, *, leased: bool) -> bool:
         ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
-        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, _wrote(run), wake, run.fence)
+        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, _wrote(run), wake, run.fence, leased)
         if not self._do(sql.RUN_INSERT, *columns, pack(run)).rowcount:
             return False
-        self._inserted.add(run.id)
+        self._inserted[run.id] = leased
         self._due[run.id] = wake if ended is None else None
         return True
 
@@ -131,8 +132,9 @@ class Writing:
         held = self.memory.leases.get(run)
         if held is not None and held.worker != worker and held.until > self.monotonic:
             raise Conflict(f"run {run} is leased by {held.worker}")
-        # A run of this very transaction can't have had a holder; one that existed gets a new fence, which shuts out the old holder.
-        if self._do(sql.RUN_CLAIM, run not in self._inserted, run).fetchone() is None:
+        # A run of this very transaction can't have had a holder, and was inserted as leased; one that existed gets a new fence, which
+        # shuts out the old holder.
+        if not self._inserted[run] if run in self._inserted else self._do(sql.RUN_CLAIM, 1, run).fetchone() is None:
             raise Conflict(f"run {run} can't be claimed: it has ended, or there is no such run")
         self.effects.leases[run] = Lease(worker, self.monotonic + self.lease.total_seconds())
 
@@ -219,7 +221,9 @@ class Writing:
         for use in changes.uses:
             self._do(sql.USE_PUT, use.run, use.rule, use.target, micros(use.at), use.returned)
         for key, text in changes.rule_texts.items():
-            self._do(sql.RULE_TEXT_ADD, key, canonical(text))
+            if key not in self.memory.rule_texts:
+                self._do(sql.RULE_TEXT_ADD, key, canonical(text))
+                self.effects.rule_texts.append(key)
 
     # --- events
 
