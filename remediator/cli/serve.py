@@ -6,7 +6,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from remediator.errors import InvalidFiles, RemediatorError
@@ -32,11 +33,26 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(path: Path) -> int:
+    with _without("rich"):
+        import structlog  # noqa: F401 - it would import rich for tracebacks in colours, three megabytes that a daemon has no use for
     from remediator.app import serve
 
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
         runner.run(serve(path))
     return 0
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let a module look as if it were not installed, for what is imported inside the block."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = None  # type: ignore[assignment]  # import's own sign for a module that can't be had
+    try:
+        yield
+    finally:
+        del sys.modules[module]
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:
