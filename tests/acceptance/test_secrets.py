@@ -1,4 +1,4 @@
-"""Secrets are in the memory of the daemon and nowhere else: not in logs, answers, metrics, events, messages, output or the store's bytes."""
+"""Secrets are in the memory of the daemon and nowhere else: not in log, answers, metrics, events, messages, output or the store."""
 
 from __future__ import annotations
 
