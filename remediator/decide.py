@@ -5,9 +5,11 @@ The live daemon, rehearsal and tests share these functions; nothing else chooses
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
+from remediator.duration import format_duration
 from remediator.expressions import Facts, Unknown
 from remediator.guards import Bounds
 from remediator.model import JSON, Alert, Authority, Plan, Risk, Value, digest, encode_value
@@ -134,37 +136,49 @@ def mandate(
     incident: Incident | None = None,
     plan_risk: Risk = Risk.LOW,
     plans: Sequence[Plan] = (),
+    skew: timedelta = timedelta(),
 ) -> Mandate:
     """Return the effective authority: the least of all that bound it (`semantics.md`, 13).
 
-    `current` is the rule in force now, which may be stricter than the frozen `rule`; `plan_risk` the highest risk of `plans`.
+    `current` is the rule in force now, which may be stricter than the frozen `rule`; `plan_risk` the highest risk of `plans`; `skew`
+    how far ahead of our clock the alert said it began.
     """
-    least, reasons = Authority.AUTO, []
-
-    def lower(to: Authority, reason: str) -> None:
-        nonlocal least
-        if to.rank < Authority.AUTO.rank:
-            reasons.append(reason)
-        least = min(least, to, key=lambda authority: authority.rank)
-
-    if bounds.dry_run:
-        lower(Authority.OBSERVE, "dry_run is on")
-    lower(bounds.authority, f"the operator's limit is {bounds.authority}")
     modes = [rule.mode] if current is None else [rule.mode, current.mode]
     strictest = min(modes, key=lambda mode: mode.rank)
-    lower(strictest, f"the rule's mode is {strictest}")
+    limits = [
+        (Authority.OBSERVE if bounds.dry_run else Authority.AUTO, "dry_run is on"),
+        (bounds.authority, f"the operator's limit is {bounds.authority}"),
+        (strictest, f"the rule's mode is {strictest}"),
+    ]
+    limits += [(Authority.APPROVE, reason) for reason in _world_asks(bounds, skew=skew, plans=plans)]
+    limits += [(Authority.APPROVE, reason) for reason in _remedy_asks(remedy, current, incident=incident, plan_risk=plan_risk)]
+    least = min((limit for limit, _ in limits), key=lambda limit: limit.rank)
+    return Mandate(least, tuple(reason for limit, reason in limits if limit is not Authority.AUTO))
+
+
+def _world_asks(bounds: Bounds, *, skew: timedelta, plans: Sequence[Plan]) -> Iterator[str]:
+    """Give the reasons for an approval that lie in what the daemon can't be sure of."""
     if not bounds.knows_alertmanager:
-        lower(Authority.APPROVE, "no Alertmanager is configured that could confirm the alert")
-    if remedy is not None:
-        if remedy.approval is not None:
-            lower(Authority.APPROVE, "the remedy asks for an approval")
-        if incident is not None and remedy.name in incident.relapsed_remedies:
-            lower(Authority.APPROVE, "it had succeeded before this relapse")
-    if plan_risk is Risk.HIGH or (remedy is not None and remedy.risk is Risk.HIGH):
-        lower(Authority.APPROVE, "its risk is high")
+        yield "no Alertmanager is configured that could confirm the alert"
+    if skew > bounds.clock_skew:
+        yield f"the alert began {format_duration(skew)} ahead of our clock: one of the two clocks is wrong"
     if not bounds.identity.certain and any(_may_carry_us(plan) for plan in plans):
-        lower(Authority.APPROVE, "the daemon could not find out where it runs itself, and this touches a node or pod")
-    return Mandate(least, tuple(reasons))
+        yield "the daemon could not find out where it runs itself, and this touches a node or pod"
+
+
+def _remedy_asks(remedy: Remedy | None, current: Rule | None, *, incident: Incident | None, plan_risk: Risk) -> Iterator[str]:
+    """Give the reasons for an approval that lie in the remedy."""
+    if remedy is not None and any(text.approval is not None for text in texts_of(remedy, current)):
+        yield "the remedy asks for an approval"
+    if remedy is not None and incident is not None and remedy.name in incident.relapsed_remedies:
+        yield "it had succeeded before this relapse"
+    if plan_risk is Risk.HIGH or (remedy is not None and remedy.risk is Risk.HIGH):
+        yield "its risk is high"
+
+
+def texts_of(remedy: Remedy, current: Rule | None) -> Sequence[Remedy]:
+    """Return a remedy as the run froze it, and as the rule in force has it, where it still does (`semantics.md`, 15)."""
+    return [remedy, *(one for one in (current.remedies if current is not None else ()) if one.name == remedy.name)]
 
 
 def _may_carry_us(plan: Plan) -> bool:

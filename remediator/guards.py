@@ -54,6 +54,8 @@ class Bounds:
     identity: Identity = field(default_factory=Identity)
     knows_alertmanager: bool = False
     """Whether an Alertmanager is configured that can be asked; without one every rule is capped at approve."""
+    clock_skew: timedelta = timedelta(minutes=2)
+    """An alert further ahead of our clock than this caps its run at approve."""
 
 
 @dataclass(frozen=True)
@@ -381,6 +383,9 @@ BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, PlanExpiry(), Cooldown(), Budgets(
 
 BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled())
 """Asked again before every further call of a run that acts."""
+
+BEFORE_UNDOING: tuple[Guard, ...] = (*BETWEEN_STEPS, EmptyTarget(), Scope(), NotItself())
+"""Asked about the plan of an undo; neither budget nor size speak against a way back."""
 
 ALL_GUARDS: tuple[Guard, ...] = tuple(dict.fromkeys((*BEFORE_PLANNING, *BEFORE_ACTING)))
 """Every guard once, for the catalogue."""

@@ -81,6 +81,11 @@ class Step:
     intended_at: datetime | None = None
     finished_at: datetime | None = None
 
+    @property
+    def wrote(self) -> bool:
+        """True when it may have changed something."""
+        return self.state in (StepState.APPLIED, StepState.UNKNOWN, StepState.UNDONE, StepState.INTENDED)
+
 
 @dataclass(frozen=True)
 class Run:
@@ -121,6 +126,8 @@ class Run:
     """Hash over all steps' plans; what an approval is bound to."""
     approval: str | None = None
     """Id of the approval it waits for or holds."""
+    asked: int = 0
+    """How many approvals it has asked for."""
     drifts: int = 0
     """Approvals voided because the world had moved."""
     deadline: datetime | None = None
@@ -139,7 +146,7 @@ class Run:
     @property
     def wrote(self) -> bool:
         """True when at least one of its own steps may have changed something."""
-        return any(step.state in (StepState.APPLIED, StepState.UNKNOWN, StepState.UNDONE, StepState.INTENDED) for step in self.steps)
+        return any(step.wrote for step in self.steps)
 
 
 @dataclass(frozen=True)

@@ -166,13 +166,14 @@ class Turn:
         was = self.run.state
         self.move(state, reason)
         if state is RunState.INTERRUPTED:
+            self.close_approval(ApprovalState.VOID, reason)
             self.run = replace(self.run, resume_state=was)
 
     # --- approval
 
     def ask(self, spec: ApprovalSpec, *, authority: str, reasons: Sequence[str], steps: Sequence[JSON]) -> None:
         """Ask people for an approval of exactly the present plan."""
-        number = 1 + self.run.drifts
+        number = 1 + self.run.asked
         ident = f"{self.run.id}-A{number}" if number > 1 else f"{self.run.id}-A"
         reason = "; ".join(reasons) or f"the authority is {authority}"
         self.move(RunState.AWAITING_APPROVAL, reason)
@@ -189,7 +190,8 @@ class Turn:
             quorum=spec.quorum,
         )
         self.approvals.append(approval)
-        self.run = replace(self.run, approval=ident, deadline=approval.expires_at, wake_at=approval.expires_at)
+        expires = approval.expires_at
+        self.run = replace(self.run, approval=ident, asked=number, deadline=expires, wake_at=expires, waiting_since=None)
         self.say(
             Kind.APPROVAL_REQUESTED,
             approval=ident,
@@ -204,9 +206,11 @@ class Turn:
     def close_approval(self, state: ApprovalState, reason: str) -> None:
         """Close the run's approval, if it is still pending or not yet used."""
         approval = None if self.run.approval is None else self.snapshot.approvals.get(self.run.approval)
-        if approval is None or approval.state not in (ApprovalState.PENDING, ApprovalState.APPROVED) or self.run.wrote:
+        unused = approval is not None and approval.state is ApprovalState.APPROVED and not self.run.wrote
+        if approval is None or not (unused or approval.state is ApprovalState.PENDING):
             return
         self.approvals.append(replace(approval, state=state))
+        self.run = replace(self.run, approval=None)
         self.say(Kind.APPROVAL_CLOSED, approval=approval.id, state=state.value, reason=reason)
 
     # --- acting
@@ -215,13 +219,16 @@ class Turn:
         """Enter `applying`: take every lock, reserve a unit of budget. The approval, if any, is used up by this."""
         self.move(RunState.APPLYING, "all guards allow")
         self.take_locks = dict.fromkeys(lock_keys(plans), self.run.id)
-        self.run = replace(self.run, locks=tuple(self.take_locks))
-        self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))
+        self.run = replace(self.run, locks=tuple(sorted({*self.run.locks, *self.take_locks})))
+        if plans:  # messages to people take no budget
+            self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))
 
     def give_back(self) -> None:
-        """Give locks and budget back: nothing was written, and the steps will be planned anew."""
-        self.release_locks.append(self.run.id)
-        self.run = replace(self.run, locks=(), steps=())
+        """Give locks and budget back: nothing was written, and the steps will be planned anew. A chain's locks stay."""
+        if self.run.chain == self.run.number:
+            self.release_locks.append(self.run.id)
+            self.run = replace(self.run, locks=())
+        self.run = replace(self.run, steps=())
         self._return_budget()
 
     def set_step(self, step: Step) -> None:
@@ -269,9 +276,12 @@ class Turn:
     def hand_over(self, to: Rule, reason: str) -> None:
         """End this run and let another rule look at the same incident (once per incident)."""
         self.say(Kind.INCIDENT_HANDED_OVER, to=to.name, reason=reason)
+        self.release_locks.append(self.run.id)  # a chain that ends here may hold some
         self.run, event = advance(self.run, RunState.CANCELLED, now=self.now, reason=reason)
         self.events.append(event)
-        self.incident = replace(self.incident, last_end=RunState.CANCELLED, handovers=(*self.incident.handovers, self.run.rule))
+        self.incident = replace(
+            self.incident, last_end=RunState.CANCELLED, updated_at=self.now, handovers=(*self.incident.handovers, self.run.rule)
+        )
         self.incident, self.successor, created = new_run(self.incident, to, now=self.now, dry_run=self.run.dry_run)
         self.texts[to.hash] = to.source
         self.events.append(created)
