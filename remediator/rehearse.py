@@ -11,8 +11,10 @@ from typing import Any
 
 from remediator import guards
 from remediator.decide import Choice, choose_remedy, encode_facts, plans_hash, with_checks
+from remediator.engine.authority import changing, mandate_of
 from remediator.engine.core import Engine
-from remediator.engine.preparing import changing, mandate_of, plan_steps
+from remediator.engine.people import approvers
+from remediator.engine.preparing import plan_steps
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError
 from remediator.guards import Bounds, Judgement
@@ -98,13 +100,13 @@ async def _plan(engine: Engine, work: Work, held: JSON) -> dict[str, Any]:
     plans = changing(engine, work)
     found = mandate_of(engine, work)
     against = engine.judge(guards.ON_PLAN, work, plans=plans)
-    spec = work.remedy.approval
+    spec = approvers(work)
     return {
         "plan": {"hash": plans_hash(work.plans, work.remedy.hash), "steps": work.shown_steps()},
         "plan_guards": [_judgement(one) for one in against],
         "authority": found.authority.value,
         "authority_reasons": list(found.reasons),
-        "approvers": {"groups": sorted(spec.groups), "quorum": spec.quorum} if spec is not None else {"groups": [], "quorum": 1},
+        "approvers": {"groups": sorted(spec.groups), "quorum": spec.quorum},
         "outcome": _outcome(found.authority.value, [*held, *(_judgement(one) for one in against)], plans),
     }
 

@@ -43,6 +43,8 @@ class World:
     things: dict[str, str] = field(default_factory=lambda: {"a": "bad", "b": "bad"})
     writes: list[str] = field(default_factory=list)
     """Every effective write, as `thing=value`."""
+    told: list[str] = field(default_factory=list)
+    """Every message to people."""
     firing: bool = True
     silenced: bool = False
     silent: bool = False
@@ -131,6 +133,22 @@ class ScriptedOnce(ScriptedAction):
     undo = Action.undo
 
 
+class ScriptedMessage(ScriptedAction):
+    """Tells people something: it changes nothing and can't be taken back."""
+
+    name = "test.tell"
+    notifies = True
+    reversible = False
+    undo = Action.undo
+
+    async def plan(self, params: SetParams, ctx: Any) -> Plan:
+        return Plan(self.name, f"tell {params.thing}", (), {"thing": params.thing})
+
+    async def apply(self, plan: Plan, ctx: Any) -> Receipt:
+        self.world.told.append(str(plan.intent["thing"]))
+        return Receipt("told")
+
+
 class ScriptedCheck(Check[Params]):
     """Looks at the things."""
 
@@ -176,7 +194,7 @@ class ScriptedRegistry:
     """Knows the scripted actions and checks of one world."""
 
     def __init__(self, world: World) -> None:
-        kinds = (ScriptedAction, ScriptedOnce, ScriptedCheck, ScriptedStanding)
+        kinds = (ScriptedAction, ScriptedOnce, ScriptedMessage, ScriptedCheck, ScriptedStanding)
         self._kinds = {kind.name: type(kind.__name__, (kind,), {"world": world}) for kind in kinds}
 
     def action(self, name: str) -> Any:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
+from remediator.engine import people
+from remediator.engine.authority import holds_approval, lacking
+from remediator.engine.following import follow_up
 from remediator.engine.work import Work, plan_of
+from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.execution import Outcome, Result
-from remediator.model import IncidentState, Plan, Receipt, RunState, StepState, Value
+from remediator.model import ApprovalState, Authority, IncidentState, Plan, Receipt, RunState, StepState
 from remediator.records import Step
 from remediator.turn import Turn
 
@@ -30,6 +34,9 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
     """Make the first intent durable together with locks, budget and all guards' last word."""
     if not await engine.stands(work, approved=approved):
         return
+    engine.renew(work)
+    if lacking(engine, work, approved=approved):
+        return  # a reload came in between: the run plans again under what is in force now
     step = next(step for step in work.run.steps if step.state is StepState.PLANNED and step.plan is not None and not step.plan.noop)
 
     def play(turn: Turn) -> bool:
@@ -69,7 +76,15 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
     if work.incident.state is IncidentState.RESOLVED:
         await _no_further(engine, work, "the alert is resolved")
         return
-    if not await engine.stands(work, approved=work.run.approval is not None):
+    if not await _authorised(engine, work):
+        return
+    try:
+        step = await follow_up(engine, work, step)
+    except RemediatorError as error:
+        await _record(engine, work, step, Outcome(_result_of(error), f"it does not fit what it was planned for: {error}"))
+        return
+    if plan_of(step).noop:
+        await engine.turn(work, lambda turn: turn.set_step(step))
         return
 
     def play(turn: Turn) -> bool:
@@ -82,6 +97,24 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
 
     await engine.turn(work, play)
     work.calling = None if work.parked else step.number
+
+
+async def _authorised(engine: Engine, work: Work) -> bool:
+    """Tell whether the run may still make a call, by its authority now and by Alertmanager; if not, lead it elsewhere."""
+    approved = holds_approval(work)
+    lack = lacking(engine, work, approved=approved)
+    if lack is None:
+        return await engine.stands(work, approved=approved)
+    authority, reasons = lack
+    if authority is Authority.APPROVE:
+        await people.ask(engine, work, reasons)
+    else:
+        await engine.stop(work, RunState.ESCALATED, "its authority was taken away while it acted: " + "; ".join(reasons))
+    return False
+
+
+def _result_of(error: RemediatorError) -> Result:
+    return Result.TEMPORARY if isinstance(error, TemporaryError) else Result.FAILED
 
 
 async def _no_further(engine: Engine, work: Work, reason: str) -> None:
@@ -98,39 +131,40 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
     if work.calling == step.number:
         work.calling = None
         engine.on_call(work.run)
-        outcome = await call(engine, plan, key=key, values=values, limit=work.spec(step).timeout)
-        await _record(engine, work, step, outcome)
-        return
-    outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
-    if outcome.result is Result.TEMPORARY:
-        # It is known not to have happened, so it is still to be done; everything is asked again before it is.
-        again = replace(step, state=StepState.PLANNED, message=outcome.message)
-        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, again))
+        outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout)
     else:
-        await _record(engine, work, step, outcome)
+        outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
+    await _record(engine, work, step, outcome)
 
 
-async def call(engine: Engine, plan: Plan, *, key: str, values: Mapping[str, Value], limit: timedelta) -> Outcome:
-    """Make a call, and again after a delay while it surely wrote nothing and may work later."""
-    for attempt in range(1, MAX_TRIES):
-        outcome = await engine.execution.apply(plan, key=key, values=values, timeout=limit)
-        if outcome.result is not Result.TEMPORARY:
-            return outcome
-        await asyncio.sleep(min(outcome.delay or timedelta(seconds=attempt), LONGEST_DELAY).total_seconds())
-    return await engine.execution.apply(plan, key=key, values=values, timeout=limit)
+def may_try_again(work: Work, step: Step, outcome: Outcome) -> bool:
+    """Tell whether a call that surely wrote nothing is worth another try, and count it."""
+    work.tries[step.number] += 1
+    return outcome.result is Result.TEMPORARY and work.tries[step.number] < MAX_TRIES
+
+
+async def pause(work: Work, step: Step, outcome: Outcome) -> None:
+    """Wait before a call is tried again, as long as the other side asked for."""
+    delay = outcome.delay or timedelta(seconds=work.tries[step.number])
+    await asyncio.sleep(min(delay, LONGEST_DELAY).total_seconds())
 
 
 async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
     """Write an outcome down and go where it leads."""
     if outcome.result is Result.APPLIED:
-        await engine.turn(work, lambda turn: _applied(turn, work, step, outcome))
+        await engine.insist(work, lambda turn: _applied(turn, work, step, outcome))
     elif outcome.result is Result.UNKNOWN:
-        await engine.turn(work, lambda turn: unknown(turn, step, outcome), park=True)
+        await engine.insist(work, lambda turn: unknown(turn, step, outcome), park=True)
+    elif may_try_again(work, step, outcome):
+        # It is known not to have happened, so it is still to be done; everything is asked again before it is.
+        again = replace(step, state=StepState.PLANNED, message=outcome.message)
+        await engine.insist(work, lambda turn: turn.record(Kind.ACTION_FAILED, again, seconds=outcome.seconds))
+        await pause(work, step, outcome)
     elif outcome.result is Result.REFUSED and not _wrote_before(work, step):
         await _plan_again(engine, work, step, outcome)
     else:
         failed = replace(step, state=StepState.FAILED, message=outcome.message)
-        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, seconds=outcome.seconds))
+        await engine.insist(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, seconds=outcome.seconds))
         await engine.remedy_failed(work, f"step {step.number} ({step.action}) failed: {outcome.message}")
 
 
@@ -145,6 +179,7 @@ def _applied(turn: Turn, work: Work, step: Step, outcome: Outcome) -> None:
 
 def begin_verifying(turn: Turn, work: Work, reason: str) -> None:
     """Enter verification with its deadline."""
+    turn.close_approval(ApprovalState.VOID, reason)
     turn.move(RunState.VERIFYING, reason)
     turn.run = replace(turn.run, deadline=turn.now + work.remedy.verify.within, healthy_since=None)
 

@@ -27,6 +27,9 @@ T = TypeVar("T")
 VISIBLE_AFTER = 1.0
 """Seconds after which looking and planning are written down, so that people see what a slow run is doing."""
 
+PATIENCE = (0.1, 0.3, 1.0, 3.0, 5.0)
+"""Seconds between attempts to write down what came of a call while the store is unavailable; the lease is renewed meanwhile."""
+
 Play = Callable[[Turn], bool | None]
 """Plays on a turn; True gives the lease back."""
 
@@ -108,9 +111,13 @@ class Engine:
 
     async def look(self, work: Work) -> None:
         """Read the rows that the run stands on again, and take the rule and the bounds in force now."""
+        self.renew(work)
+        work.snapshot = await self.store.read(self._reads(work))
+
+    def renew(self, work: Work) -> None:
+        """Take the rule and the bounds in force now."""
         work.current = self.rule(work.run.rule)
         work.bounds = self._bounds()
-        work.snapshot = await self.store.read(self._reads(work))
 
     def _reads(self, work: Work, locks: Sequence[str] = ()) -> Reads:
         windows = [budget.window for rule in (work.rule, work.current) if rule is not None for budget in rule.guards.budgets]
@@ -138,6 +145,17 @@ class Engine:
         turn, work.parked = made[0]
         work.run, work.events = turn.run, []
         work.snapshot = replace(committed.snapshot, incidents={**committed.snapshot.incidents, turn.incident.id: turn.incident})
+
+    async def insist(self, work: Work, play: Play, *, park: bool = False) -> None:
+        """Make durable what came of a call, also when the store needs a moment: nothing else knows it."""
+        for delay in PATIENCE:
+            try:
+                await self.turn(work, play, park=park)
+            except StoreUnavailable:
+                await asyncio.sleep(delay)
+            else:
+                return
+        await self.turn(work, play, park=park)
 
     def scrubbed(self, turn: Turn) -> Turn:
         """Take secrets out of what a turn puts into the audit, into messages and before people's eyes."""
@@ -214,19 +232,24 @@ class Engine:
         if standing in (Standing.UNASKED, Standing.SILENT):
             await people.ask(self, work, [words])
         elif work.run.wrote:
-            await self.turn(work, lambda turn: acting.begin_verifying(turn, work, f"no further step: {words}"))
+            await self.verify_what_was_done(work, words)
         else:
             await self.stop(work, RunState.CANCELLED, words)
         return False
+
+    async def verify_what_was_done(self, work: Work, reason: str) -> None:
+        """Start no further step, and see what the others have done."""
+        await self.turn(work, lambda turn: acting.begin_verifying(turn, work, f"no further step: {reason}"))
 
     async def remedy_failed(self, work: Work, reason: str, *, verified: bool = False) -> None:
         """Do what the remedy says about failing (`semantics.md`, 16 and 20). `verified`: all steps went well, but it did not help."""
         remedy = work.remedy
         tried = {*work.run.tried, remedy.name}
         left = any(other.name not in tried for other in work.rule.remedies)
-        if work.run.wrote and remedy.on_failure is OnFailure.UNDO:
+        changed = any(step.wrote and not self.execution.action(step.action).notifies for step in work.run.steps)
+        if changed and remedy.on_failure is OnFailure.UNDO:
             await self.turn(work, lambda turn: turn.move(RunState.UNDOING, reason))
-        elif remedy.on_failure is OnFailure.NEXT and left and (verified or not work.run.wrote):
+        elif remedy.on_failure is OnFailure.NEXT and left and (verified or not changed):
             await self.turn(work, lambda turn: turn.fail_and_continue(reason), park=True)
         else:
             await self.stop(work, RunState.FAILED, reason)

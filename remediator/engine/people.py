@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from remediator import guards
+from remediator.decide import texts_of
 from remediator.engine.work import Work
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
-from remediator.records import Signal, SignalKind
+from remediator.records import Approval, Signal, SignalKind
 from remediator.rules.model import ApprovalSpec
 from remediator.turn import Turn
 
@@ -22,14 +23,32 @@ MOST_DRIFTS = 2
 
 async def ask(engine: Engine, work: Work, reasons: Sequence[str]) -> None:
     """Ask people for an approval of the present plan, and wait."""
-    spec = work.remedy.approval or ApprovalSpec()
+    spec = approvers(work)
     steps = work.shown_steps()
     await engine.turn(work, lambda turn: turn.ask(spec, authority=Authority.APPROVE.value, reasons=reasons, steps=steps), park=True)
+
+
+def approvers(work: Work) -> ApprovalSpec:
+    """Return who must agree: the stricter of the frozen and the current text (`semantics.md`, 15)."""
+    specs = [text.approval for text in texts_of(work.remedy, work.current) if text.approval is not None]
+    if not specs:
+        return ApprovalSpec()
+    groups = [spec.groups for spec in specs if spec.groups]
+    common = frozenset.intersection(*groups) if groups else frozenset()
+    return ApprovalSpec(
+        # Where no group is in both texts, the current one's is asked: it is what the operator wants now.
+        groups=common or (groups[-1] if groups else common),
+        quorum=max(spec.quorum for spec in specs),
+        expires=min(spec.expires for spec in specs),
+    )
 
 
 async def await_approval(engine: Engine, work: Work) -> None:
     """See what has become of the approval: decided, expired, overtaken by events, or still open."""
     if await engine.gone(work):
+        return
+    if work.incident.state is IncidentState.RESOLVED:
+        await engine.verify_what_was_done(work, "the alert is resolved")
         return
     paused = engine.judge(guards.BETWEEN_STEPS, work)
     if paused:
@@ -43,6 +62,8 @@ async def await_approval(engine: Engine, work: Work) -> None:
         await engine.stop(work, RunState.DENIED, f"denied by {who}")
     elif _rule_changed(work):
         await engine.stop(work, RunState.ESCALATED, "the rule's remedy was changed since the approval was asked for")
+    elif _approvers_changed(work, approval):
+        await engine.turn(work, _ask_anew)
     elif approval.state is ApprovalState.APPROVED:
         _approved(work)
     elif work.snapshot.now >= approval.expires_at:
@@ -58,6 +79,17 @@ def _rule_changed(work: Work) -> bool:
     return all(remedy.hash != work.run.remedy_hash for remedy in remedies)
 
 
+def _approvers_changed(work: Work, approval: Approval) -> bool:
+    """Tell whether the rule in force wants others, or more, to agree than were asked. Of a run that acts the frozen ones are."""
+    wanted = approvers(work)
+    return not work.run.wrote and (approval.quorum < wanted.quorum or frozenset(approval.groups) != wanted.groups)
+
+
+def _ask_anew(turn: Turn) -> None:
+    turn.close_approval(ApprovalState.VOID, "the rule says now that others must agree")
+    turn.move(RunState.PLANNING, "the rule says now that others must agree")
+
+
 def _approved(work: Work) -> None:
     """Go on after people agreed: with the next step when some were done already, else look at the world again."""
     if work.run.wrote:
@@ -67,8 +99,10 @@ def _approved(work: Work) -> None:
 
 
 def _expire(turn: Turn) -> None:
+    approval = turn.snapshot.approvals[turn.run.approval or ""]
+    if approval.state is not ApprovalState.PENDING:
+        return  # somebody decided in the last moment; that wakes the run again
     turn.close_approval(ApprovalState.EXPIRED, "nobody decided in time")
-    turn.run = replace(turn.run, approval=None)
     turn.move(RunState.EXPIRED, "nobody decided in time")
 
 
@@ -124,6 +158,8 @@ def _settled_not_applied(turn: Turn, signal: Signal) -> None:
 def _resumed(turn: Turn, signal: Signal) -> None:
     turn.signalled(signal)
     state = turn.run.resume_state
+    if state is RunState.AWAITING_APPROVAL:
+        state = RunState.APPLYING  # it was asking about a further step, and asks again
     back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
     turn.move(back, f"resumed by {signal.who}: {signal.comment}")
     turn.run = replace(turn.run, resume_state=None, waiting_since=None)

@@ -6,15 +6,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from remediator import guards
-from remediator.decide import Choice, Mandate, choose_remedy, encode_facts, mandate, plans_hash, with_checks
+from remediator.decide import Choice, choose_remedy, encode_facts, plans_hash, with_checks
 from remediator.engine import acting, people
+from remediator.engine.authority import changing, mandate_of
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.expressions import Unknown
-from remediator.model import ApprovalState, Authority, Plan, Risk, RunState, StepState
+from remediator.model import ApprovalState, Authority, RunState, StepState
 from remediator.records import Step
-from remediator.rules.model import ApprovalSpec
 from remediator.turn import Turn
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ async def plan(engine: Engine, work: Work) -> None:
         await engine.remedy_failed(work, f"it can't be planned: {error}")
         return
     work.run = replace(work.run, steps=steps, planned_at=work.snapshot.now)
-    if all(plan.noop for plan in work.plans):
+    if not changing(engine, work) and any(not engine.execution.action(plan.action).notifies for plan in work.plans):
         await engine.remedy_failed(work, "there is nothing left for it to do: the world is already as it wishes")
         return
     work.run = replace(work.run, plan_hash=plans_hash(work.plans, work.run.remedy_hash))
@@ -107,24 +107,11 @@ async def plan_steps(engine: Engine, work: Work) -> tuple[Step, ...]:
     return tuple(steps)
 
 
-def changing(engine: Engine, work: Work) -> list[Plan]:
-    """Return the plans that change a system: messages to people take no locks, budgets or approvals."""
-    return [plan for plan in work.plans if not plan.noop and not engine.execution.action(plan.action).notifies]
-
-
-def mandate_of(engine: Engine, work: Work) -> Mandate:
-    """Return how far this run may go by itself with the plan it has."""
-    ranks = {risk: rank for rank, risk in enumerate(Risk)}
-    plans = changing(engine, work)
-    risk = max((engine.execution.action(plan.action).risk for plan in plans), key=ranks.__getitem__, default=Risk.LOW)
-    return mandate(work.rule, work.bounds, current=work.current, remedy=work.remedy, incident=work.incident, plan_risk=risk, plans=plans)
-
-
 async def _authorise(engine: Engine, work: Work) -> None:
     """Go on with a plan: rehearse, ask, or act, as far as the authority goes."""
     held = mandate_of(engine, work)
     authority = Authority.OBSERVE if work.run.dry_run else held.authority
-    spec = work.remedy.approval or ApprovalSpec()
+    spec = people.approvers(work)
     work.say(
         Kind.PLAN_MADE,
         remedy=work.run.remedy,
@@ -159,7 +146,7 @@ async def _approved(engine: Engine, work: Work) -> bool:
 
     def void(turn: Turn) -> None:
         turn.close_approval(ApprovalState.VOID, "the world moved since: the plan is not the one that was approved")
-        turn.run = replace(turn.run, drifts=turn.run.drifts + 1, approval=None)
+        turn.run = replace(turn.run, drifts=turn.run.drifts + 1)
 
     await engine.turn(work, void)
     return False

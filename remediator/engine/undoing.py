@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.engine import acting
+from remediator.engine.authority import mandate_of
 from remediator.engine.work import Work, plan_of
 from remediator.errors import PermanentError, RemediatorError
 from remediator.events import Kind
 from remediator.execution import Outcome, Result
-from remediator.model import Plan, Receipt, RunState, StepState
+from remediator.model import Authority, Plan, Receipt, RunState, StepState
 from remediator.records import Step
+from remediator.turn import Turn
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
 async def undo(engine: Engine, work: Work) -> None:
     """Undo the last applied step that is left, or look into one whose undo was intended when the process died."""
-    step = next((step for step in reversed(work.run.steps) if step.state is StepState.APPLIED), None)
+    step = next((step for step in reversed(work.run.steps) if _is_left(engine, step)), None)
     if step is None:
         await engine.stop(work, RunState.UNDONE, f"undone, since: {work.run.reason}")
         return
@@ -28,18 +31,21 @@ async def undo(engine: Engine, work: Work) -> None:
     if step.undo_intended:
         lost = "the daemon stopped during the undo"
         outcome = await engine.execution.settle(_undo_plan(step), key=key, values=work.values(), lost=lost)
-        if outcome.result is Result.TEMPORARY:
-            # It is known not to have happened, so it is still to be done.
-            again = replace(step, undo_intended=False, message=outcome.message)
-            await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, again, undo=True))
-        else:
-            await _record(engine, work, step, outcome)
+        await _record(engine, work, step, outcome)
         return
-    paused = engine.judge((guards.KillSwitch(),), work)
-    if paused:
-        await engine.held(work, paused)
-        return
-    await _undo_step(engine, work, step, key)
+    await engine.look(work)
+    against = engine.judge(guards.BETWEEN_STEPS, work)
+    if against:
+        await engine.held(work, against)
+    elif mandate_of(engine, work).authority is Authority.OBSERVE:
+        await engine.stop(work, RunState.ESCALATED, f"nothing may be changed any more, so step {step.number} ({step.action}) stays applied")
+    else:
+        await _undo_step(engine, work, step, key)
+
+
+def _is_left(engine: Engine, step: Step) -> bool:
+    """Tell whether there is something to undo: a message to people was sent, and that is that."""
+    return step.state is StepState.APPLIED and not engine.execution.action(step.action).notifies
 
 
 async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
@@ -48,21 +54,41 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
     except RemediatorError as error:
         await engine.stop(work, RunState.ESCALATED, f"step {step.number} ({step.action}) can't be undone: {error}")
         return
-    await engine.turn(work, lambda turn: turn.intend(replace(step, undo_plan=plan), undo=True))
+    if plan.noop:
+        await _record(engine, work, step, Outcome(Result.APPLIED, "there was nothing left to undo"))
+        return
+
+    def play(turn: Turn) -> bool:
+        against = engine.judge(guards.BEFORE_UNDOING, work, turn.snapshot, [plan])
+        if against:
+            turn.hold(against, max_wait=timedelta())
+            return True
+        turn.intend(replace(step, undo_plan=plan), undo=True)
+        return False
+
+    engine.renew(work)
+    await engine.turn(work, play)
+    if work.parked:
+        return
     intended = work.step(step.number)
-    outcome = await acting.call(engine, plan, key=key, values=work.values(), limit=work.spec(step).timeout)
+    outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout)
     await _record(engine, work, intended, outcome)
 
 
 async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
     if outcome.result is Result.APPLIED:
         undone = replace(step, state=StepState.UNDONE, undo_receipt=outcome.receipt, message=outcome.message, undo_intended=False)
-        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_APPLIED, undone, undo=True, seconds=outcome.seconds))
+        await engine.insist(work, lambda turn: turn.record(Kind.ACTION_APPLIED, undone, undo=True, seconds=outcome.seconds))
     elif outcome.result is Result.UNKNOWN:
-        await engine.turn(work, lambda turn: acting.unknown(turn, step, outcome, undo=True), park=True)
+        await engine.insist(work, lambda turn: acting.unknown(turn, step, outcome, undo=True), park=True)
+    elif acting.may_try_again(work, step, outcome):
+        # It is known not to have happened, so it is still to be done.
+        again = replace(step, undo_intended=False, message=outcome.message)
+        await engine.insist(work, lambda turn: turn.record(Kind.ACTION_FAILED, again, undo=True, seconds=outcome.seconds))
+        await acting.pause(work, step, outcome)
     else:
         failed = replace(step, message=f"undo failed: {outcome.message}", undo_intended=False)
-        await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, undo=True, seconds=outcome.seconds))
+        await engine.insist(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, undo=True, seconds=outcome.seconds))
         await engine.stop(work, RunState.ESCALATED, f"the undo of step {step.number} ({step.action}) failed: {outcome.message}")
 
 

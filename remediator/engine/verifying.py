@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.decide import CheckResult, with_checks
+from remediator.engine.following import superseded
 from remediator.engine.work import Work, plan_of
 from remediator.events import Kind
 from remediator.expressions import Facts, Unknown
@@ -87,7 +88,7 @@ async def _resolved(engine: Engine, work: Work, *, asked: bool) -> bool | Unknow
 
 
 async def _step_verdicts(engine: Engine, work: Work) -> Sequence[Verdict]:
-    applied = [step for step in work.run.steps if step.state is StepState.APPLIED]
+    applied = [step for step in work.run.steps if step.state is StepState.APPLIED and not superseded(step, work.run.steps)]
     return await asyncio.gather(*(_step_verdict(engine, work, step) for step in applied))
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from remediator.decide import subject_facts
 from remediator.errors import PermanentError
@@ -36,6 +38,8 @@ class Work:
     parked: bool = False
     """True once the lease was given back: the engine is done with the run for now."""
     replans: int = 0
+    tries: Counter[int] = field(default_factory=Counter)
+    """How often each step's call was made by this process and surely wrote nothing."""
     calling: int | None = None
     """The step whose intent this very process just made durable, and whose call it has not made yet."""
 
@@ -43,6 +47,12 @@ class Work:
     def incident(self) -> Incident:
         """The incident as last read."""
         return self.snapshot.incidents[self.run.incident]
+
+    @property
+    def skew(self) -> timedelta:
+        """How far ahead of our clock the alert said it began when it was first received."""
+        episode = self.snapshot.episodes.get(self.incident.subject.fingerprint)
+        return timedelta() if episode is None else episode.starts_at - episode.opened_at
 
     @property
     def remedy(self) -> Remedy:

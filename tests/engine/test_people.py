@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from remediator.model import RunState
+from remediator.model import ApprovalState, RunState
 from remediator.records import SignalKind
-from remediator.rules.model import OnFailure
+from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
+from remediator.store.protocol import Changes, Reads
 from tests.builders import alert
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, fails_at
-from tests.stories import TWO, act, lift, pause, playbook, step, tell
+from tests.stories import FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
 
 MINUTE = timedelta(minutes=1)
 
@@ -23,18 +23,6 @@ async def end(harness: Harness) -> None:
     """Tell that the alert is resolved, then work."""
     await harness.send(alert(firing=False, ends_at=harness.now))
     await harness.work()
-
-
-def once(point: str, does: Callable[[], Any]) -> Callable[[str], None]:
-    """Do something the first time a point is reached."""
-    reached: list[str] = []
-
-    def fault(at: str) -> None:
-        if at == point and not reached:
-            reached.append(at)
-            does()
-
-    return fault
 
 
 # --- a run that only a person leads on
@@ -155,3 +143,167 @@ async def test_unknown_undo_is_settled_by_a_person(start: Start, kind: SignalKin
     assert await harness.state() is state
     assert harness.world.writes == writes
     assert await harness.store.locks() == {}
+
+
+# --- approvals
+
+
+async def approvals(harness: Harness) -> dict[str, ApprovalState]:
+    page = await harness.store.approvals()
+    return {one.id: one.state for one in page.items}  # type: ignore[attr-defined]
+
+
+async def test_asking_again_after_an_interruption_is_a_new_question(start: Start) -> None:
+    """The kill switch voids what was pending; after it people are asked anew, with a message of its own."""
+    harness = await start(playbook(act(approval=ApprovalSpec())))
+    await harness.send(alert())
+    await harness.work()
+    await pause(harness)
+    harness.now += 30 * MINUTE
+    await harness.work()
+    assert await harness.state() is RunState.INTERRUPTED
+    assert await approvals(harness) == {f"{FIRST_RUN}-A": ApprovalState.VOID}
+    await lift(harness)
+    await tell(harness, SignalKind.RESUME)
+    assert await harness.state() is RunState.AWAITING_APPROVAL
+    assert (await harness.run()).approval == f"{FIRST_RUN}-A2"
+    assert f"{FIRST_RUN}/approval/2" in await due(harness)
+    await decide(harness, approval=f"{FIRST_RUN}-A2")
+    assert harness.world.writes == ["a=good"]
+
+
+async def test_decision_of_the_last_moment_counts(start: Start) -> None:
+    """Somebody agreed before the deadline; the engine, which had not seen it yet, does not call it expired."""
+    harness = await start(playbook(act(approval=ApprovalSpec(expires=5 * MINUTE))))
+    await harness.send(alert())
+    await harness.work()
+    plain, decided = harness.store.transact, False
+
+    async def transact(*arguments: Any) -> Any:
+        nonlocal decided
+        if not decided:
+            decided = True
+            harness.now -= MINUTE
+            await decide(harness, work=False)
+            harness.now += MINUTE
+        return await plain(*arguments)
+
+    harness.now += 5 * MINUTE
+    harness.store.transact = transact  # type: ignore[method-assign]
+    await harness.work()
+    assert await approvals(harness) == {f"{FIRST_RUN}-A": ApprovalState.APPROVED}
+    assert harness.world.writes == ["a=good"]
+
+
+async def test_decision_while_the_run_is_worked_on_wakes_it_again(start: Start) -> None:
+    """The wake-up reaches a leased run as soon as it is given back."""
+    harness = await start(playbook(act(approval=ApprovalSpec())))
+    await harness.send(alert())
+    plain, decided = harness.store.transact, False
+
+    async def transact(*arguments: Any) -> Any:
+        nonlocal decided
+        if not decided and (await harness.state()) is RunState.AWAITING_APPROVAL:
+            decided = True
+            await decide(harness, work=False)
+        return await plain(*arguments)
+
+    await harness.work()
+    await harness.store.transact(*_wake())
+    harness.store.transact = transact  # type: ignore[method-assign]
+    await harness.work()
+    assert decided
+    assert harness.world.writes == ["a=good"]
+
+
+def _wake() -> Any:
+    return Reads(), lambda _snapshot: Changes(wake=[FIRST_RUN])
+
+
+async def silent_between_steps(start: Start) -> Harness:
+    """Return a run that applied its first step and asks about the second, since Alertmanager is silent."""
+    harness = await start(playbook(act("both", *TWO)))
+
+    def silent(point: str) -> None:
+        harness.world.silent = harness.world.silent or point == "after"
+
+    harness.world.fault = silent
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is RunState.AWAITING_APPROVAL
+    harness.world.fault = lambda _point: None
+    return harness
+
+
+async def test_s18_resolved_while_a_further_step_awaits_approval(start: Start) -> None:
+    """No further step; what was applied is verified, and the question is closed."""
+    harness = await silent_between_steps(start)
+    await end(harness)
+    assert await harness.state() is RunState.VERIFYING
+    assert harness.world.writes == ["a=good"]
+    assert await approvals(harness) == {f"{FIRST_RUN}-A": ApprovalState.VOID}
+
+
+async def test_question_about_a_further_step_is_closed_when_it_expires(start: Start) -> None:
+    """Nothing stays on people's list that can't be decided any more."""
+    harness = await silent_between_steps(start)
+    await harness.tick(30 * MINUTE)
+    assert await harness.state() is RunState.EXPIRED
+    assert await approvals(harness) == {f"{FIRST_RUN}-A": ApprovalState.EXPIRED}
+
+
+async def test_resuming_a_run_that_asked_about_a_further_step_never_repeats_the_first(start: Start) -> None:
+    """It goes on where it was, with the second step."""
+    harness = await silent_between_steps(start)
+    await pause(harness)
+    await harness.tick(30 * MINUTE)
+    assert await harness.state() is RunState.INTERRUPTED
+    await lift(harness)
+    harness.world.silent = False
+    harness.world.things["a"] = "bad"
+    await tell(harness, SignalKind.RESUME)
+    assert harness.world.writes == ["a=good", "b=good"]
+    assert await harness.state() is RunState.VERIFYING
+
+
+async def test_s15_stricter_approvers_in_force_are_asked(start: Start) -> None:
+    """A rule that wants two people of another group by now is not satisfied by one of the old group."""
+    harness = await start(playbook(act(approval=ApprovalSpec(frozenset({"sre"})))))
+    await harness.send(alert())
+    await harness.work()
+    stricter = act(approval=ApprovalSpec(frozenset({"dba"}), quorum=2))
+    harness.rules["site-down"] = playbook(stricter, hash="newer")
+    harness.texts["site-down"] = playbook(act(approval=ApprovalSpec(frozenset({"sre"}))))
+    await decide(harness)
+    assert await harness.state() is RunState.AWAITING_APPROVAL
+    assert harness.world.writes == []
+    assert (await approvals(harness))[f"{FIRST_RUN}-A"] is ApprovalState.VOID
+    asked = await harness.store.approval(f"{FIRST_RUN}-A2")
+    assert asked is not None
+    assert (asked.groups, asked.quorum) == (("dba",), 2)
+
+
+async def test_s15_approval_added_to_the_rule_in_force_is_asked_for(start: Start) -> None:
+    """The run froze a remedy that acts by itself; the rule says now that people must agree."""
+    harness = await start(playbook(act(), hash="older"))
+    await harness.send(alert())
+    harness.rules["site-down"] = playbook(act(approval=ApprovalSpec()), hash="newer")
+    await harness.work()
+    assert await harness.state() is RunState.AWAITING_APPROVAL
+    assert harness.world.writes == []
+
+
+async def test_waiting_for_people_is_not_waiting_for_guards(start: Start) -> None:
+    """A lock that is taken when a late approval comes may be waited for as long as at any other time."""
+    harness = await start(playbook(act(approval=ApprovalSpec()), guards=GuardSpec(firing_for=MINUTE)))
+    await harness.send(alert())
+    await harness.work()
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.AWAITING_APPROVAL
+    harness.now += 25 * MINUTE
+    await harness.store.transact(Reads(), lambda _snapshot: Changes(take_locks={"test:world/-/thing/a": "other"}))
+    await decide(harness)
+    assert await harness.state() is RunState.WAITING
+    await harness.store.transact(Reads(), lambda _snapshot: Changes(release_locks=["other"]))
+    await harness.tick(MINUTE)
+    assert harness.world.writes == ["a=good"]
