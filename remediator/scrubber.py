@@ -32,12 +32,10 @@ MOST = 1000
 # Texts come from outside and may be made to hurt: repetitions are bounded, possessive, or the last thing in their pattern.
 _HINTS = (
     *("@", "hooks.slack.", "/api/webhooks/"),  # and no plain URL: nearly every alert has some
-    *("pass", "pwd", "secret", "token", "auth", "identified", "bearer", "basic", "negotiate", "cookie", "x-"),
-    *("apikey", "api_key", "api-key", "accesskey", "access_key", "access-key", "privatekey", "private_key", "private-key", "private key"),
+    *("pass", "pwd", "secret", "token", "auth", "key", "identified", "bearer", "basic", "negotiate", "cookie", "x-"),
     *("akia", "asia", "eyj", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat", "xox", "k_live"),
 )
 """Text that holds none of these, in lower case, matches no pattern."""
-_HINT = re.compile("|".join(map(re.escape, _HINTS)))
 
 _TEXT_IN_QUOTES = r""""(?:\\.|[^"\\])*|'(?:\\.|[^'\\])*|\\+["'][^"'\\]*"""
 _KEYS = r"(?:api|access|secret|private)[_-]?key|client[_-]?secret"
@@ -169,7 +167,7 @@ class Scrubber:
         found = [form for form in self._forms if form in text]
         if found:
             text = _cut(text, found)
-        if _HINT.search(text.lower()):
+        if _hints(text):
             for pattern, replacement in _PATTERNS:
                 text = pattern.sub(replacement, text)
             text = _NAMED.sub(_hide_named, text)
@@ -199,7 +197,7 @@ class Scrubber:
 
     def _suspects(self, text: str) -> bool:
         """Tell whether `text`, or any part that it was joined from, may hold a secret."""
-        return any(form in text for form in self._forms) or _HINT.search(text.lower()) is not None
+        return any(form in text for form in self._forms) or _hints(text)
 
     def _clean(self, value: JSON) -> JSON:
         if isinstance(value, str):
@@ -220,6 +218,11 @@ class Scrubber:
                 key += "'"
             clean[key] = REDACTED if _SECRET_KEY.search(key) and _holds_secret(item) else self._clean(item)
         return clean
+
+
+def _hints(text: str) -> bool:
+    """Tell whether `text` may match a pattern. Many searches for a word are quicker than one for an expression of all words."""
+    return any(map(text.lower().__contains__, _HINTS))
 
 
 def _texts(value: JSON) -> list[str]:
