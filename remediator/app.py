@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from remediator import __version__, operations
 from remediator.action import Identity
-from remediator.alerts import parse_webhook
+from remediator.alerts import Webhook, parse_webhook
 from remediator.authentication import Authenticator
 from remediator.connections import Connections
 from remediator.engine.core import Engine
@@ -48,6 +48,8 @@ from remediator.store.sqlite import SqliteStore
 
 CHUNK = 50
 """Most alerts of one webhook that one transaction takes, so that a huge group does not hold up the others."""
+READ_AT_ONCE = 64 * 1024
+"""Longest body, in bytes, that is read between two other things; a text made to be slow costs two seconds a mebibyte."""
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
 KEEP_ALIVE_EVERY = timedelta(seconds=30)
@@ -119,6 +121,7 @@ class Daemon:
         self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
         self._ready = "it has not started yet"
+        self._reading = asyncio.Lock()
         self._log = structlog.get_logger("remediator")
 
     # --- life
@@ -212,21 +215,32 @@ class Daemon:
         """Take a webhook's body durably, then hand new runs to the runner."""
         if self._ready:
             raise StoreUnavailable(f"not ready: {self._ready}")
-        webhook = parse_webhook(body)
-        # Firing first, over all chunks, for the reason that `take` gives.
-        alerts = sorted(webhook.alerts, key=_resolved_last)
+        webhook, alerts = await self._read(body)
         opened: list[str] = []
         for begin in range(0, len(alerts), CHUNK):
-            opened += await self._take([self._sort(alert) for alert in alerts[begin : begin + CHUNK]])
-        firing = sum(alert.firing for alert in alerts)
+            opened += await self._take([self._sort(*alert) for alert in alerts[begin : begin + CHUNK]])
+        firing = sum(alert.firing for alert, _ in alerts)
         self.metrics.alerts(firing=firing, resolved=len(alerts) - firing, truncated=webhook.truncated)
         for rejected in webhook.rejected:
             self.metrics.rejected(rejected.reason)
         return Accepted(len(alerts), firing, len(alerts) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
 
-    def _sort(self, alert: Alert) -> Sorted:
+    async def _read(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
+        """Parse a body; return its alerts as they came and as they may be kept, firing ones first, for the reason that `take` gives."""
+
+        def read() -> tuple[Webhook, list[tuple[Alert, Alert]]]:
+            webhook = parse_webhook(body)
+            return webhook, [(alert, self.scrubber.alert(alert)) for alert in sorted(webhook.alerts, key=_resolved_last)]
+
+        if len(body) <= READ_AT_ONCE:
+            return read()
+        # One at a time: whoever sends large ones waits for others who do, not for everybody's turn.
+        async with self._reading:
+            return await asyncio.to_thread(read)
+
+    def _sort(self, alert: Alert, kept: Alert) -> Sorted:
         """Find the rule by the alert as it came; what is kept of it, and decided on, holds no secret."""
-        return sort(self.scrubber.alert(alert), self._rules.matching(alert.labels))
+        return sort(kept, self._rules.matching(alert.labels))
 
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
         reads = reads_for(items, now=datetime.now(UTC))

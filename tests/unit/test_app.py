@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import time
 from pathlib import Path
 
 import pytest
 
-from remediator.app import load_rules
+from remediator.app import Daemon, load_rules
 from remediator.errors import InvalidFiles
+from remediator.model import Actor
 from remediator.registry import Registry
-from remediator.settings import load_settings
+from remediator.settings import Settings, StoreSettings, load_settings
 
 RULE = """
 rules:
@@ -50,3 +54,22 @@ def test_names_that_the_settings_do_not_have_are_refused_at_their_place(
     (problem,) = caught.value.problems
     assert problem.line == line
     assert expected in problem.message
+
+
+async def test_a_large_body_does_not_hold_up_the_others(tmp_path: Path) -> None:
+    """Text made to be slow to look through delays its own sender only: leases, health and other webhooks go on meanwhile."""
+    slow = ("x-" * 2048)[:4096]
+    labels, annotations = {"alertname": "x"}, {f"a{number}": slow for number in range(60)}
+    one = {"status": "firing", "startsAt": "2026-11-21T03:00:00Z", "annotations": annotations}
+    alerts = [one | {"labels": labels | {"i": str(number)}} for number in range(24)]
+    daemon = Daemon(Settings(store=StoreSettings(url=f"sqlite://{tmp_path}/state.sqlite")), environ={})
+    await daemon.start()
+    accepting = asyncio.create_task(daemon.accept(json.dumps({"version": "4", "alerts": alerts}).encode(), Actor("sender")))
+    longest = 0.0
+    while not accepting.done():
+        began = time.monotonic()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.monotonic() - began)
+    await daemon.aclose()
+    assert (await accepting).alerts == 24
+    assert longest < 1
