@@ -129,6 +129,9 @@ def export(
     # A part must never be taken for the whole: the name appears when everything is there.
     part = output.with_name(f"{output.name}.part")
     try:
+        # Evidence is in it: a file of our own making, which only its owner can read.
+        part.unlink(missing_ok=True)
+        part.touch(0o600, exist_ok=False)
         with part.open("wb") as opened:
             _write(opened, lines)
         part.replace(output)
