@@ -207,6 +207,7 @@ class Daemon:
             max_wait=limits.max_wait,
             identity=self.connections.identity,
             knows_alertmanager=bool(self._settings.alertmanager),
+            clock_skew=limits.clock_skew,
         )
 
     # --- alerts
@@ -220,6 +221,8 @@ class Daemon:
         for begin in range(0, len(alerts), CHUNK):
             opened += await self._take([self._sort(*alert) for alert in alerts[begin : begin + CHUNK]])
         firing = sum(alert.firing for alert, _ in alerts)
+        ahead = max((alert.starts_at - datetime.now(UTC) for alert, _ in alerts if alert.firing), default=timedelta())
+        self.metrics.clock_skew.set(max(0.0, ahead.total_seconds()))
         self.metrics.alerts(firing=firing, resolved=len(alerts) - firing, truncated=webhook.truncated)
         for rejected in webhook.rejected:
             self.metrics.rejected(rejected.reason)

@@ -65,7 +65,24 @@ class Revalidation:
             return Standing.FIRING, "Alertmanager has it firing"
         return Standing.GONE, "Alertmanager does not have it firing any more"
 
-    async def resolved(self, incident: Incident, *, after: datetime) -> bool | Unknown:
+    async def resolved(self, incident: Incident, *, after: datetime, alive: str | None = None) -> bool | Unknown:
+        """Compute whether the alert is resolved, and not merely gone with what it watched.
+
+        `alive` is PromQL that gives a series as long as the target is there: without one, silence proves nothing.
+        """
+        answer = await self._over(incident, after=after)
+        if answer is not True or alive is None:
+            return answer
+        sources = self._sources()
+        if not sources.prometheus:
+            return Unknown("the rule says by `alive` how to tell that its target is there, but no Prometheus is configured")
+        try:
+            found = await self._execution.ask("prometheus.query", {"connection": "prometheus", "query": alive}, timeout=sources.timeout)
+        except TemporaryError as error:
+            return Unknown(f"Prometheus could not say whether the target is still there: {error}")
+        return True if found.get("found") is True else Unknown(f"the alert is over, but its target's series is gone too: {alive}")
+
+    async def _over(self, incident: Incident, *, after: datetime) -> bool | Unknown:
         """Compute whether the alert is resolved by an evaluation later than `after`.
 
         Prometheus is asked first, for the alerting rule itself; else Alertmanager, for the alert's absence; without

@@ -84,7 +84,8 @@ async def _read(engine: Engine, work: Work) -> Reading:
 async def _resolved(engine: Engine, work: Work, *, asked: bool) -> bool | Unknown:
     if not asked:
         return Unknown("it was not asked for")
-    return await engine.revalidation.resolved(work.incident, after=work.run.applied_at or work.run.entered_at)
+    after = work.run.applied_at or work.run.entered_at
+    return await engine.revalidation.resolved(work.incident, after=after, alive=work.rule.alive)
 
 
 async def _step_verdicts(engine: Engine, work: Work) -> Sequence[Verdict]:
