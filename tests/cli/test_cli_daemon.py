@@ -281,6 +281,15 @@ async def test_audit_through_export_store_and_api(run: Commands, tmp_path: Path)
     assert (await run("audit", "export", role="viewer")).code == 4
 
 
+async def test_export_is_for_its_owner_only(run: Commands, tmp_path: Path) -> None:
+    """It holds evidence, which not everybody on the machine may see; an old file's looser mode does not stay."""
+    (tmp_path / "audit.jsonl").touch(0o644)
+    (tmp_path / "audit.jsonl.part").touch(0o644)
+    done = await run("audit", "export", "-o", "audit.jsonl", role="responder")
+    assert done.code == 0, done.error
+    assert (tmp_path / "audit.jsonl").stat().st_mode & 0o777 == 0o600
+
+
 async def test_broken_audit_is_exit_code_1(run: Commands, tmp_path: Path) -> None:
     """A changed, a shortened and a foreign file are all said to be broken."""
     export = tmp_path / "audit.jsonl"
