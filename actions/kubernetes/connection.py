@@ -52,7 +52,10 @@ class KubernetesConnection(Connection):
         if (self.token or self.ca_file) and not self.server:
             raise ValueError("token and ca_file belong to server")
         if self.server and not _is_private(self.server):
-            raise ValueError(f"server {self.server!r} must be an https URL without path, query or user: a token must not travel in clear")
+            # Not shown: there may be a password in it.
+            raise ValueError("server must be an https URL without path, query or user: a token must not travel in clear")
+        if self.proxy and not _is_plain(self.proxy):
+            raise ValueError("proxy must be an http or https URL without query or user")
         if self.timeout <= timedelta():
             raise ValueError("timeout must be more than 0s")
         return self
@@ -61,9 +64,14 @@ class KubernetesConnection(Connection):
 def _is_private(url: str) -> bool:
     """Tell whether a token may be sent there: https, or http to this machine."""
     parts = urlsplit(url)
-    if parts.query or parts.fragment or parts.username or not parts.hostname:
-        return False
-    return parts.scheme == "https" or (parts.scheme == "http" and (parts.hostname == "localhost" or _is_loopback(parts.hostname)))
+    host = parts.hostname or ""
+    return _is_plain(url) and (parts.scheme == "https" or host == "localhost" or _is_loopback(host))
+
+
+def _is_plain(url: str) -> bool:
+    """Tell whether a URL is a scheme, a host and perhaps a port or path, without credentials."""
+    parts = urlsplit(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not (parts.query or parts.fragment or "@" in parts.netloc)
 
 
 def _is_loopback(host: str) -> bool:

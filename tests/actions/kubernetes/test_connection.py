@@ -54,14 +54,17 @@ def test_provider_names_everything() -> None:
         ({"server": "http://10.0.0.1:8080"}, "must not travel in clear"),
         ({"server": "https://user:pw@x"}, "must not travel in clear"),
         ({"server": "https://x?y=1"}, "must not travel in clear"),
+        ({"in_cluster": True, "proxy": "http://user:pw@proxy:3128"}, "proxy must be"),
+        ({"in_cluster": True, "proxy": "proxy:3128"}, "proxy must be"),
         ({"server": "https://x", "timeout": "0s"}, "more than 0s"),
         ({"server": "https://x", "namespace": "shop"}, "Extra inputs"),
     ],
 )
 def test_ambiguous_connections_are_errors_at_load(settings: dict[str, Any], said: str) -> None:
     """One way in, and never a token in clear."""
-    with pytest.raises(ValidationError, match=said):
+    with pytest.raises(ValidationError, match=said) as caught:
         KubernetesConnection.model_validate(settings)
+    assert "pw" not in " ".join(error["msg"] for error in caught.value.errors()), "a password in an address is told to nobody"
 
 
 @pytest.mark.parametrize(
