@@ -10,6 +10,7 @@ import hashlib
 import hmac
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import cast
 
 from remediator.model import Actor
 from remediator.settings.model import IdentitySettings, Role
@@ -56,7 +57,7 @@ PERMISSIONS: Mapping[Role, frozenset[Operation]] = {
 
 def allows(actor: Actor, operation: Operation) -> bool:
     """Tell whether one of the actor's roles includes `operation`; an unknown role includes nothing."""
-    return any(operation in PERMISSIONS[role] for role in Role if role in actor.roles)
+    return any(operation in PERMISSIONS.get(cast("Role", role), ()) for role in actor.roles)
 
 
 def _sha256(text: str) -> str:

@@ -191,9 +191,11 @@ class Metrics:
 
     def alerts(self, *, firing: int, resolved: int, truncated: int = 0) -> None:
         """Count the alerts of one accepted webhook."""
-        self.alerts_received.labels("firing").inc(firing)
-        self.alerts_received.labels("resolved").inc(resolved)
-        self.alerts_truncated.inc(truncated)
+        for status, count in (("firing", firing), ("resolved", resolved)):
+            if count:
+                self.alerts_received.labels(status).inc(count)
+        if truncated:
+            self.alerts_truncated.inc(truncated)
 
     def rejected(self, reason: str) -> None:
         """Count one alert or body that was refused; `reason` is `InvalidAlerts.reason`."""

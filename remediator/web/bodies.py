@@ -23,6 +23,8 @@ async def read_body(request: web.Request, *, limit: int, seconds: float) -> byte
     if declared is not None and declared > limit:
         raise _too_large(limit)
     try:
+        if request.content.is_eof():  # mostly all of it came with the headers
+            return _bounded(request.content.read_nowait(), limit)
         async with asyncio.timeout(seconds):
             return await _collect(request, limit)
     except TimeoutError:
@@ -38,6 +40,12 @@ async def _collect(request: web.Request, limit: int) -> bytes:
         if len(body) > limit:
             raise _too_large(limit)
     return bytes(body)
+
+
+def _bounded(body: bytes, limit: int) -> bytes:
+    if len(body) > limit:
+        raise _too_large(limit)
+    return body
 
 
 def _too_large(limit: int) -> Refused:
