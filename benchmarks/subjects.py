@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
