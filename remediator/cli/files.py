@@ -67,10 +67,8 @@ def _compile(path: Path) -> RuleSet:
     if not path.exists():
         raise CommandFailed(f"there is no {path}", code=Exit.USAGE)
     packs = _packs(path)
-    if packs:
-        return _compile_packs(packs)
-    if path.is_dir():
-        raise CommandFailed(f"{path} holds no {PACK}, so it is no pack of rules", code=Exit.USAGE)
+    if packs or path.is_dir():
+        return _compile_packs(packs or [path])
     from remediator.app import load_rules
     from remediator.registry import Registry
     from remediator.settings import load_settings
@@ -82,7 +80,12 @@ def _compile(path: Path) -> RuleSet:
 def _packs(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted({found.parent for found in path.rglob(PACK)})
-    return [path.parent] if (path.parent / PACK).is_file() else []
+    return [path.parent] if (path.parent / PACK).is_file() or _holds_rules(path) else []
+
+
+def _holds_rules(path: Path) -> bool:
+    """Tell a file of rules, whose pack has no head, from a settings file."""
+    return any(line.startswith(b"rules:") for line in path.read_bytes().splitlines())
 
 
 def _compile_packs(packs: Sequence[Path]) -> RuleSet:

@@ -81,6 +81,16 @@ async def test_check_prints_file_line_and_column(alone: Commands, pack: Path) ->
     assert {"file", "line", "column", "message", "severity"} == found[0].keys()
 
 
+async def test_check_takes_rules_without_a_pack_file(alone: Commands, tmp_path: Path) -> None:
+    """A head is optional for the daemon, so it is for the check: of a directory, and of a file by its name."""
+    file = tmp_path / "site-down.yaml"
+    file.write_text(RULES.replace("remedies", "remedeis"))
+    for path in (tmp_path, file):
+        done = await alone("check", str(path))
+        assert done.code == 1
+        assert f"{file}:4:" in done.out
+
+
 async def test_check_settings(alone: Commands, tmp_path: Path, pack: Path) -> None:
     """Without a path the settings file is checked with all its packs."""
     settings = tmp_path / "remediator.yaml"
