@@ -8,6 +8,7 @@ import signal as signals
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -246,9 +247,10 @@ class Daemon:
         return sort(kept, self._rules.matching(alert.labels))
 
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
-        reads = reads_for(items, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        reads = reads_for(items, now=now)
         with self.runner.reserve(len(reads.latest_incident)) as room:
-            intake = self._intake(room)
+            intake = replace(self._intake(room), day=now.date())
             committed = await self._store.transact(reads, lambda snapshot: take(items, snapshot, intake))
         claimed = set(committed.changes.claim)
         self.runner.take([run for run in committed.changes.runs if run.id in claimed])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from remediator.decide import mandate, subject_facts
 from remediator.events import Kind
@@ -43,6 +43,9 @@ class Intake:
     """The worker that takes new runs at once; None leaves them for whoever claims them."""
     capacity: int = 0
     """How many new runs that worker can take."""
+    day: date | None = None
+    """The day whose numbers `Reads.incident_numbers` asked for; None: the store's. Around midnight, or where two clocks differ, a
+    number of one day under another day's name could be a number that is taken."""
 
 
 def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
@@ -184,7 +187,7 @@ def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
     number = draft.snapshot.next_incident_number + draft.numbers
     draft.numbers += 1
     incident = Incident(
-        id=f"INC-{now:%Y%m%d}-{number:03d}",
+        id=f"INC-{draft.intake.day or now:%Y%m%d}-{number:03d}",
         rule=rule.name,
         target=item.target,
         severity=rule.severity,

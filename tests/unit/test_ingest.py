@@ -232,3 +232,10 @@ def test_new_runs_are_claimed_only_as_far_as_the_worker_has_room() -> None:
     changes = World(rule(target="${labels.namespace}"), worker="me", capacity=1).take(alert(namespace="a"), alert(namespace="b"))
     assert len(changes.runs) == 2
     assert changes.claim == [changes.runs[0].id]
+
+
+def test_incident_number_belongs_to_the_day_it_was_asked_for() -> None:
+    """Around midnight, or between two clocks, a number of yesterday under today's name could be one that is taken."""
+    world = World(rule(), day=(NOW - timedelta(days=1)).date())
+    (incident,) = world.take(alert()).incidents
+    assert incident.id == "INC-20261120-001"
