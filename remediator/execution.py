@@ -178,8 +178,10 @@ class Execution:
     def scope_of(self, plan: Plan) -> tuple[Plan, dict[str, tuple[str, ...]], int | None]:
         """Return a plan with the scope and the most targets of its connection."""
         kind = self.action(plan.action).connection
-        if kind is None or not plan.connection:
+        if kind is None:
             return plan, {}, None
+        if not plan.connection:
+            raise PermanentError(f"{plan.action} made a plan that names no connection, so its scope can't be checked")
         settings: Connection = self._connections.connection(kind, plan.connection)
         return plan, {name: tuple(values) for name, values in settings.scope.items()}, settings.max_targets
 

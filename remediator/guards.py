@@ -207,10 +207,13 @@ class Budgets(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Wait until every budget has a unit left."""
-        waits = [wait for spec in case.specs() for budget in spec.budgets if (wait := self._over(budget, case)) is not None]
-        return max(waits, key=lambda wait: wait.until or case.now) if waits else self.allow()
+        over = [wait for spec in case.specs() for budget in spec.budgets if (wait := self._over(budget, case)) is not None]
+        never = [one for one in over if one.answer is Answer.DENY]
+        return never[0] if never else max(over, key=lambda wait: wait.until or case.now, default=self.allow())
 
     def _over(self, budget: Budget, case: Case) -> Judgement | None:
+        if budget.count < 1:
+            return self.deny(f"the budget is {budget}")
         uses = sorted(
             use.at
             for use in case.snapshot.uses

@@ -202,7 +202,8 @@ class Engine:
 
     def max_wait(self, work: Work) -> timedelta:
         """Return how long guards may hold the run back."""
-        return min(work.bounds.max_wait, work.rule.guards.max_wait) + work.rule.guards.firing_for
+        specs = [rule.guards for rule in (work.rule, work.current) if rule is not None]
+        return min(work.bounds.max_wait, *(spec.max_wait for spec in specs)) + max(spec.firing_for for spec in specs)
 
     async def held(self, work: Work, against: Sequence[Judgement]) -> None:
         """Let the run wait, stop or escalate, as guards said."""

@@ -230,3 +230,8 @@ def test_a_deny_ends_the_asking() -> None:
     """Waits before it are still told; nothing after it is asked."""
     paused = Snapshot(now=NOW, pauses={"global": Pause("global", "anna", "x", NOW)}, acting=99)
     assert [one.guard for one in guards.judge(guards.BEFORE_PLANNING, case(snapshot=paused))] == ["kill_switch"]
+
+
+def test_budget_of_nothing_denies() -> None:
+    """`0 per 1h` is a rule that never acts, not one that fails to be judged."""
+    assert answer(guards.Budgets(), case(spec=GuardSpec(budgets=(Budget(0, HOUR),)))) is Answer.DENY
