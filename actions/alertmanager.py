@@ -180,16 +180,18 @@ class Standing:
 async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], marker: str = "") -> Standing:
     """Ask every peer where an alert stands, within three seconds.
 
-    `labels` only make the question smaller; the fingerprint decides. Silences made by this daemon whose comment holds `marker`
+    It is the alert with this fingerprint and all of `labels`: the sender of a webhook chose both, and what is acted on is named by
+    the labels. Silences made by this daemon whose comment holds `marker`
     (an incident's id) don't count. Raises `TemporaryError` naming every peer that did not answer.
     """
     peers = await _peers(ctx, connection)
-    # Values that every version of the filter's grammar reads alike; the fingerprint does the rest.
+    # Values that every version of the filter's grammar reads alike; the comparison does the rest.
     name = labels.get("alertname", "")
     path = _alerts_path([_filter("alertname", "=", name)] if re.fullmatch(r"[A-Za-z0-9_.:/ -]+", name) else [])
 
     async def ask(url: str) -> PeerStanding:
-        alert = next((alert for alert in await peers.read(url, path) if alert["fingerprint"] == fingerprint), None)
+        alerts = await peers.read(url, path)
+        alert = next((alert for alert in alerts if alert["fingerprint"] == fingerprint and _has(alert["labels"], labels)), None)
         if alert is None:
             return PeerStanding()
         silences = [silence for silence in alert["status"]["silencedBy"] if not await _is_own(peers, url, silence, marker)]
@@ -226,7 +228,7 @@ def is_own_silence(created_by: str, comment: str, *, author: str, marker: str) -
 class _StandingParams(Params):
     connection: str
     fingerprint: str = Field(min_length=1)
-    labels: Mapping[str, str] = Field(default_factory=dict, description="the alert's labels; they make the question smaller")
+    labels: Mapping[str, str] = Field(default_factory=dict, description="the alert's labels, all of which it must have")
     marker: str = Field("", description="an incident's id: silences of this daemon with it in their comment don't count")
 
 

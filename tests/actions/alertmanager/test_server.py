@@ -98,6 +98,14 @@ async def test_s14_firing_alert_is_firing(world: World) -> None:
     }
 
 
+async def test_s14_fingerprint_with_other_labels_is_not_the_alert(world: World) -> None:
+    """Whoever sends a webhook may lend another alert's fingerprint to labels of his choice: what is acted on must be what fires."""
+    facts = await world.stands(labels=world.labels | {"namespace": "payments"})
+    assert not facts["firing"]
+    facts = await world.stands(labels=world.labels | {"alertname": "Other/Alert|"})
+    assert not facts["firing"]
+
+
 async def test_s14_resolved_alert_is_absent(world: World) -> None:
     """A resolved alert fires no more; whether it is silenced is then unknown (empty is not everything)."""
     fingerprint = await world.one.fingerprint(**world.labels)
@@ -263,7 +271,7 @@ async def test_s14_strange_answer_is_no_answer(world: World, reply: Reply | Misb
 
 async def test_s14_silence_gone_meanwhile_counts(world: World) -> None:
     """A silence that can't be read any more is not known to be ours: it counts."""
-    alert = {"fingerprint": "f", "labels": {}, "status": {"silencedBy": ["s"], "inhibitedBy": [], "state": "suppressed"}}
+    alert = {"fingerprint": "f", "labels": world.labels, "status": {"silencedBy": ["s"], "inhibitedBy": [], "state": "suppressed"}}
     async with HttpServer({"/api/v2/alerts": Reply(body=[alert])}) as server:
         world.connect("gone", server.url)
         facts = await world.stands("gone", fingerprint="f", marker="INC-20260101-001")
