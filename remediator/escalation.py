@@ -225,9 +225,9 @@ def text_of(message: Message, values: Mapping[str, Value]) -> str:
 
 
 def still_wanted(message: Message, incident: Incident | None, run: Run | None) -> bool:
-    """Tell whether a message still says something: a page of an incident that resolved meanwhile does not."""
+    """Tell whether a message still says something: not a page of what resolved meanwhile, nor a question that was replaced."""
     if incident is None or message.kind is MessageKind.UPDATE:
         return True
     if message.kind is MessageKind.PAGE:
         return incident.state is not IncidentState.RESOLVED
-    return run is None or run.state is RunState.AWAITING_APPROVAL
+    return run is None or (run.state is RunState.AWAITING_APPROVAL and run.approval == message.body.get("approval"))

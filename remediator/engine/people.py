@@ -124,6 +124,8 @@ async def await_word(engine: Engine, work: Work) -> None:
 
 def _wait_on(turn: Turn) -> None:
     """Wait until somebody says something; what was stopped before it changed anything is over when its alert is."""
+    if turn.snapshot.signals.get(turn.run.id):
+        return  # somebody did, a moment ago; that wakes the run again
     over = turn.run.state is RunState.INTERRUPTED and turn.incident.state is IncidentState.RESOLVED
     if over and not (turn.run.wrote or turn.run.chain_wrote):
         turn.move(RunState.CANCELLED, "the alert is resolved, and nothing had been changed")

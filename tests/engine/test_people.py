@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from remediator import operations
+from remediator.escalation import still_wanted
 from remediator.model import ApprovalState, RunState
 from remediator.records import SignalKind
 from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
@@ -14,7 +16,7 @@ from remediator.store.protocol import Changes, Reads
 from tests.builders import alert
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, fails_at
-from tests.stories import FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
+from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
 
 MINUTE = timedelta(minutes=1)
 
@@ -307,3 +309,42 @@ async def test_waiting_for_people_is_not_waiting_for_guards(start: Start) -> Non
     await harness.store.transact(Reads(), lambda _snapshot: Changes(release_locks=["other"]))
     await harness.tick(MINUTE)
     assert harness.world.writes == ["a=good"]
+
+
+async def test_word_given_while_the_run_ends_with_its_alert_is_followed(start: Start) -> None:
+    """A person says resume in the very moment in which the engine would call the run over: the word counts."""
+    harness = await start()
+    await pause(harness)
+    await harness.send(alert())
+    await harness.work()
+    await lift(harness)
+    await harness.send(alert(firing=False, ends_at=harness.now))
+    plain, told = harness.store.transact, False
+
+    async def transact(*arguments: Any) -> Any:
+        nonlocal told
+        if not told:
+            told = True
+            await harness.store.transact(
+                Reads(runs=[FIRST_RUN]),
+                lambda snapshot: operations.signal(snapshot, FIRST_RUN, SignalKind.CLOSE, comment="mine", actor=ANNA),
+            )
+        return await plain(*arguments)
+
+    harness.store.transact = transact  # type: ignore[method-assign]
+    await harness.work()
+    assert await harness.state() is RunState.CANCELLED
+    assert "closed by anna" in (await harness.run()).reason
+
+
+async def test_question_that_was_replaced_is_not_sent_any_more(start: Start) -> None:
+    """Only the one that can be decided reaches people."""
+    harness = await start(playbook(act(approval=ApprovalSpec())))
+    await harness.send(alert())
+    await harness.work()
+    harness.world.things["a"] = "worse"
+    await decide(harness)
+    questions = {message.key: message for message in await harness.store.due_messages(limit=9) if "/approval/" in message.key}
+    incident, run = await harness.incident(), await harness.run()
+    wanted = {key: still_wanted(message, incident, run) for key, message in questions.items()}
+    assert wanted == {f"{FIRST_RUN}/approval/1": False, f"{FIRST_RUN}/approval/2": True}
