@@ -86,4 +86,4 @@ def safe_message(message: str) -> str:
 def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """Read Retry-After in seconds; API servers send no other form."""
     text = headers.get("retry-after", "")
-    return timedelta(seconds=min(int(text), _LONGEST_DELAY)) if text.isascii() and text.isdigit() else None
+    return timedelta(seconds=min(int(text[:9]), _LONGEST_DELAY)) if text.isascii() and text.isdigit() else None

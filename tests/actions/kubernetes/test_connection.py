@@ -14,7 +14,7 @@ import pytest
 from pydantic import ValidationError
 
 from actions.kubernetes import PROVIDER, KubernetesConnection, Pods, Rollout, RolloutRestart, RolloutUndo, Scale, connection
-from actions.kubernetes.answers import safe_message
+from actions.kubernetes.answers import Answer, error_of, safe_message
 from actions.kubernetes.client import Client, Endpoint
 from actions.kubernetes.connection import connect
 from remediator.action import Action, Check, PermissionKind, SecretRef
@@ -185,6 +185,13 @@ def test_objects_in_messages_are_taken_out_in_one_pass() -> None:
     assert safe_message('bad: Invalid value: "{env: x}" and "{y}": why') == "bad: Invalid value: {…}: why"
     assert safe_message('bad: Invalid value: "{env: hunter2') == "bad: Invalid value: {…}"
     assert safe_message('Invalid value: "{' * 300_000) == "Invalid value: {…}"
+
+
+def test_any_delay_asked_for_is_bounded() -> None:
+    """A number of thousands of digits is one too, and a refused write stays refused: it is not an unknown outcome."""
+    error = error_of(Answer(429, {"retry-after": "9" * 5_000}, b"{}"), cluster="prod", request=f"PATCH {WEB}")
+    assert isinstance(error, TemporaryError)
+    assert error.delay == timedelta(hours=1)
 
 
 async def test_endless_answers_are_not_kept() -> None:
