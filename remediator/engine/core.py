@@ -95,8 +95,7 @@ class Engine:
     async def _load(self, run: Run) -> Work:
         current = self.rule(run.rule)
         frozen = current if current is not None and current.hash == run.rule_hash else await self._frozen_rule(run)
-        snapshot = await self.store.read(Reads(runs=[run.id]))
-        work = Work(run, frozen, current, snapshot, self._bounds())
+        work = Work(run, frozen, current, Snapshot(now=run.entered_at), self._bounds())
         await self.look(work)
         known = {name: decode_value(value) for name, value in run.facts.items()}
         subject = work.subject()
