@@ -36,6 +36,9 @@ BUSY = (0.05, 0.1, 0.2, 0.4)
 MAX_LISTED = 100
 _BODY = 16 * 1024 * 1024
 _LABEL = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_PLAIN = re.compile(r"[A-Za-z0-9_.:/ -]{1,200}")
+MOST_FILTERS = 20
+"""Most labels that a question is narrowed with, so that its URL stays short enough for every proxy."""
 
 
 class AlertmanagerConnection(WebConnection):
@@ -185,9 +188,7 @@ async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: M
     (an incident's id) don't count. Raises `TemporaryError` naming every peer that did not answer.
     """
     peers = await _peers(ctx, connection)
-    # Values that every version of the filter's grammar reads alike; the comparison does the rest.
-    name = labels.get("alertname", "")
-    path = _alerts_path([_filter("alertname", "=", name)] if re.fullmatch(r"[A-Za-z0-9_.:/ -]+", name) else [])
+    path = _alerts_path(_narrow(labels))
 
     async def ask(url: str) -> PeerStanding:
         alerts = await peers.read(url, path)
@@ -198,6 +199,15 @@ async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: M
         return PeerStanding(found=True, silences=tuple(silences), inhibited=bool(alert["status"]["inhibitedBy"]))
 
     return Standing(await peers.each(ask))
+
+
+def _narrow(labels: Mapping[str, str]) -> list[str]:
+    """Return filters for the labels that every version of the filter's grammar reads alike; the comparison does the rest.
+
+    In a storm thousands of alerts share a name: to be sent them all for each single one would be the end of both sides.
+    """
+    plain = {name: value for name, value in sorted(labels.items()) if _LABEL.fullmatch(name) and _PLAIN.fullmatch(value)}
+    return [_filter(name, "=", value) for name, value in list(plain.items())[:MOST_FILTERS]]
 
 
 async def _is_own(peers: _Peers, url: str, silence: str, marker: str) -> bool:
