@@ -11,6 +11,8 @@ from remediator.alerts import fingerprint
 UNMATCHED = "BenchmarkNobodyCares"
 """An alertname that no benchmark's rule matches."""
 MATCHED = "BenchmarkMatched"
+SERVICES = 50
+"""Services that the alerts belong to."""
 
 _DESCRIPTION = (
     "The error rate of the checkout service has been above 5 % for ten minutes. Customers see failed payments; look at the last "
@@ -28,7 +30,7 @@ def labels(number: int, name: str) -> dict[str, str]:
         "job": "checkout",
         "namespace": "shop",
         "pod": f"checkout-{number:09d}",
-        "service": "checkout",
+        "service": f"checkout-{number % SERVICES}",
         "severity": "critical",
     }
 

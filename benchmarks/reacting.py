@@ -6,7 +6,7 @@ import asyncio
 
 from benchmarks import bodies, subjects
 from benchmarks.client import Order
-from benchmarks.stage import ACTING, Stage
+from benchmarks.stage import Stage, acting_rules
 from benchmarks.table import Figure, most, quantile
 from tests.servers.ports import eventually
 
@@ -16,7 +16,7 @@ async def react(stage: Stage) -> list[Figure]:
     figures = []
     async with subjects.world() as around:
         limits = {"max_acting": 10_000}
-        async with stage.daemon("react", rules=ACTING, world=around.port, limits=limits) as daemon:
+        async with stage.daemon("react", rules=acting_rules(), world=around.port, limits=limits) as daemon:
             await _measure(daemon, around.port, first=0, count=20, rate=10)  # opens the clients and warms the caches
             for first, rate, count in ((1000, 1, stage.amount(60, 10)), (2000, 100, stage.amount(3000, 1000))):
                 waits = await _measure(daemon, around.port, first=first, count=count, rate=rate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bodies import MATCHED
+from benchmarks.bodies import MATCHED, SERVICES
 from benchmarks.subjects import Daemon
 
 Say = Callable[[str], None]
@@ -25,19 +25,22 @@ rules:
 """
 """One rule without checks. Each alert opens an incident of its own with a run, which plans, and ends rehearsed."""
 
-ACTING = f"""
-rules:
-  - name: acting
+
+def acting_rules() -> str:
+    """Return a rule for each service without checks, which act by themselves. Budgets are not what is measured, so they are large."""
+    rules = [
+        f"""  - name: acting-{number}
     mode: auto
-    match: ['alertname = "{MATCHED}"']
+    match: ['alertname = "{MATCHED}"', 'service = "checkout-{number}"']
     remedies:
       - name: call
         steps: [{{http.request: {{connection: sink, path: "/act/{{pod}}", args: {{pod: "${{labels.pod}}"}}}}}}]
         verify: {{within: 1m, hold: 0s, until: "true"}}
     otherwise: escalate
-    guards: {{budget: [9999 per 1d]}}
-"""
-"""The same, acting by itself. Its budget is not what is measured, so it is large."""
+    guards: {{budget: [9999 per 1d]}}"""
+        for number in range(SERVICES)
+    ]
+    return "\n".join(["rules:", *rules, ""])
 
 
 def many_rules(count: int) -> str:
