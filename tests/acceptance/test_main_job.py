@@ -181,7 +181,7 @@ async def test_each_ran_once_and_the_trail_proves_it(plant: Plant) -> None:
     """Afterwards there are two incidents with one run each, each call was made once, and the audit trail verifies by every way."""
     daemon = plant.daemon
     incidents = await daemon.incidents()
-    assert {one["state"] for one in incidents} == {"resolved"}
+    assert {one["state"] for one in incidents} == {"resolved"}, [await daemon.events(one["id"]) for one in incidents]
     assert sorted(one["rule"] for one in incidents) == ["connections-approve", "connections-auto"]
     for one in incidents:
         assert one["runs"] == 1
