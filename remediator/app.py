@@ -99,7 +99,12 @@ class Daemon:
         )
         self._store: Store = SqliteStore(_store_path(settings), lease=settings.limits.lease, timed=self.metrics.commit)
         self.execution = Execution(
-            self._registry, self.connections, scrub=self.scrubber.text, on_check=self.metrics.check, on_verb=self.metrics.verb
+            self._registry,
+            self.connections,
+            scrub=self.scrubber.text,
+            scrub_facts=self.scrubber.json,
+            on_check=self.metrics.check,
+            on_verb=self.metrics.verb,
         )
         self.engine = Engine(
             self._store,
@@ -264,6 +269,7 @@ class Daemon:
 
     async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
         """Record one person's decision."""
+        comment = self.scrubber.text(comment)
         committed = await self._store.transact(
             Reads(approvals=[approval]),
             lambda snapshot: operations.decide_approval(snapshot, approval, approve=approve, comment=comment, actor=actor),
@@ -273,6 +279,7 @@ class Daemon:
     async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
         """Throw the kill switch."""
         operations.check_scope(scope, tuple(rule.name for rule in self._rules.rules))
+        why = self.scrubber.text(why)
         await self._store.transact(
             Reads(), lambda snapshot: operations.pause(snapshot, scope, why=why, actor=actor, active=self.runner.held)
         )
@@ -282,11 +289,13 @@ class Daemon:
 
     async def resume(self, scope: str, why: str, actor: Actor) -> None:
         """Lift the kill switch."""
+        why = self.scrubber.text(why)
         await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
         self.metrics.pauses(tuple(await self._store.pauses()))
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
         """Give a waiting run a person's word."""
+        comment = self.scrubber.text(comment)
         committed = await self._store.transact(
             Reads(runs=[run]), lambda snapshot: operations.signal(snapshot, run, kind, comment=comment, actor=actor)
         )

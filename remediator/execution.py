@@ -37,6 +37,9 @@ T = TypeVar("T")
 MAX_FACTS = 64 * 1024
 """Most bytes of one check's result (`semantics.md`, 4)."""
 
+MAX_WORDS = 20_000
+"""Most characters of an error's text that are looked at at all."""
+
 PLAN_TIMEOUT = timedelta(seconds=30)
 READ_TIMEOUT = timedelta(seconds=15)
 STOPPING = timedelta(seconds=3)
@@ -109,13 +112,18 @@ class Execution:
         connections: Connections,
         *,
         scrub: Callable[[str], str],
+        scrub_facts: Callable[[Any], Any] = lambda facts: facts,
         on_check: Callable[[str, float], None] = lambda _outcome, _seconds: None,
         on_verb: Callable[[str, float], None] = lambda _verb, _seconds: None,
     ) -> None:
-        """`on_check` hears outcome and seconds of every check, `on_verb` verb and seconds of every reading of an action."""
+        """`scrub` takes secrets out of texts, `scrub_facts` out of what checks found.
+
+        `on_check` hears outcome and seconds of every check, `on_verb` verb and seconds of every reading of an action.
+        """
         self._registry = registry
         self._connections = connections
         self._scrub = scrub
+        self._scrub_facts = scrub_facts
         self._on_check = on_check
         self._on_verb = on_verb
 
@@ -142,7 +150,7 @@ class Execution:
             raise PermanentError(f"there is no check {spec.check!r}")
         params = self._params(kind, spec.params, facts)
         found = await kind().run(params, self._connections.context(key=f"{key}/{spec.id}"))
-        known = {name: value for name, value in found.items() if name in kind.facts}
+        known: dict[str, Value] = self._scrub_facts({name: value for name, value in found.items() if name in kind.facts})
         if len(canonical(encode_value(known))) > MAX_FACTS:
             raise PermanentError(f"it returned more than {MAX_FACTS // 1024} KiB")
         return known
@@ -216,7 +224,7 @@ class Execution:
             return Outcome(Result.UNKNOWN, self.words(error), running=True)
         except Exception as error:  # noqa: BLE001 - late, or a bug in an action: nobody can say whether it had written by then
             return Outcome(Result.UNKNOWN, self.words(error))
-        return Outcome(Result.APPLIED, receipt.message, receipt)
+        return Outcome(Result.APPLIED, self._scrub(receipt.message), receipt)
 
     async def settle(self, plan: Plan, *, key: str, values: Mapping[str, Value], lost: str) -> Outcome:
         """Read whether an intended call took effect; class `never` and a failed reading stay unknown."""
@@ -319,7 +327,7 @@ class Execution:
             text = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors(include_input=False))
         else:
             text = str(error) if isinstance(error, RemediatorError | _Late) else f"{type(error).__name__}: {error}"
-        return self._scrub(" ".join(text.split()))[:1000]
+        return self._scrub(" ".join(text[:MAX_WORDS].split()))[:1000]
 
 
 async def _deliver(action: Action[Any], params: Mapping[str, Any], ctx: Context) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from remediator.action import Fact, FactType
-from remediator.duration import parse_duration
+from remediator.duration import format_duration, parse_duration
 from remediator.errors import InvalidExpression, Problem
 from remediator.expressions import Template, Unknown
 from remediator.model import JSON, digest, encode_value
@@ -75,6 +75,8 @@ class RuleCompiler:
         if reader.problems:
             return None
         text = RuleText.model_validate(node.plain())
+        if not self._can_act(text):
+            return None
         source = self._source()
         return Rule(
             name=texts["name"] or "",
@@ -98,6 +100,15 @@ class RuleCompiler:
             hash=digest({"rule": source["rule"], "vars": source["vars"]}),
             source=source,
         )
+
+    def _can_act(self, text: RuleText) -> bool:
+        """Refuse a rule that by its own limits could never act: too young until it is too old."""
+        node, longest = self.node.get("for"), text.guards.max_age
+        if node is None or text.for_ < longest:
+            return True
+        spans = f"for ({format_duration(text.for_)}) must be shorter than guards.max_age ({format_duration(longest)})"
+        self.problems.append(node.place.problem(f"{spans}: an alert that nobody confirms meanwhile would be too old once it is due"))
+        return False
 
     def _source(self) -> dict[str, JSON]:
         return {

@@ -16,6 +16,9 @@ from remediator.web.routes import Answer, Call, Route, ok
 MOST = 20
 """Most alerts of one rehearsal: each one runs checks on live systems."""
 
+KNOWN = frozenset({"status", "labels", "annotations", "startsAt", "endsAt", "generatorURL", "fingerprint"})
+"""What an alert has in Alertmanager's webhook."""
+
 BODY: dict[str, JSON] = {
     "anyOf": [
         {
@@ -56,8 +59,9 @@ def read_alerts(raw: bytes, now: datetime) -> tuple[Alert, ...]:
 
 
 def _completed(alert: dict[str, JSON], now: datetime) -> dict[str, JSON]:
-    """Fill in what an alert must have; the fingerprint is made where the labels are looked at."""
-    return {"status": "firing", "annotations": {}, "startsAt": now.isoformat(), **alert}
+    """Fill in what an alert must have, and drop what it can't have, however deep; the fingerprint is made where labels are read."""
+    known = {name: alert[name] for name in KNOWN & alert.keys()}
+    return {"status": "firing", "annotations": {}, "startsAt": now.isoformat(), **known}
 
 
 async def rehearse(call: Call) -> web.Response:

@@ -16,6 +16,7 @@ from remediator.execution import Execution, Result
 from remediator.expressions import Facts
 from remediator.model import Receipt, Repeat
 from remediator.rules.model import CheckSpec
+from remediator.scrubber import Scrubber
 from tests.builders import ENVIRONMENT, plan
 from tests.scripted import ScriptedAction, ScriptedCheck, ScriptedConnections
 from tests.stories import step
@@ -56,8 +57,10 @@ class Once:
         return self._check
 
 
-def made(does: Callable[[], Any], *, scrub: Callable[[str], str] = str, **fields: Any) -> Execution:
-    return Execution(Once(does, **fields), ScriptedConnections(), scrub=scrub)  # type: ignore[arg-type]
+def made(
+    does: Callable[[], Any], *, scrub: Callable[[str], str] = str, scrub_facts: Callable[[Any], Any] = dict, **fields: Any
+) -> Execution:
+    return Execution(Once(does, **fields), ScriptedConnections(), scrub=scrub, scrub_facts=scrub_facts)  # type: ignore[arg-type]
 
 
 async def test_action_that_does_not_stop_is_left_behind_as_unknown() -> None:
@@ -168,3 +171,18 @@ async def test_facts_beyond_64_kilobytes_are_unknown() -> None:
     (result,) = await made(floods).run_checks([spec], Facts(), key="k")
     assert result.facts == {}
     assert "64 KiB" in (result.error or "")
+
+
+async def test_secrets_in_facts_reach_nobody_and_spans_stay_spans() -> None:
+    """What a system answers may hold a password: facts are scrubbed before anything is decided, so every surface shows the same."""
+    scrubber = Scrubber()
+    scrubber.learn("hunter2hunter2")
+
+    async def finds() -> Any:
+        return {"found": True, "ready": ["password is hunter2hunter2", timedelta(minutes=1)]}
+
+    spec = CheckSpec("pods", "test.look", ENVIRONMENT.template({}))
+    (result,) = await made(finds, scrub_facts=scrubber.json).run_checks([spec], Facts(), key="k")
+    assert "hunter2" not in str(result.facts)
+    assert result.facts["ready"][1] == timedelta(minutes=1)
+    assert result.facts["found"] is True

@@ -481,6 +481,12 @@ def test_s19_within_must_leave_time_to_resolve(load: Load, problems: Find) -> No
     assert problems(short) == ["rules.yaml:6:26: within (1m) is shorter than hold (1m) and one evaluation (15s): it could never succeed"]
 
 
+def test_rule_that_is_too_young_until_it_is_too_old_is_refused(problems: Find) -> None:
+    """`for` must end before `max_age` does, or the rule could never act."""
+    (problem,) = problems(small(SCALE, **{"for": "2h"}))
+    assert "for (2h) must be shorter than guards.max_age (1h)" in problem
+
+
 def test_s05_handovers_never_lead_in_a_circle(problems: Find) -> None:
     """Cycles of handovers are refused, to oneself too, and so are unknown rules."""
     rules = "rules:\n" + "".join(

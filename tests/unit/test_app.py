@@ -12,6 +12,7 @@ import pytest
 from remediator.app import Daemon, load_rules
 from remediator.errors import InvalidFiles
 from remediator.model import Actor
+from remediator.records import SYSTEM_CHAIN
 from remediator.registry import Registry
 from remediator.settings import Settings, StoreSettings, load_settings
 
@@ -73,3 +74,22 @@ async def test_a_large_body_does_not_hold_up_the_others(tmp_path: Path) -> None:
     await daemon.aclose()
     assert (await accepting).alerts == 24
     assert longest < 1
+
+
+async def test_what_people_write_is_scrubbed_before_it_is_kept(tmp_path: Path) -> None:
+    """A password pasted into a comment stays out of the audit trail."""
+    settings = tmp_path / "remediator.yaml"
+    settings.write_text(f"store: {{url: 'sqlite://{tmp_path}/state.sqlite'}}\n")
+    daemon = Daemon(load_settings(settings, {}))
+    daemon.scrubber.learn("hunter2hunter2")
+    await daemon.start()
+    try:
+        anna = Actor("anna")
+        await daemon.pause("global", "the password is hunter2hunter2", anna)
+        await daemon.resume("global", "again hunter2hunter2", anna)
+        events = await daemon.store.events(SYSTEM_CHAIN)
+        assert [event.kind for event in events][1:] == ["pause.set", "pause.lifted"]
+        assert "hunter2" not in str(events)
+    finally:
+        await daemon.aclose()
+    assert b"hunter2" not in (tmp_path / "state.sqlite").read_bytes()
