@@ -121,6 +121,7 @@ async def _success(daemon: DaemonProcess, value: int) -> None:
 @pytest.mark.parametrize("how", ["SIGHUP", "API", "file change"])
 async def test_bad_reload_keeps_the_old_rules(daemon: DaemonProcess, how: str) -> None:
     """A reload of a broken file changes nothing: the old rules match, metric and audit say so; mended, the new ones are in force."""
+    (daemon.directory / "packs" / "test" / "more.yml").unlink(missing_ok=True)
     daemon.write_rules(GOOD)
     await daemon.call("POST", "/-/reload", who="rule_editor")
     refused = len(await daemon.events("system", "rules.refused"))
