@@ -16,7 +16,7 @@ _UNREACHABLE = re.compile(r"!\s*checks\.(\w+)\.reachable\b|checks\.(\w+)\.reacha
 
 def lint(ruleset: RuleSet) -> list[Problem]:
     """Return warnings: rules that overlap without an order, evidence from one place only, remedies that are never reached."""
-    warnings = [problem for rule in ruleset.rules for problem in (*_single_vantage(rule), *_never_reached(rule))]
+    warnings = [problem for rule in ruleset.rules for problem in (*_single_vantage(rule), *_never_reached(rule), *_trusts_prose(rule))]
     return sorted([*warnings, *_overlaps(ruleset.rules)])
 
 
@@ -46,6 +46,15 @@ def _never_reached(rule: Rule) -> Iterator[Problem]:
             yield _at(rule, f"remedy {remedy.name!r} has no condition, so those after it are only reached when it was tried before")
         if number == last and remedy.on_failure is OnFailure.NEXT:
             yield _at(rule, f"remedy {remedy.name!r} says on_failure: next, but it is the last")
+
+
+def _trusts_prose(rule: Rule) -> Iterator[Problem]:
+    """Warn of annotations that choose what is done: Alertmanager confirms an alert's labels, never its annotations."""
+    for remedy in rule.remedies:
+        for step in remedy.steps:
+            if "annotations" in step.params.names and not step.action.startswith("notify."):
+                message = f"step {step.number} of remedy {remedy.name!r} takes a parameter from an annotation, which nobody confirms"
+                yield _at(rule, f"{message} before acting: use a label")
 
 
 # --- overlaps ----------------------------------------------------------------------------------------------------------

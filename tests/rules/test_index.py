@@ -160,3 +160,11 @@ def test_bad_matcher_is_no_rule() -> None:
     """The helper of these tests doesn't hide errors."""
     with pytest.raises(InvalidExpression):
         rule("r", "a=")
+
+
+@pytest.mark.parametrize(("where", "count"), [("annotations.d", 1), ("labels.d", 0)])
+def test_annotations_should_not_choose_the_target(load: Load, where: str, count: int) -> None:
+    """Alertmanager confirms the labels of an alert before acting, its annotations are whatever the sender wrote."""
+    steps = f"steps: [{{kubernetes.scale: {{cluster: c, deployment: '${{{where}}}', replicas: 3}}}}]"
+    found = warnings(load, f"name: a, match: ['a=b'], remedies: [{{name: x, {steps}}}]")
+    assert len([one for one in found if "takes a parameter from an annotation" in one]) == count
