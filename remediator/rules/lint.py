@@ -52,7 +52,7 @@ def _trusts_prose(rule: Rule) -> Iterator[Problem]:
     """Warn of annotations that choose what is done: Alertmanager confirms an alert's labels, never its annotations."""
     for remedy in rule.remedies:
         for step in remedy.steps:
-            if "annotations" in step.params.names and not step.action.startswith("notify."):
+            if any(name.partition(".")[0] == "annotations" for name in step.params.names) and not step.action.startswith("notify."):
                 message = f"step {step.number} of remedy {remedy.name!r} takes a parameter from an annotation, which nobody confirms"
                 yield _at(rule, f"{message} before acting: use a label")
 
