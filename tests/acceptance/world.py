@@ -56,16 +56,20 @@ class World:
     async def fire(self, name: str, **labels: str) -> Any:
         """Have Alertmanager hold an alert, and send the daemon its webhook."""
         await self.alertmanager.post_alerts({"alertname": name, **labels})
-        return await self.daemon.post(alert(name, **labels))
+        return await self.daemon.post(_labelled(alert(name), labels))
 
     async def resolve(self, name: str, **labels: str) -> Any:
         """End an alert in Alertmanager, and send the daemon the webhook that says so."""
         await self.alertmanager.post_alerts({"alertname": name, **labels}, firing=False)
-        return await self.daemon.post(alert(name, firing=False, **labels))
+        return await self.daemon.post(_labelled(alert(name, firing=False), labels))
 
     def calls(self, ident: str) -> int:
         """Count the POSTs to `/jobs/IDENT` that arrived."""
         return sum(request.method == "POST" and request.path == f"/jobs/{ident}" for request in self.target.received)
+
+
+def _labelled(sent: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    return {**sent, "labels": {**sent["labels"], **labels}}
 
 
 @asynccontextmanager
