@@ -101,7 +101,7 @@ async def place(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Place
         directory = tmp_path_factory.mktemp("secrets")
         async with open_world(directory, rules=RULES, settings=settings, environment=SECRETS) as world:
             echo = " ".join(SECRETS.values())
-            world.target.set("/echo", Reply(200, {"status": "fine"}))
+            world.target.set("/echo", Reply(200, {"authorization": f"Bearer {SECRETS['TARGET_TOKEN']}", "echo": echo}))
             world.target.default = Reply(409, f"no: Bearer {SECRETS['TARGET_TOKEN']} {echo}")
             pager.set("/page", Reply(500, f"key was {SECRETS['PAGER_KEY']} {echo}"))
             yield Place(world, postgres, pager)
