@@ -183,14 +183,15 @@ class GroupCommit:
 
     def _end_batch(self, error: sqlite3.Error | None) -> None:
         batch, self._batch = self._batch, []
-        if error is None:
-            self._committed()
-        else:
+        if error is not None:
             self._rolled_back()
             for unit in batch:
                 unit.error = unit.error or describe(error)
         for unit in batch:
             unit.settle()
+        if error is None:
+            # Last, so that whoever writes logs and counts comes after those who wait to go on.
+            self._committed()
         self._loop.call_soon(self._next_batch)
 
     def _written(self, error: sqlite3.Error | None) -> None:
