@@ -30,7 +30,7 @@ demo: install servers ## run the main job for real; ONCE=1 ends it with status 0
 	@$(BIN)/python -m demo $(if $(ONCE),--once)
 
 test: install servers ## run every test with its real servers
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: install ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

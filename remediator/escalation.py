@@ -217,7 +217,7 @@ def text_of(message: Message, values: Mapping[str, Value]) -> str:
     elif message.kind is MessageKind.UPDATE:
         lines.append(f"Run {values['run']} is {message.body.get('subject', '')}: {values['reason']}")
     elif values["state"]:
-        lines.append(f"Run {values['run']} is {values['state']}: {values['reason']}")
+        lines.append(f"Run {values['run']} is {values['state']}" + (f": {values['reason']}" if values["reason"] else ""))
     if values["runbook"]:
         lines.append(f"Runbook: {values['runbook']}")
     lines.append(f"Timeline: remediator show {values['incident']}" + (f"  {values['link']}" if values["link"] else ""))

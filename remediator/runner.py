@@ -93,21 +93,24 @@ class Runner:
     def take(self, runs: Sequence[Run]) -> None:
         """Work on runs whose lease this worker holds already."""
         for run in runs:
-            if run.id not in self._tasks:
-                task = asyncio.create_task(self._work(run), name=f"run {run.id}")
-                self._tasks[run.id] = task
-                task.add_done_callback(functools.partial(self._done, run.id))
+            task = asyncio.create_task(self._work(run, after=self._tasks.get(run.id)), name=f"run {run.id}")
+            self._tasks[run.id] = task
+            task.add_done_callback(functools.partial(self._done, run.id))
 
-    def _done(self, ident: str, _task: asyncio.Task[None]) -> None:
-        self._tasks.pop(ident, None)
+    def _done(self, ident: str, task: asyncio.Task[None]) -> None:
+        if self._tasks.get(ident) is task:
+            del self._tasks[ident]
         self._woken.set()
 
     def _wake(self, _runs: Sequence[str]) -> None:
         self._woken.set()
 
-    async def _work(self, run: Run) -> None:
+    async def _work(self, run: Run, after: asyncio.Task[None] | None = None) -> None:
         """Advance one run; whatever goes wrong, its row stays and its lease runs out."""
         log = self._log.bind(run_id=run.id, incident_id=run.incident, rule=run.rule)
+        if after is not None:
+            # The run was claimed again between the commit that gave its lease back and the end of the task that made it.
+            await asyncio.wait({after})
         try:
             await self._advance(run)
         except LeaseLost:

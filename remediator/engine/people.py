@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.decide import texts_of
-from remediator.engine.work import Work
+from remediator.engine.work import SETTLED_BY, Work
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Approval, Signal, SignalKind
 from remediator.rules.model import ApprovalSpec
@@ -141,7 +141,7 @@ def _settled_applied(turn: Turn, signal: Signal) -> None:
             turn.set_step(replace(step, state=StepState.UNDONE, undo_intended=False, message=words))
             turn.move(RunState.UNDOING, words)
         elif step.state is StepState.UNKNOWN:
-            turn.set_step(replace(step, state=StepState.APPLIED, receipt=step.receipt or Receipt(words), message=words))
+            turn.set_step(replace(step, state=StepState.APPLIED, receipt=Receipt(words, {SETTLED_BY: signal.who}), message=words))
             turn.move(RunState.APPLYING, words)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from remediator import guards
 from remediator.decide import CheckResult, with_checks
 from remediator.engine.following import superseded
-from remediator.engine.work import Work, plan_of
+from remediator.engine.work import SETTLED_BY, Work, plan_of
 from remediator.events import Kind
 from remediator.expressions import Facts, Unknown
 from remediator.model import Health, RunState, StepState, Verdict
@@ -90,7 +90,12 @@ async def _resolved(engine: Engine, work: Work, *, asked: bool) -> bool | Unknow
 
 async def _step_verdicts(engine: Engine, work: Work) -> Sequence[Verdict]:
     applied = [step for step in work.run.steps if step.state is StepState.APPLIED and not superseded(step, work.run.steps)]
-    return await asyncio.gather(*(_step_verdict(engine, work, step) for step in applied))
+    return await asyncio.gather(*(_step_verdict(engine, work, step) for step in applied if not _settled(step)))
+
+
+def _settled(step: Step) -> bool:
+    """Tell whether a person said that the step was applied: its answer is lost, so its own verification has nothing to go by."""
+    return step.receipt is not None and SETTLED_BY in step.receipt.data
 
 
 async def _step_verdict(engine: Engine, work: Work, step: Step) -> Verdict:

@@ -18,6 +18,8 @@ from remediator.records import Incident, Run, Step
 from remediator.rules.model import Remedy, Rule, StepSpec
 from remediator.store.protocol import Snapshot
 
+SETTLED_BY = "settled_by"
+"""Key of a receipt that a person stands for, since the call's own answer is lost."""
 SHOWN = 20
 """Most targets and changes of a step that an event lists."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -144,3 +145,25 @@ async def test_waits_for_work_under_way_when_it_stops(store: SqliteStore) -> Non
     await runner.aclose(grace=timedelta(seconds=10))
     assert work.cut == 0
     assert runner.free == 0
+
+
+async def test_run_claimed_again_before_its_task_has_ended_is_worked_on(store: SqliteStore) -> None:
+    """The commit that gives the lease back comes before the end of the task that made it; a claim in between must not be forgotten."""
+    (run,) = await queue(store, 1)
+    going, seen = asyncio.Event(), []
+
+    async def advance(claimed: Run) -> None:
+        seen.append(claimed.fence)
+        await going.wait()
+
+    runner = Runner(store, advance, worker="me", capacity=5, lease=timedelta(seconds=30))
+    runner.take([replace(run, fence=1)])
+    await asyncio.sleep(0)
+    runner.take([replace(run, fence=2)])
+    going.set()
+
+    async def both() -> bool:
+        return seen == [1, 2]
+
+    await eventually(both, what="the second claim is worked on")
+    await runner.aclose()
