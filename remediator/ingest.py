@@ -106,7 +106,7 @@ def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Change
         episode = draft.episodes.get(item.alert.fingerprint) or snapshot.episodes.get(item.alert.fingerprint)
         if item.alert.firing:
             _firing(draft, item, episode)
-        elif episode is not None and episode.open:
+        elif episode is not None and episode.open and not late_end(item.alert, episode):
             _resolved(draft, item.alert, episode)
     claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None else []
     return Changes(
@@ -131,6 +131,11 @@ def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timede
     if closed.closed_at is None or now - closed.closed_at > tombstone:
         return False
     return alert.starts_at <= (closed.ends_at or closed.closed_at)
+
+
+def late_end(alert: Alert, open_: Episode) -> bool:
+    """Tell whether a resolved alert speaks of an earlier firing than the open episode: it ended before that one began."""
+    return alert.ends_at is not None and alert.ends_at < open_.starts_at
 
 
 def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:

@@ -83,6 +83,18 @@ def test_late_copy_of_a_closed_episode_opens_nothing() -> None:
     assert nothing(world.take(alert(), after=MINUTE))
 
 
+def test_late_resolved_of_an_earlier_firing_closes_nothing() -> None:
+    """A peer's late *resolved* speaks of the episode before; the alert that fires now goes on firing."""
+    world = World(rule())
+    world.take(alert())
+    ended = alert(firing=False, ends_at=NOW + MINUTE)
+    world.take(ended, after=MINUTE)
+    world.take(alert(starts_at=NOW + 2 * MINUTE), after=2 * MINUTE)
+    assert nothing(world.take(ended, after=MINUTE))
+    again = alert(firing=False, starts_at=NOW + 2 * MINUTE, ends_at=NOW + 5 * MINUTE)
+    assert world.take(again, after=MINUTE).incidents[0].state is IncidentState.RESOLVED
+
+
 def test_tombstone_ends() -> None:
     """An alert that keeps firing with its old `startsAt` is taken seriously once the tombstone has run out."""
     world = World(rule())
