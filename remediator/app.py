@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal as signals
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -254,7 +255,8 @@ class Daemon:
     async def _take(self, items: Sequence[Sorted]) -> list[str]:
         now = datetime.now(UTC)
         reads = reads_for(items, now=now)
-        with self.runner.reserve(len(reads.latest_incident)) as room:
+        wanted = len(reads.latest_incident)
+        with self.runner.reserve(wanted) if wanted else nullcontext(0) as room:
             intake = replace(self._intake(room), day=now.date())
             committed = await self._store.transact(reads, lambda snapshot: take(items, snapshot, intake))
         claimed = set(committed.changes.claim)
@@ -496,6 +498,9 @@ async def serve(path: Path) -> None:
         stack.push_async_callback(daemon.aclose)
         listener = await open_listener(app, settings.listen)
         stack.push_async_callback(listener.aclose)
+        # What is there now stays; a storm makes the collector run often, and it need not look through all that each time.
+        gc.collect()
+        gc.freeze()
         log = structlog.get_logger("remediator")
         log.info("daemon.ready", url=listener.url, dry_run=settings.dry_run, rules=len(daemon.rules.rules))
         await stop.wait()

@@ -64,6 +64,7 @@ class Metrics:
         version: str = "",
     ) -> None:
         self.registry = registry
+        self._children: dict[tuple[_Labelled, tuple[str, ...]], Any] = {}
         self._known: dict[str, set[str]] = {"guard": set(), "action": set(), "route": set(), "reason": set()}
         self._build_intake()
         self._build_runs()
@@ -180,6 +181,13 @@ class Metrics:
         self._known[label] |= new
         return new
 
+    def _child(self, metric: _Labelled, *values: str) -> Any:
+        """Return the series of these labels; the library takes longer to find one than to count in it."""
+        child = self._children.get((metric, values))
+        if child is None:
+            child = self._children[metric, values] = metric.labels(*values)
+        return child
+
     def _word(self, label: str, value: JSON) -> str:
         return value if isinstance(value, str) and value in self._known[label] else OTHER
 
@@ -187,13 +195,13 @@ class Metrics:
 
     def webhook(self, outcome: str) -> None:
         """Count one webhook request; `outcome` is one of `WEBHOOK_OUTCOMES`."""
-        self.webhooks.labels(outcome if outcome in WEBHOOK_OUTCOMES else OTHER).inc()
+        self._child(self.webhooks, outcome if outcome in WEBHOOK_OUTCOMES else OTHER).inc()
 
     def alerts(self, *, firing: int, resolved: int, truncated: int = 0) -> None:
         """Count the alerts of one accepted webhook."""
         for status, count in (("firing", firing), ("resolved", resolved)):
             if count:
-                self.alerts_received.labels(status).inc(count)
+                self._child(self.alerts_received, status).inc(count)
         if truncated:
             self.alerts_truncated.inc(truncated)
 
@@ -212,7 +220,7 @@ class Metrics:
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Record one HTTP request by the route's pattern (never its path)."""
-        self.http_requests.labels(self._word("route", route), f"{status // 100}xx").observe(seconds)
+        self._child(self.http_requests, self._word("route", route), f"{status // 100}xx").observe(seconds)
 
     def commit(self, seconds: float, batch: int) -> None:
         """Record one durable commit and how many transactions shared it."""
