@@ -40,7 +40,8 @@ def machine() -> str:
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
     loop = "uvloop" if has_uvloop() else "asyncio's loop"
     load = "/".join(f"{one:.1f}" for one in os.getloadavg())
-    return f"{os.cpu_count()} × {cpu}, Linux {platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {loop}, load {load}"
+    versions = f"Linux {platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
+    return f"{os.cpu_count()} × {cpu}, {versions}, {loop}, load {load}"
 
 
 async def measure(stage: Stage, names: list[str]) -> list[Figure]:
