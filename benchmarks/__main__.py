@@ -16,8 +16,10 @@ import shutil
 import sqlite3
 import sys
 import tempfile
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from statistics import median
 
 from benchmarks import accepting, promising, reacting, resting
 from benchmarks.stage import Stage
@@ -35,13 +37,32 @@ PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
 }
 
 
-def machine() -> str:
+def machine(directory: Path) -> str:
     """Describe what it runs on, in one line."""
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), "?")
-    loop = "uvloop" if has_uvloop() else "asyncio's loop"
-    load = "/".join(f"{one:.1f}" for one in os.getloadavg())
-    versions = f"Linux {platform.release()}, Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
-    return f"{os.cpu_count()} × {cpu}, {versions}, {loop}, load {load}"
+    parts = (
+        f"{os.cpu_count()} processors ({cpu})",
+        f"Linux {platform.release()}",
+        f"Python {platform.python_version()}",
+        f"SQLite {sqlite3.sqlite_version}",
+        "uvloop" if has_uvloop() else "asyncio's own loop",
+        f"fdatasync {fsync(directory) * 1000:.2f} ms",
+        "load " + "/".join(f"{one:.1f}" for one in os.getloadavg()),
+    )
+    return ", ".join(parts)
+
+
+def fsync(directory: Path) -> float:
+    """Return the median seconds that the disk takes to keep one page: what the baselines mostly wait for."""
+    times = []
+    with tempfile.TemporaryFile(dir=directory) as file:
+        for _ in range(100):
+            file.write(b"x" * 4096)
+            file.flush()
+            began = time.perf_counter()
+            os.fdatasync(file.fileno())
+            times.append(time.perf_counter() - began)
+    return median(times)
 
 
 async def measure(stage: Stage, names: list[str]) -> list[Figure]:
@@ -63,10 +84,10 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=ROOT, help="on the disk to measure (default: the repository's)")
     options = parser.parse_args()
     names = [name for name in PARTS if not options.only or name in options.only]
-    print(machine(), flush=True)
+    print(machine(options.directory), flush=True)
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=options.directory) as folder:
         figures = asyncio.run(measure(Stage(Path(folder), lambda text: print(text, flush=True), options.quick), names))
-    print(f"\n{render(figures)}\n\n{machine()}")
+    print(f"\n{render(figures)}\n\n{machine(options.directory)}")
     return int(any(one.ok is False for one in figures))
 
 

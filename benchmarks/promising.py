@@ -9,6 +9,7 @@ from benchmarks import bodies, subjects
 from benchmarks.client import Came, Order
 from benchmarks.stage import Stage
 from benchmarks.table import Figure, exactly, most
+from remediator.alerts import fingerprint
 
 HELD = 300
 
@@ -67,7 +68,7 @@ def _lost(daemon: subjects.Daemon, came: Came, first: int) -> int:
     connection.close()
     name = bodies.UNMATCHED if first == 0 else bodies.MATCHED
     accepted = [number for number, answer in enumerate(came.answers, first) if 200 <= answer < 300]
-    return sum(1 for number in accepted if bodies.fingerprint(bodies.labels(number, name)) not in stored)
+    return len([number for number in accepted if fingerprint(bodies.labels(number, name)) not in stored])
 
 
 async def once(stage: Stage) -> list[Figure]:

@@ -23,7 +23,7 @@ class Figure:
 def ratio(name: str, value: float, baseline: float, *, of: str, least: float | None, unit: str = "/s") -> Figure:
     """Return a figure that is compared with a baseline measured in the same rounds."""
     found = value / baseline
-    bound, ok = ("", None) if least is None else (f"≥ {least:g} × {of}", found >= least)
+    bound, ok = ("", None) if least is None else (f"≥ {least:g} of {of}", found >= least)
     return Figure(name, f"{value:,.0f}{unit}", f"{of}: {baseline:,.0f}{unit}", found, bound, ok)
 
 

@@ -1,0 +1,1 @@
+"""Measures the daemon against named baselines: `python -m benchmarks`."""
