@@ -6,7 +6,7 @@ BIN := .venv/bin
 ONCE ?=
 
 PYTHON_PACKAGES := python3-venv
-SERVERS := postgresql redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
+SERVERS := curl openssl postgresql redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
 .PHONY: help install servers demo test lint format bench lock clean
 
@@ -23,7 +23,7 @@ install: .venv/installed ## make .venv with the locked dependencies and the proj
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-servers: ## install the servers that tests and demo run against
+servers: ## install the servers and tools that tests and demo run against
 	@scripts/system-packages $(SERVERS)
 
 demo: install servers ## run the main job for real; ONCE=1 ends it with status 0 only if every step happened

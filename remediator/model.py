@@ -89,14 +89,27 @@ def decode_value(value: JSON) -> Value:
     datetime.timedelta(seconds=120)
     """
     if isinstance(value, dict):
-        if value.keys() == {"$duration"}:
+        if value.keys() == {"$duration"} and _is_span(value["$duration"]):
             return timedelta(seconds=value["$duration"])
-        if value.keys() == {"$timestamp"}:
+        if value.keys() == {"$timestamp"} and _is_time(value["$timestamp"]):
             return datetime.fromisoformat(value["$timestamp"])
         return {key: decode_value(item) for key, item in value.items()}
     if isinstance(value, list):
         return [decode_value(item) for item in value]
     return value
+
+
+def _is_span(value: JSON) -> bool:
+    """Tell a duration of ours from a number that another system put into a map with the same key."""
+    return isinstance(value, int | float) and abs(value) <= timedelta.max.total_seconds() / 2
+
+
+def _is_time(value: JSON) -> bool:
+    """Tell a timestamp of ours from text that another system put into a map with the same key."""
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value).tzinfo is not None
+    except ValueError:
+        return False
 
 
 # --- words from closed sets -------------------------------------------------------------------------------------------

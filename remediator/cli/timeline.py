@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
+from remediator.duration import format_duration
 from remediator.events import Kind
-from remediator.model import JSON
+from remediator.model import JSON, decode_value
 
 Data = Mapping[str, JSON]
 
@@ -29,9 +31,14 @@ def explain(kind: str, data: Data) -> str:
 def word(value: JSON) -> str:
     """Return a value as a few words.
 
-    >>> word(["a", {"b": 1}])
-    'a, b=1'
+    >>> word(["a", {"b": 1}, {"$duration": 90.0}])
+    'a, b=1, 1m30s'
     """
+    decoded = decode_value(value)
+    if isinstance(decoded, timedelta):
+        return format_duration(decoded)
+    if isinstance(decoded, datetime):
+        return f"{decoded:%Y-%m-%d %H:%M:%SZ}"
     if isinstance(value, Mapping):
         return " ".join(f"{key}={word(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):

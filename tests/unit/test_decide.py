@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from remediator.decide import CheckResult, choose_remedy, decide, mandate, plans_hash, subject_facts, with_checks
-from remediator.model import Authority, Impact, Risk
+from remediator.model import Authority, Impact, Risk, decode_value, encode_value
 from remediator.rules.model import ApprovalSpec, Rule
 from tests.builders import alert, bounds, incident, plan, remedy, rule
 
@@ -121,3 +121,11 @@ def test_decide_tells_what_the_others_would_have_been() -> None:
     assert decision.rule == "first"
     assert decision.also_matched == ("second",)
     assert decision.to_json()["remedy"] == "restart"
+
+
+@pytest.mark.parametrize(
+    "foreign", [{"$duration": "soon"}, {"$duration": 1e300}, {"$timestamp": "yesterday"}, {"$timestamp": 5}, {"$timestamp": "2026-01-01"}]
+)
+def test_foreign_maps_that_look_like_ours_stay_what_they_are(foreign: dict[str, object]) -> None:
+    """What another system answers may have our tags as keys; a run that stored it must still load."""
+    assert decode_value(encode_value({"a": [foreign]})) == {"a": [foreign]}
