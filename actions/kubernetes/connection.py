@@ -30,7 +30,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 class KubernetesConnection(Connection):
     """A Kubernetes cluster, found through exactly one of `kubeconfig`, `in_cluster` and `server`.
 
-    `scope` knows the key `namespace`: `scope: {namespace: [shop, "shop-*"]}`.
+    `scope` knows the keys `namespace` and `node`: `scope: {namespace: [shop, "shop-*"], node: ["worker-*"]}`. Without an entry for
+    `namespace` every namespace may be acted on, except those of the system (`kube-system` and its like are acted on only when named
+    exactly). Without an entry for `node` no node is: nodes belong to everybody. An entry for `node` needs one for `namespace` beside
+    it (`["*"]` for all), since what can't be shown to be inside a scope is outside.
     """
 
     kubeconfig: str | None = Field(None, description="path of a kubeconfig file")
@@ -41,6 +44,11 @@ class KubernetesConnection(Connection):
     ca_file: str | None = Field(None, description="CA certificates (PEM) for `server`; the system's when absent")
     proxy: str | None = Field(None, description="URL of an HTTP proxy; the environment's is not used")
     timeout: Duration = Field(timedelta(seconds=10), description="for one request in all")
+    exec_allow: tuple[tuple[str, ...], ...] = Field(
+        (),
+        description="commands that may be run in containers, each an argv of exact elements and globs, `**` at its end for any more; "
+        "none by default",
+    )
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:
@@ -58,6 +66,8 @@ class KubernetesConnection(Connection):
             raise ValueError("proxy must be an http or https URL without query or user")
         if self.timeout <= timedelta():
             raise ValueError("timeout must be more than 0s")
+        if any(not pattern or pattern[0].startswith("*") for pattern in self.exec_allow):
+            raise ValueError("exec_allow: each entry begins with the program's name, or with a glob that does not begin with *")
         return self
 
 
