@@ -1,84 +1,77 @@
 """Raw JSON to and from an API server: reads, and writes that are never sent twice.
 
 Thin on purpose: model objects cost ten times the time and hide fields that newer servers send. Credentials come from
-`connection.py`.
+`connection.py`, connections and deadlines from `transport.py`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from ssl import SSLContext
-from typing import Any, Literal
-
-import aiohttp
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
 
 from actions.kubernetes.answers import Answer, error_of
-from remediator.errors import CheckFailed, OutcomeUnknown, TemporaryError
+from actions.kubernetes.discovery import parse_core, parse_groups, parse_release
+from actions.kubernetes.exec_stream import PROTOCOLS, Channels, ExecResult, was_never_started
+from actions.kubernetes.transport import Authorization, Endpoint, Lost, Received, Request, Transport
+from remediator.errors import CheckFailed, Conflict, OutcomeUnknown, RemediatorError, TemporaryError
+
+__all__ = [
+    "APPLY_PATCH",
+    "JSON_PATCH",
+    "MERGE_PATCH",
+    "STRATEGIC_PATCH",
+    "Authorization",
+    "Client",
+    "Endpoint",
+    "ExecResult",
+]
 
 MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"  # JSON is YAML
 _PAGE = 500
 _MOST_PAGES = 20
-_LARGEST = 64 * 2**20
-"""Most bytes of one answer; 500 large Pods take a quarter of that."""
-_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
-_FAILED = (aiohttp.ClientError, TimeoutError, OSError)
-
-Authorization = Callable[[bool], Awaitable[str | None]]
-"""Returns the Authorization header; with True, renews it first because the server did not accept the last one."""
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where the API server is and how to be let in."""
-
-    cluster: str
-    server: str
-    authorization: Authorization
-    tls: SSLContext | None = None
-    tls_name: str | None = None
-    proxy: str | None = None
-    timeout: float = 10.0
-    """Seconds for one request in all."""
+_FRESH = 600.0
+"""Seconds for which what a server offers is taken as known: servers are upgraded, and groups are added."""
 
 
 class Client:
-    """One API server. Reads share connections; each write gets a fresh one.
-
-    A fresh connection can't have been closed by the server while idle, which would look like a lost answer.
-    """
+    """One API server."""
 
     def __init__(self, endpoint: Endpoint, *, manager: str) -> None:
-        self._endpoint = endpoint
+        self._cluster = endpoint.cluster
         self._manager = manager
-        timeout = aiohttp.ClientTimeout(total=endpoint.timeout)
-        tls: SSLContext | bool = endpoint.tls or True
-        # Neither the environment's proxies nor ~/.netrc: what is not in the settings must not redirect credentials.
-        self._reads = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=tls, limit=20))
-        self._writes = aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(ssl=tls, limit=20, force_close=True))
-        self.rejected = False
-        """True once the server did not accept credentials that this client can't renew by itself."""
-        self.busy = 0
+        self._transport = Transport(endpoint, agent=manager)
+        self._discovered: dict[str, tuple[float, Mapping[str, Any]]] = {}
+
+    @property
+    def rejected(self) -> bool:
+        """True once server and client did not accept each other, which a new client may change."""
+        return self._transport.rejected
+
+    @property
+    def busy(self) -> int:
         """Requests under way."""
+        return self._transport.busy
 
     async def aclose(self) -> None:
         """Close all connections."""
-        await self._reads.close()
-        await self._writes.close()
+        await self._transport.aclose()
+
+    # --- reads
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> dict[str, Any]:
         """Read one object. Raises `NotFound`, `PermissionMissing`, `TemporaryError`, `PermanentError`."""
-        request = f"GET {path}"
+        request = Request("GET", path, _pairs(query))
+        answer = (await self._read(request)).answer
         try:
-            answer = await self._send(self._reads, "GET", path, query=query or {})
-            if answer.status != 200:
-                raise error_of(answer, cluster=self._endpoint.cluster, request=request)
             return answer.object()
-        except _FAILED as error:
-            raise TemporaryError(self._text(request, error)) from error
         except ValueError as error:
-            raise TemporaryError(self._text(request, error, "did not answer as an API server")) from error
+            raise self._not_a_server(request, error) from error
 
     async def list(self, path: str, query: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
         """Read all objects of a collection, page by page. Raises as `get`, and `CheckFailed` beyond 10,000 objects."""
@@ -91,94 +84,176 @@ class Client:
             if not token:
                 return items
             more = {"continue": token}
-        raise CheckFailed(f"cluster {self._endpoint.cluster!r}, GET {path}: more than {_PAGE * _MOST_PAGES} objects; narrow the selector")
+        raise CheckFailed(f"cluster {self._cluster!r}, GET {path}: more than {_PAGE * _MOST_PAGES} objects; narrow the selector")
 
-    async def patch(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
-        """Merge-patch one object and return it; with `dry_run` the server checks everything and changes nothing.
+    async def text(self, path: str, query: Mapping[str, str] | None = None, *, limit: int) -> tuple[bytes, bool]:
+        """Read the first `limit` bytes of something that is no object (a log); tell whether there was more. Raises as `get`."""
+        received = await self._read(Request("GET", path, _pairs(query), accept="*/*", limit=limit, cut=True))
+        return received.answer.body, received.cut
 
-        Raises `Conflict` when the body carries an old resourceVersion, the errors of `get`, and `OutcomeUnknown` when the
-        request was sent and what came back does not tell.
+    async def served(self, group: str) -> tuple[str, ...]:
+        """Return the versions of a group that the server offers, the preferred one first; none when it does not know the group.
+
+        "" is the core group. Asked for once in ten minutes. Raises as `get`.
         """
-        query = {"fieldManager": self._manager, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}
-        request = f"PATCH {path}"
         try:
-            answer = await self._send(self._writes, "PATCH", path, query=query, body=body, content_type=MERGE_PATCH)
-            if answer.status < 500:
-                if answer.status != 200:
-                    raise error_of(answer, cluster=self._endpoint.cluster, request=request)
-                return answer.object()
-            # A proxy or a timed-out API server answers 5xx for writes that did take effect.
-            raise self._lost(str(error_of(answer, cluster=self._endpoint.cluster, request=request)), dry_run=dry_run)
-        except _NOT_SENT as error:
-            raise TemporaryError(self._text(request, error)) from error
-        except _FAILED as error:
-            raise self._lost(self._text(request, error), dry_run=dry_run) from error
+            return parse_groups(await self._discover("/apis")).get(group, ()) if group else parse_core(await self._discover("/api"))
         except ValueError as error:
-            raise self._lost(self._text(request, error, "did not answer as an API server"), dry_run=dry_run) from error
+            raise self._not_a_server("GET /apis", error) from error
+
+    async def release(self) -> tuple[int, int]:
+        """Return the server's release, as (1, 36). Raises as `get`."""
+        try:
+            return parse_release(await self._discover("/version"))
+        except ValueError as error:
+            raise self._not_a_server("GET /version", error) from error
+
+    async def _discover(self, path: str) -> Mapping[str, Any]:
+        """Read what the server says about itself, once in a while. Raises ValueError for what is no object."""
+        now = asyncio.get_running_loop().time()
+        until, known = self._discovered.get(path, (now, {}))
+        if until <= now:
+            known = (await self._read(Request("GET", path))).answer.json()
+            self._discovered[path] = (now + _FRESH, known)
+        return known
+
+    async def _read(self, request: Request) -> Received:
+        try:
+            received = await self._transport.read(request)
+        except Lost as error:
+            raise TemporaryError(str(error)) from error
+        if received.answer.status != 200:
+            raise self._refusal(received.answer, request)
+        return received
+
+    # --- writes
+
+    async def patch(
+        self,
+        path: str,
+        body: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        *,
+        kind: str = MERGE_PATCH,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Patch one object and return it; with `dry_run` the server checks everything and changes nothing.
+
+        Raises `Conflict` when the body carries an old resourceVersion or a JSON patch does not fit the object as it is (a `test` that
+        fails, a place that is not there), the errors of `get`, and `OutcomeUnknown` when the request was sent and what came back does
+        not tell.
+        """
+        request = self._write("PATCH", path, body, query=_options(self._manager, dry_run=dry_run), content_type=kind)
+        return await self._carry_out(request, dry_run=dry_run)
+
+    async def apply(
+        self, path: str, body: Mapping[str, Any], *, manager: str, force: bool = False, dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Apply an object on the server's side: `manager` owns exactly the fields of `body` afterwards, and is made if it is not there.
+
+        Raises `ApplyConflict` when others own some of them and not `force`; else as `patch`.
+        """
+        query = {**_options(manager, dry_run=dry_run), "force": "true" if force else "false"}
+        return await self._carry_out(self._write("PATCH", path, body, query=query, content_type=APPLY_PATCH), dry_run=dry_run)
+
+    async def create(self, path: str, body: Mapping[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+        """Send a new object to a collection or a subresource (an eviction, a review), and return what the server made of it.
+
+        Raises `AlreadyExists`, `Blocked` when a PodDisruptionBudget forbids an eviction, else as `patch`.
+        """
+        return await self._carry_out(self._write("POST", path, body, query=_options(self._manager, dry_run=dry_run)), dry_run=dry_run)
+
+    async def delete(
+        self,
+        path: str,
+        *,
+        uid: str,
+        resource_version: str | None = None,
+        grace: int | None = None,
+        propagation: str | None = None,
+        dry_run: bool = False,
+    ) -> dict[str, Any]:
+        """Delete one object, of this uid only; return it, or the server's `Status`.
+
+        `grace` is in seconds, `propagation` one of Background, Foreground and Orphan. Raises `Conflict` when an object of another uid or
+        resourceVersion has the name now, else as `patch`.
+        """
+        preconditions = {"uid": uid, **({"resourceVersion": resource_version} if resource_version is not None else {})}
+        options: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
+        options |= {"gracePeriodSeconds": grace} if grace is not None else {}
+        options |= {"propagationPolicy": propagation} if propagation is not None else {}
+        options |= {"dryRun": ["All"]} if dry_run else {}
+        return await self._carry_out(self._write("DELETE", path, options), dry_run=dry_run)
+
+    @staticmethod
+    def _write(method: str, path: str, body: Any, *, query: Mapping[str, str] | None = None, content_type: str = "") -> Request:
+        return Request(method, path, _pairs(query), json.dumps(body).encode(), content_type or "application/json")
+
+    async def _carry_out(self, request: Request, *, dry_run: bool) -> dict[str, Any]:
+        """Send a write once. A lost answer, a server error and an answer that is none leave its outcome unknown."""
+        try:
+            answer = (await self._transport.write(request)).answer
+        except Lost as error:
+            raise self._lost(str(error), dry_run=dry_run) from error
+        if answer.status >= 500 or answer.status == 408:
+            refusal = self._refusal(answer, request)
+            # A proxy or a timed-out API server answers so for writes that did take effect.
+            raise self._lost(str(refusal), dry_run=dry_run) if isinstance(refusal, TemporaryError) else refusal
+        if answer.status not in (200, 201, 202):
+            raise self._refusal(answer, request)
+        try:
+            return answer.success()
+        except ValueError as error:
+            raise self._lost(str(self._not_a_server(request, error)), dry_run=dry_run) from error
+
+    # --- commands
+
+    async def exec(
+        self,
+        namespace: str,
+        pod: str,
+        argv: Sequence[str],
+        *,
+        container: str | None,
+        timeout: float,  # noqa: ASYNC109 - the server has none
+        limit: int,
+    ) -> ExecResult:
+        """Run a command in a container, without a shell, input or terminal, and wait `timeout` seconds for its end.
+
+        `limit` bytes of each stream are kept. Servers ask for the right to `get` `/pods/exec`, newer ones (1.35) also to `create` it.
+        Raises the errors of `get` when it was not started, and `OutcomeUnknown` when it may have been and its exit code did not come.
+        """
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/exec"
+        where = [("container", container)] if container is not None else []
+        query = [*(("command", word) for word in argv), *where, ("stdout", "true"), ("stderr", "true")]
+        what = f"cluster {self._cluster!r}, command in pod {namespace}/{pod}"
+        try:
+            async with self._transport.websocket(Request("GET", path, query, accept="*/*"), protocols=PROTOCOLS) as socket:
+                return await Channels(what, limit=limit).run(socket, timeout=timeout)
+        except Lost as error:
+            if was_never_started(str(error)):
+                raise TemporaryError(str(error)) from error
+            raise OutcomeUnknown(f"{error}; the command may or may not have been started") from error
+
+    # --- errors
+
+    def _refusal(self, answer: Answer, request: Request) -> RemediatorError:
+        error = error_of(answer, cluster=self._cluster, request=str(request))
+        # The server does not say which operation failed, so it may be a `test`; nothing was written in any case.
+        if request.content_type == JSON_PATCH and answer.status == 422 and not answer.failure().get("details"):
+            return Conflict(f"{error} (the JSON patch does not fit the object as it is now)")
+        return error
+
+    def _not_a_server(self, request: object, error: ValueError) -> TemporaryError:
+        return TemporaryError(self._transport.text(request, error, "did not answer as an API server"))
 
     @staticmethod
     def _lost(text: str, *, dry_run: bool) -> TemporaryError | OutcomeUnknown:
         return TemporaryError(text) if dry_run else OutcomeUnknown(f"{text}; the write may or may not have taken effect")
 
-    def _text(self, request: str, error: BaseException, what: str = "can't be reached") -> str:
-        reason = "timed out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-        return f"cluster {self._endpoint.cluster!r} {what}: {request}: {reason}"
 
-    async def _send(
-        self,
-        session: aiohttp.ClientSession,
-        method: Literal["GET", "PATCH", "POST"],  # never PUT or DELETE: aiohttp sends those again by itself when a connection breaks
-        path: str,
-        *,
-        query: Mapping[str, str],
-        body: Any = None,
-        content_type: str = "application/json",
-    ) -> Answer:
-        """Send one request; once more with new credentials after a 401, which says that nothing was done."""
-        data = None if body is None else json.dumps(body).encode()
-        headers = {"Accept": "application/json", "User-Agent": self._manager, **({"Content-Type": content_type} if data else {})}
-        self.busy += 1
-        try:
-            token = await self._endpoint.authorization(False)
-            answer = await self._once(session, method, path, query=query, data=data, headers=headers, token=token)
-            if answer.status == 401:
-                renewed = await self._endpoint.authorization(True)
-                if renewed != token:
-                    answer = await self._once(session, method, path, query=query, data=data, headers=headers, token=renewed)
-                self.rejected = answer.status == 401
-        finally:
-            self.busy -= 1
-        return answer
-
-    async def _once(
-        self,
-        session: aiohttp.ClientSession,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str],
-        data: bytes | None,
-        headers: Mapping[str, str],
-        token: str | None,
-    ) -> Answer:
-        async with session.request(
-            method,
-            self._endpoint.server + path,
-            params=query,
-            data=data,
-            headers={**headers, **({"Authorization": token} if token else {})},
-            allow_redirects=False,
-            proxy=self._endpoint.proxy,
-            server_hostname=self._endpoint.tls_name,
-        ) as response:
-            return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, await _read(response))
+def _pairs(query: Mapping[str, str] | None) -> tuple[tuple[str, str], ...]:
+    return tuple((query or {}).items())
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    """Read a whole body, unpacked. Raises ValueError for one so long that keeping it could end the daemon."""
-    body = bytearray()
-    async for chunk in response.content.iter_chunked(2**16):
-        body += chunk
-        if len(body) > _LARGEST:
-            raise ValueError(f"it answered more than {_LARGEST // 2**20} MiB")
-    return bytes(body)
+def _options(manager: str, *, dry_run: bool) -> dict[str, str]:
+    return {"fieldManager": manager, "fieldValidation": "Strict", **({"dryRun": "All"} if dry_run else {})}

@@ -124,13 +124,13 @@ async def _never(connection: KubernetesConnection, ctx: Any) -> Client:
 
 
 async def test_reads_tell_what_may_work_later(cluster: FakeCluster, ctx: TokenContext) -> None:
-    """429 with its delay, 5xx, a broken connection and no server at all are temporary; 404 is not."""
+    """429 with a delay beyond the deadline, 5xx, a broken connection and no server at all are temporary; 404 is not."""
     cluster.run("deployments", "web", "shop/web:1.0")
     client = await connect(ctx, "prod")
-    cluster.refuse_next("GET", too_many(3))
-    with pytest.raises(TemporaryError) as caught:
+    cluster.refuse_next("GET", too_many(30))
+    with pytest.raises(TemporaryError, match="again in 30 s") as caught:
         await client.get(WEB)
-    assert caught.value.delay == timedelta(seconds=3)
+    assert caught.value.delay == timedelta(seconds=30)
     cluster.refuse_next("GET", Refusal(503, "ServiceUnavailable", "apiserver is shutting down"))
     with pytest.raises(TemporaryError, match="shutting down"):
         await client.get(WEB)
