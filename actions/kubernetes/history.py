@@ -69,6 +69,18 @@ class History:
         first = run[-1]
         return first.created if not first.again else self._again_at(first, is_current=len(run) == 1)
 
+    def current_at(self) -> datetime | None:
+        """Return when the present revision became current, by whomever: restarts and our own changes count. None: can't be told.
+
+        Like `changed_at`, the earliest time it can't have been after where nothing records the moment.
+        """
+        current, mark = self.current, self.mark
+        if current is None or not self.workload.observed:
+            return None
+        if mark is not None and current.number == mark.revision and current.template_digest == mark.template:
+            return mark.at
+        return self._again_at(current, is_current=True) if current.again else current.created
+
     def _run(self) -> list[Revision]:
         """Return the unbroken run of revisions of the present essence, newest first: the release and its restarts."""
         current = self.current

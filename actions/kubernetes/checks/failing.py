@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from remediator.errors import CheckFailed, PermanentError, TemporaryError
+from remediator.errors import CheckFailed, RemediatorError
 
 
 @contextmanager
@@ -13,5 +13,7 @@ def told(check: str) -> Iterator[None]:
     """Turn an error of the client into `CheckFailed` with the same text; its cause keeps the type."""
     try:
         yield
-    except (TemporaryError, PermanentError) as error:
+    except CheckFailed as error:
+        raise CheckFailed(f"{check}: {error}") from (error.__cause__ or error)
+    except RemediatorError as error:
         raise CheckFailed(f"{check}: {error}") from error

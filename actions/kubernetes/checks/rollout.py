@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from actions.kubernetes.checks.failing import told
+from actions.kubernetes.checks.limits import LONGEST_TEXT, MOST_ROWS, MOST_SAMPLES, clean, fit, texts
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.history import History
 from actions.kubernetes.names import WorkloadParams
 from actions.kubernetes.permissions import HISTORY, on_workloads
 from actions.kubernetes.progress import confirm_stalled, progress_of
 from actions.kubernetes.templates import RESTARTED_AT, images
-from actions.kubernetes.workloads import CHANGE_CAUSE, parse_time, read_history, read_workload
+from actions.kubernetes.workloads import CHANGE_CAUSE, Revision, parse_time, read_history, read_workload
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.errors import NotFound
 from remediator.model import Value
+
+_RELAPSE = timedelta(hours=24)
+"""The window in which the daemon doesn't go back to what was rolled away from, unless a rule sets another."""
 
 _FACTS = {
     "found": (FactType.BOOL, "whether there is such a workload; without it nothing else is known"),
@@ -32,8 +36,21 @@ _FACTS = {
         "since a person or pipeline last changed what runs; restarts and our own changes don't count; unknown when no record tells",
     ),
     "changed_at": (FactType.TIMESTAMP, "the moment that `age` counts from"),
+    "rollout_age": (
+        FactType.DURATION,
+        "since the present revision became current, by whomever: restarts and our own changes count; unknown when no record tells",
+    ),
+    "rollout_at": (FactType.TIMESTAMP, "the moment that `rollout_age` counts from"),
     "previous_found": (FactType.BOOL, "whether an earlier revision with another template is kept"),
     "previous_revision": (FactType.INT, "its number; unknown without one"),
+    "revisions": (FactType.INT, "how many revisions are kept"),
+    "history": (
+        FactType.ROWS,
+        (
+            "the kept revisions, newest first: revision, current, created_age, images, change_cause, replicas (of Deployments), "
+            "same (runs the same as the one before: a restart), left_as_bad (rolled away from within a day)"
+        ),
+    ),
     "images": (FactType.STRINGS, "images of the containers, in order"),
     "change_cause": (
         FactType.STRING,
@@ -47,6 +64,7 @@ _FACTS = {
     "healthy": (FactType.BOOL, "whether all Pods are of the present template and available; unknown when none are desired"),
     "restarted_found": (FactType.BOOL, "whether somebody restarted the present revision and when is known"),
     "restarted_at": (FactType.TIMESTAMP, "when that was"),
+    "truncated": (FactType.BOOL, "whether images, history or the change cause were cut"),
 }
 
 
@@ -96,10 +114,15 @@ def _counts(history: History, *, stalled: bool) -> dict[str, Value]:
 def _release(history: History, now: datetime) -> dict[str, Value]:
     workload, current, previous = history.workload, history.current, history.previous
     cause = workload.annotations.get(CHANGE_CAUSE, "")
+    shown, images_cut = texts(list(images(workload.template).values()), MOST_ROWS)
+    rows, rows_cut = fit((_row(history, item, now) for item in reversed(history.revisions)), MOST_ROWS)
     facts: dict[str, Value] = {
-        "images": list(images(workload.template).values()),
-        "change_cause": cause,
+        "images": shown,
+        "change_cause": clean(cause),
         "change_cause_found": bool(cause),
+        "revisions": len(history.revisions),
+        "history": list(rows),
+        "truncated": images_cut or rows_cut or len(cause) > LONGEST_TEXT,
         **_restarted(history),
     }
     if current is not None:
@@ -111,7 +134,25 @@ def _release(history: History, now: datetime) -> dict[str, Value]:
     if changed is not None:
         facts["changed_at"] = changed
         facts["age"] = now - changed
+    rolled_out = history.current_at()
+    if rolled_out is not None:
+        facts["rollout_at"] = rolled_out
+        facts["rollout_age"] = now - rolled_out
     return facts
+
+
+def _row(history: History, revision: Revision, now: datetime) -> dict[str, Value]:
+    earlier = [item for item in history.revisions if item.number < revision.number]
+    return {
+        "revision": revision.number,
+        "current": revision is history.current,
+        "created_age": now - revision.created,
+        "images": [clean(image) for image in list(images(revision.template).values())[:MOST_SAMPLES]],
+        "change_cause": clean(revision.cause),
+        "same": bool(earlier) and earlier[-1].essence == revision.essence,
+        "left_as_bad": history.left_as_bad(revision, now=now, window=_RELAPSE) is not None,
+        **({"replicas": revision.replicas} if revision.owns_pods else {}),
+    }
 
 
 def _restarted(history: History) -> dict[str, Value]:
