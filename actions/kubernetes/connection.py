@@ -1,24 +1,19 @@
-"""How a cluster is reached: the settings of a connection, and the client made from them.
-
-Only a kubeconfig needs the SDK (its loader knows exec plugins and OIDC); it is imported then, in a thread, since that takes half a second.
-"""
+"""How a cluster is reached: the settings of a connection, and the client made from them."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 import os
 import ssl
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-import aiohttp
 from pydantic import Field, model_validator
 
 from actions.kubernetes.client import Authorization, Client, Endpoint
+from actions.kubernetes.kubeconfig import Kubeconfig, open_tls
 from remediator.action import Connection, Context, SecretRef
 from remediator.duration import Duration
 from remediator.errors import PermanentError
@@ -43,7 +38,8 @@ class KubernetesConnection(Connection):
     token: SecretRef | None = Field(None, description="bearer token for `server`")
     ca_file: str | None = Field(None, description="CA certificates (PEM) for `server`; the system's when absent")
     proxy: str | None = Field(None, description="URL of an HTTP proxy; the environment's is not used")
-    timeout: Duration = Field(timedelta(seconds=10), description="for one request in all")
+    timeout: Duration = Field(timedelta(seconds=10), description="for one request in all, waiting for its turn included")
+    max_requests: int = Field(20, ge=1, le=1000, description="most requests under way at once; more wait for their turn")
     exec_allow: tuple[tuple[str, ...], ...] = Field(
         (),
         description="commands that may be run in containers, each an argv of exact elements and globs, `**` at its end for any more; "
@@ -122,15 +118,15 @@ async def _endpoint(connection: KubernetesConnection, ctx: Context, cluster: str
 
 
 async def _from_settings(connection: KubernetesConnection, ctx: Context, cluster: str) -> Endpoint:
-    token = f"Bearer {await ctx.secret(connection.token)}" if connection.token else None
     server = (connection.server or "").rstrip("/")
     return Endpoint(
         cluster,
         server,
-        _fixed(token),
-        tls=_tls(connection.ca_file) if server.startswith("https") else None,
+        await _from_secret(connection.token, ctx),
+        tls=open_tls(connection.ca_file) if server.startswith("https") else None,
         proxy=connection.proxy,
         timeout=connection.timeout.total_seconds(),
+        max_requests=connection.max_requests,
     )
 
 
@@ -142,75 +138,37 @@ def _from_service_account(connection: KubernetesConnection, cluster: str) -> End
         cluster,
         f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
         _from_file(SERVICE_ACCOUNT / "token"),
-        tls=_tls(str(SERVICE_ACCOUNT / "ca.crt")),
+        tls=open_tls(str(SERVICE_ACCOUNT / "ca.crt")),
         proxy=connection.proxy,
         timeout=connection.timeout.total_seconds(),
+        max_requests=connection.max_requests,
     )
 
 
 async def _from_kubeconfig(connection: KubernetesConnection, cluster: str) -> Endpoint:
-    path = Path(os.path.expanduser(connection.kubeconfig or ""))  # noqa: ASYNC240, PTH111 (reads no file)
-    await asyncio.to_thread(path.read_bytes)  # a missing file is our message, not the SDK's
-    config, loader = await _load_kubeconfig(path, connection.context, cluster)
-
-    async def authorization(renew: bool) -> str | None:
-        if renew:
-            await _renew(loader, config, cluster)
-        token: str | None = config.api_key.get("BearerToken")
-        return token
-
+    loaded = await Kubeconfig.load(connection.kubeconfig or "", context=connection.context, cluster=cluster)
+    if loaded.token and not _is_private(loaded.server):
+        raise PermanentError(f"connection {cluster!r}: the kubeconfig's server is no https URL: a token must not travel in clear")
     return Endpoint(
         cluster,
-        config.host.rstrip("/"),
-        authorization,
-        tls=_tls_of(config) if config.host.startswith("https") else None,
-        tls_name=config.tls_server_name or None,
-        proxy=connection.proxy or config.proxy,
+        loaded.server,
+        loaded.authorization,
+        tls=loaded.tls,
+        tls_name=loaded.config.tls_server_name or None,
+        proxy=connection.proxy or loaded.config.proxy,
         timeout=connection.timeout.total_seconds(),
+        max_requests=connection.max_requests,
     )
 
 
-async def _load_kubeconfig(path: Path, context: str | None, cluster: str) -> tuple[Any, Any]:
-    """Return the SDK's configuration and its loader. Never writes the file back."""
-    sdk = await asyncio.to_thread(importlib.import_module, "kubernetes.aio.config")
-    client = importlib.import_module("kubernetes.aio.client")
-    config = client.Configuration()
-    config.proxy = None  # taken from the environment by default
-    try:
-        loader = await sdk.load_kube_config(config_file=str(path), context=context, client_configuration=config, persist_config=False)
-    except sdk.ConfigException as error:
-        raise PermanentError(f"connection {cluster!r}: kubeconfig {path}: {error}") from error
-    return config, loader
+async def _from_secret(ref: SecretRef | None, ctx: Context) -> Authorization:
+    """Keep the token; read it again when the server does not accept it: it may have been replaced where it is kept."""
+    token = f"Bearer {await ctx.secret(ref)}" if ref else None
 
-
-async def _renew(loader: Any, config: Any, cluster: str) -> None:
-    """Ask the kubeconfig's plugin or OIDC issuer for new credentials."""
-    sdk = importlib.import_module("kubernetes.aio.config")
-    loader.__dict__.pop("exec_plugin_expiry", None)  # the server knows better than the plugin's own expiry
-    try:
-        await loader.load_and_set(config)
-    except (sdk.ConfigException, aiohttp.ClientError, OSError) as error:
-        raise PermanentError(f"connection {cluster!r}: the kubeconfig gives no new credentials: {type(error).__name__}") from error
-
-
-def _tls(ca_file: str | None, data: str | bytes | None = None) -> ssl.SSLContext:
-    tls = ssl.create_default_context(cafile=ca_file, cadata=data)
-    tls.verify_flags &= ~ssl.VERIFY_X509_STRICT  # many clusters' own CAs lack the extensions that newer Pythons insist on
-    return tls
-
-
-def _tls_of(config: Any) -> ssl.SSLContext:
-    tls = _tls(config.ssl_ca_cert, config.ca_cert_data)
-    if config.cert_file:
-        tls.load_cert_chain(config.cert_file, keyfile=config.key_file)
-    if not config.verify_ssl:
-        tls.check_hostname = False
-        tls.verify_mode = ssl.CERT_NONE
-    return tls
-
-
-def _fixed(token: str | None) -> Authorization:
-    async def authorization(renew: bool) -> str | None:  # noqa: ARG001 (a new token needs a new client, see `connect`)
+    async def authorization(renew: bool) -> str | None:
+        nonlocal token
+        if renew and ref:
+            token = f"Bearer {await ctx.secret(ref)}"
         return token
 
     return authorization

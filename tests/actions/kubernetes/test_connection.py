@@ -194,13 +194,17 @@ def test_any_delay_asked_for_is_bounded() -> None:
     assert error.delay == timedelta(hours=1)
 
 
+async def _nobody(renew: bool) -> None:
+    return None
+
+
 async def test_endless_answers_are_not_kept() -> None:
     """An answer that unpacks to gigabytes must not end the daemon; a write answered so may have taken effect."""
     packer = zlib.compressobj(wbits=31)
     body = b"".join(packer.compress(bytes(2**20)) for _ in range(80)) + packer.flush()
     async with HttpServer() as server:
         server.default = Reply(200, body, {"Content-Encoding": "gzip"})
-        client = Client(Endpoint("prod", server.url, connection._fixed(None)), manager="remediator")
+        client = Client(Endpoint("prod", server.url, _nobody), manager="remediator")
         with pytest.raises(TemporaryError, match="answered more than 64 MiB"):
             await client.get(WEB)
         with pytest.raises(OutcomeUnknown, match="answered more than 64 MiB"):
