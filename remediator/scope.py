@@ -7,23 +7,34 @@ from fnmatch import fnmatchcase
 
 from remediator.model import Target
 
+_EITHER = frozenset({"namespace", "node"})
+"""Entries of which a target has only one: what lies in a namespace, and nodes, which lie in none."""
+
 
 def outside_scope(targets: Iterable[Target], scope: Mapping[str, Sequence[str]]) -> str | None:
     """Return why the first target outside of `scope` is outside, None when all are inside.
 
     Each entry of `scope` lists exact values and globs (case counts). A target without a value for an entry is outside: what
-    can't be shown to be inside is not.
+    can't be shown to be inside is not. A node is the one thing that needs no namespace, where an entry `node` allows it, and what
+    lies in a namespace needs no node: a target is held against the entry for the one that it has, and needs that entry.
 
     >>> outside_scope([Target("k8s:prod/shop/deployment/api", "l", {"namespace": "shop"})], {"namespace": ["shop", "shop-*"]})
     """
     for target in targets:
         for name, allowed in scope.items():
             value = target.scope.get(name)
+            if value is None and _is_elsewhere(target, name, scope):
+                continue
             if value is None:
                 return f"{target.id} has no {name}, and the scope limits {name} to {_list(allowed)}"
             if not any(value == one or fnmatchcase(value, one) for one in allowed):
                 return f"{target.id} has {name} {value!r}, the scope allows {_list(allowed)}"
     return None
+
+
+def _is_elsewhere(target: Target, name: str, scope: Mapping[str, Sequence[str]]) -> bool:
+    """Tell whether another entry of `scope` speaks for a target that can't have a value for `name`."""
+    return name in _EITHER and any(other in target.scope and other in scope for other in _EITHER - {name})
 
 
 def _list(allowed: Sequence[str]) -> str:

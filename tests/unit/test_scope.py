@@ -47,3 +47,31 @@ def test_s09_what_cannot_be_shown_to_be_inside_is_outside() -> None:
 def test_s09_one_target_outside_refuses_the_whole_plan() -> None:
     """All targets count, not the first."""
     assert outside_scope([target(namespace="shop"), target(namespace="bank")], {"namespace": ("shop",)}) is not None
+
+
+NODES = {"namespace": ("shop",), "node": ("worker-*",)}
+
+
+@pytest.mark.parametrize("inside", [{"namespace": "shop"}, {"node": "worker-1"}])
+def test_s09_a_node_is_held_against_the_entry_for_nodes_alone(inside: dict[str, str]) -> None:
+    """A target lies in a namespace or is a node; the entry for the one that it has decides."""
+    assert outside_scope([target(**inside)], NODES) is None
+
+
+@pytest.mark.parametrize(
+    ("outside", "scope"),
+    [
+        ({"node": "worker-1"}, {"namespace": ("shop",)}),
+        ({"node": "worker-1"}, {"namespace": ("*",)}),
+        ({"node": "control-1"}, NODES),
+        ({"namespace": "bank"}, NODES),
+        ({"namespace": "shop"}, {"node": ("*",)}),
+        ({"namespace": "bank", "node": "worker-1"}, NODES),
+        ({}, NODES),
+        ({"database": "0"}, NODES),
+        ({"node": "worker-1"}, {**NODES, "database": ("*",)}),
+    ],
+)
+def test_s09_a_scope_of_namespaces_never_lets_a_node_through(outside: dict[str, str], scope: Mapping[str, tuple[str, ...]]) -> None:
+    """Without an entry for what the target is, it is outside; an entry for something else never speaks for it."""
+    assert outside_scope([target(**outside)], scope) is not None
