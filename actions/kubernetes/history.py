@@ -37,12 +37,25 @@ class History:
 
     @property
     def previous(self) -> Revision | None:
-        """The newest revision before the current one that runs something else: a mere restart is nothing to go back to."""
+        """The newest revision before the current one that is another release: restarts and our own adjustments are nothing to go back to."""
         current = self.current
         if current is None:
             return None
-        earlier = [item for item in self.revisions if item.number < current.number and item.essence != current.essence]
+        release = self.release()
+        earlier = [item for item in self.revisions if item.number < current.number and item.essence not in release]
         return earlier[-1] if earlier else None
+
+    def release(self) -> frozenset[str]:
+        """Return the essences of the present release: the present template's, and of those that are it but for our own adjustments."""
+        own = self._own()
+        return frozenset({self.workload.essence, *(own.same_release if own else ())})
+
+    def _own(self) -> Mark | None:
+        """Return our note if what runs now is what we made; somebody may have changed the template since."""
+        mark = self.mark
+        if mark is not None and any(item.number == mark.revision and item.template_digest == mark.template for item in self._run()):
+            return mark
+        return None
 
     def numbered(self, number: int) -> Revision | None:
         """Return the revision that has this number now."""
@@ -63,9 +76,9 @@ class History:
         run = self._run()
         if not run:
             return template_touched(self.workload)  # paused, say: changed, but no revision made of it yet
-        mark = self.mark
-        if mark is not None and any(item.number == mark.revision and item.template_digest == mark.template for item in run):
-            return mark.changed_at
+        own = self._own()
+        if own is not None:
+            return own.changed_at
         first = run[-1]
         return first.created if not first.again else self._again_at(first, is_current=len(run) == 1)
 

@@ -44,6 +44,8 @@ class Mark:
     changed_at: datetime | None = None
     """When a person or pipeline had last changed the template before us; None when that could not be told."""
     rolled_away: tuple[RolledAway, ...] = ()
+    same_release: tuple[str, ...] = ()
+    """Essences of templates that are the same release but for our own adjustments (variables, resources): nothing to roll back to."""
 
     def written(self) -> dict[str, str]:
         """Return the annotation to write."""

@@ -11,7 +11,7 @@ from actions.kubernetes.history import History
 from actions.kubernetes.marks import Mark, RolledAway, read_mark
 from actions.kubernetes.names import Kind, Reference
 from actions.kubernetes.progress import confirm_stalled, fault_of, progress_of, restarted_lately
-from actions.kubernetes.templates import merge_patch, template_digest
+from actions.kubernetes.templates import essence, merge_patch, template_digest
 from actions.kubernetes.workloads import Workload, read_history, read_pods, read_workload
 from remediator.action import Context, Reconciled, Settled
 from remediator.errors import Conflict, NotFound, PlanRefused, PreconditionChanged, TemporaryError
@@ -77,12 +77,19 @@ def refuse_unreplaceable(workload: Workload) -> None:
         )
 
 
-def new_mark(history: History, ctx: Context, *, action: str, template: Mapping[str, Any], leaves: bool) -> Mark:
-    """Return the note for a change to `template`; with `leaves` the present template is remembered as left because it was bad."""
+def new_mark(
+    history: History, ctx: Context, *, action: str, template: Mapping[str, Any], leaves: bool, adjusts: bool = False
+) -> Mark:
+    """Return the note for a change to `template`.
+
+    With `leaves` the present template is remembered as left because it was bad; with `adjusts` the new one is the same release.
+    """
     old, current = history.mark, history.current
     away = old.remembered(ctx.now) if old else ()
     if leaves and current is not None:
         away = (*away, RolledAway(current.essence, current.uid, ctx.now))
+    keeps = adjusts or essence(template) == history.workload.essence
+    kept = {item.essence for item in history.revisions} | {history.workload.essence}
     return Mark(
         key=ctx.key,
         action=action,
@@ -91,6 +98,7 @@ def new_mark(history: History, ctx: Context, *, action: str, template: Mapping[s
         revision=history.newest + 1,
         changed_at=history.changed_at(),
         rolled_away=away,
+        same_release=tuple(sorted(history.release() & kept)) if keeps else (),
     )
 
 
