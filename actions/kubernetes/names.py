@@ -23,6 +23,10 @@ Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$", max_length=LONGEST
 """A DNS-1123 subdomain, as the API server demands of workloads."""
 
 
+ContainerName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$", max_length=63)]
+"""A DNS-1123 label, as the API server demands of containers."""
+
+
 class Kind(Enum):
     """The kinds of workload that have revisions."""
 
