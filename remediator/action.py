@@ -7,7 +7,7 @@ This is all that a module under `actions/` (or a third party's) imports. It does
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -74,6 +74,13 @@ class Connection(BaseModel):
     scope: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
+
+    async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
+        """Compare what the credentials of this connection, called `name`, may do with the rights they need. Changes nothing.
+
+        Raises the errors of a check when the system can't be asked at all.
+        """
+        return Audit(unchecked=(f"connection {name!r}: this kind of system can't be asked what credentials may do",))
 
 
 C = TypeVar("C", bound=Connection)
@@ -158,6 +165,38 @@ class Permission:
     verbs: tuple[str, ...]
     resource: str = ""
     why: str = ""
+    param: str = ""
+    """The parameter that names the one object which this is for; several are alternatives, with spaces between. A call that leaves it
+    out does not need it, and where a rule fixes its value the grant can be for that object alone. `owner: PARAM/NAME` names it as well."""
+    names: tuple[str, ...] = ()
+    """Only these objects of the resource; none: any."""
+    place: str | None = None
+    """The namespace it is for; None: where the call acts, by its parameter `namespace` and its connection's scope."""
+
+
+@dataclass(frozen=True, order=True)
+class Right:
+    """One verb on one resource at one place: what permissions come down to, and what can be compared with the truth."""
+
+    resource: str
+    verb: str
+    place: str = ""
+    """A namespace; empty: in all of them, or where the system knows none."""
+    name: str = ""
+    """Only this object; empty: any."""
+
+    def __str__(self) -> str:
+        what = f"{self.verb} {self.resource} {self.name}".strip()
+        return f"{what} in namespace {self.place}" if self.place else what
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What credentials really may do, held against what they need. What could not be compared stands in `unchecked`, with the reason."""
+
+    missing: tuple[Right, ...] = ()
+    excessive: tuple[Right, ...] = ()
+    unchecked: tuple[str, ...] = ()
 
 
 # --- actions -----------------------------------------------------------------------------------------------------------
@@ -203,6 +242,14 @@ class Action(ABC, Generic[P]):
     permissions: ClassVar[tuple[Permission, ...]]
     example: ClassVar[Mapping[str, Any]]
     """Parameters as a rule would write them."""
+
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:  # noqa: ARG003 - the whole of it by default
+        """Return what one call needs, as far as a rule fixes its parameters; what only an alert will tell is None in `params`.
+
+        For what `Permission.param` can't say: an action on any kind of object needs the rights on the kind that a rule names.
+        """
+        return cls.permissions
 
     @abstractmethod
     async def plan(self, params: P, ctx: Context) -> Plan:
@@ -277,6 +324,11 @@ class Check(ABC, Generic[P]):
     facts: ClassVar[Mapping[str, Fact]]
     permissions: ClassVar[tuple[Permission, ...]]
     example: ClassVar[Mapping[str, Any]]
+
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:  # noqa: ARG003 - the whole of it by default
+        """Return what one call needs, as far as a rule fixes its parameters; see `Action.needed`."""
+        return cls.permissions
 
     @abstractmethod
     async def run(self, params: P, ctx: Context) -> Mapping[str, Value]:

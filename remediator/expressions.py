@@ -177,6 +177,10 @@ class Template:
         """
         return _render(self._tree, facts)
 
+    def partial(self, facts: Facts) -> JSON:
+        """Return the tree with every expression replaced by its value, and by None where that is unknown."""
+        return _partial(self._tree, facts)
+
 
 @dataclass(frozen=True)
 class _Text:
@@ -207,6 +211,15 @@ def _render(node: Any, facts: Facts) -> JSON | Unknown:
         items = [_render(item, facts) for item in node]
         return next((item for item in items if isinstance(item, Unknown)), items)
     return node
+
+
+def _partial(node: Any, facts: Facts) -> JSON:
+    if isinstance(node, dict):
+        return {key: _partial(item, facts) for key, item in node.items()}
+    if isinstance(node, list):
+        return [_partial(item, facts) for item in node]
+    rendered = _render(node, facts)
+    return None if isinstance(rendered, Unknown) else rendered
 
 
 # --- compiling --------------------------------------------------------------------------------------------------------

@@ -1,27 +1,50 @@
-"""The smallest rights that a rule set needs, in each granting system's own words. Pure.
+"""The smallest rights that a rule set needs. Pure.
 
 Every action and check declares what it needs; here the declarations of those that are really called are put together for each
-connection, narrowed by the connection's scope, and written as Kubernetes RBAC, SQL, Redis ACL, HTTP methods or an IAM policy.
+connection, narrowed by what the rules fix (a namespace, the name of a workload, a path) and by the connection's scope. `grants.py`
+writes them in each system's own words.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
-import yaml
-
-from remediator.action import Action, Check, Connection, Permission, PermissionKind
-from remediator.expressions import Facts, Template, Unknown
+from remediator.action import Action, Check, Connection, Permission, PermissionKind, Right
+from remediator.expressions import Facts, Template
 from remediator.model import JSON
 from remediator.rules.model import Rule
 from remediator.rules.reading import Catalogue
 
 OWN = ("alertmanager.standing", "prometheus.alert")
 """Checks that the daemon itself makes before it acts and while it verifies."""
+
+CLUSTER_SCOPED = frozenset(
+    {
+        "/namespaces",
+        "/nodes",
+        "/persistentvolumes",
+        "apiextensions.k8s.io/customresourcedefinitions",
+        "apiregistration.k8s.io/apiservices",
+        "metrics.k8s.io/nodes",
+        "networking.k8s.io/ingressclasses",
+        "node.k8s.io/runtimeclasses",
+        "rbac.authorization.k8s.io/clusterrolebindings",
+        "rbac.authorization.k8s.io/clusterroles",
+        "scheduling.k8s.io/priorityclasses",
+        "storage.k8s.io/csidrivers",
+        "storage.k8s.io/csinodes",
+        "storage.k8s.io/storageclasses",
+        "storage.k8s.io/volumeattachments",
+    }
+)
+"""Resources of Kubernetes that lie in no namespace: a Role can't grant them."""
+
+NAMEABLE = frozenset({"get", "patch", "update", "delete"})
+"""Verbs of Kubernetes that are asked for one object by its name, so that they can be granted for it alone."""
 
 _GLOB = re.compile(r"[*?\[]")
 _SECRET = re.compile(r"[^/]+/[^/]+/[^/]+/[^/]+")
@@ -43,6 +66,61 @@ class Need:
         """Return those that one system grants."""
         return tuple(one for one in self.permissions if one.kind is kind)
 
+    @property
+    def rights(self) -> tuple[Right, ...]:
+        """All of it, verb by verb; what something wider covers is left out."""
+        others = {Right(one.resource, verb) for one in self.permissions if one.kind is not PermissionKind.KUBERNETES for verb in one.verbs}
+        return tuple(sorted(others | kubernetes_rights(self)))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a rule (or of the daemon itself)."""
+
+    kind: Kind
+    connection: str | None
+    """None: chosen by a label, so any of its kind."""
+    params: Mapping[str, JSON]
+    """As far as they are fixed; None for what only an alert tells."""
+
+    def reaches(self, name: str, settings: Connection) -> bool:
+        """Tell whether it may be made on a connection."""
+        return self.kind.connection is not None and isinstance(settings, self.kind.connection) and self.connection in (None, name)
+
+    def permissions(self, settings: Connection) -> Iterator[Permission]:
+        """Give what it needs on a connection, narrowed to what the rule fixes."""
+        for one in self.kind.needed(self.params):
+            narrowed = self._on_object(_of_request(one, self.params))
+            if narrowed is not None:
+                narrowed = self._at_place(narrowed)
+                if not (issubclass(self.kind, Action) and _is_outside(narrowed, settings)):
+                    yield narrowed
+
+    def _on_object(self, one: Permission) -> Permission | None:
+        """Narrow to the one object that a parameter names; None when the call names something else by another parameter."""
+        words, plain = one.param.split(), replace(one, param="")
+        fields = self.kind.Params.model_fields
+        if any(word in fields for word in words):
+            word = next((word for word in words if word in self.params), None)
+            if word is None:
+                return None
+            name = self.params[word]
+        elif words and "owner" in fields and fields["owner"].default is None:
+            if "owner" not in self.params:
+                return None
+            word, _, name = str(self.params["owner"] or f"{words[0]}/").partition("/")
+            if word not in words:
+                return None
+        else:
+            return plain
+        return replace(plain, names=(name,)) if name and isinstance(name, str) else plain
+
+    def _at_place(self, one: Permission) -> Permission:
+        namespace = self.params.get("namespace")
+        if one.kind is PermissionKind.KUBERNETES and one.place is None and isinstance(namespace, str):
+            return replace(one, place=namespace)
+        return one
+
 
 # --- what is needed ------------------------------------------------------------------------------------------------------
 
@@ -60,72 +138,83 @@ def needs(
     `written` are the settings as plain values, where references to Secrets are looked for.
     """
     found: dict[str, list[Permission]] = {name: [] for name in connections}
-    for kind, connection, params in (*_calls(rules, catalogue), *_own(catalogue, connections)):
+    for call in (*_calls(rules, catalogue), *_own(catalogue, connections)):
         for name, settings in connections.items():
-            if kind.connection is not None and isinstance(settings, kind.connection) and connection in (None, name):
-                found[name] += _narrowed(kind.permissions, params)
+            if call.reaches(name, settings):
+                found[name] += call.permissions(settings)
     secrets = _secrets(written or {})
     merged = (Need(name, connections[name], merge(found[name]), secrets.get(name, ())) for name in sorted(found))
     return tuple(need for need in merged if need.permissions or need.secrets)
 
 
-def _calls(rules: Iterable[Rule], catalogue: Catalogue) -> Iterator[tuple[Kind, str | None, Mapping[str, JSON]]]:
-    """Give each call: its kind, the connection it names (None: not a fixed one), and its parameters as written."""
+def _calls(rules: Iterable[Rule], catalogue: Catalogue) -> Iterator[_Call]:
     for rule in rules:
         for check in rule.checks:
             kind = catalogue.check(check.check)
             if kind is not None:
-                yield kind, *_call(kind, check.params, rule)
+                yield _call(kind, check.params, rule)
         for step in (step for remedy in rule.remedies for step in remedy.steps):
             action = catalogue.action(step.action)
             if action is not None:
-                yield action, *_call(action, step.params, rule)
+                yield _call(action, step.params, rule)
 
 
-def _own(catalogue: Catalogue, connections: Mapping[str, Connection]) -> Iterator[tuple[Kind, str | None, Mapping[str, JSON]]]:
+def _own(catalogue: Catalogue, connections: Mapping[str, Connection]) -> Iterator[_Call]:
     """Give the calls that the daemon makes by itself: to ask whether an alert still stands, and to keep a client open."""
     for name in OWN:
         kind = catalogue.check(name)
         if kind is not None:
-            yield kind, None, {}
+            yield _Call(kind, None, {})
     for name, settings in connections.items():
         kind = catalogue.check(settings.keepalive) if settings.keepalive is not None else None
         if kind is not None:
-            yield kind, name, {}
+            yield _Call(kind, name, {})
 
 
-def _call(kind: Kind, params: Template, rule: Rule) -> tuple[str | None, Mapping[str, JSON]]:
-    source = params.source if isinstance(params.source, Mapping) else {}
-    connection = source.get(kind.connection_field)
-    for place, expression in params.leaves:
-        if place == (kind.connection_field,):
-            # Only a pack's variables name a connection; what comes from an alert may select any of its kind.
-            value = expression.evaluate(Facts({f"vars.{name}": value for name, value in rule.vars.items()}))
-            whole = isinstance(connection, str) and connection[2:-1].strip() == expression.text.strip()
-            connection = value if whole and not isinstance(value, Unknown) else None
-    return (connection if isinstance(connection, str) else None), source
+def _call(kind: Kind, params: Template, rule: Rule) -> _Call:
+    """Return a call with what is known of its parameters before any alert: constants, and the pack's variables."""
+    known = params.partial(Facts({f"vars.{name}": value for name, value in rule.vars.items()}))
+    known = known if isinstance(known, Mapping) else {}
+    connection = known.get(kind.connection_field)
+    return _Call(kind, connection if isinstance(connection, str) else None, known)
 
 
-def _narrowed(permissions: Iterable[Permission], params: Mapping[str, JSON]) -> list[Permission]:
-    """Narrow HTTP rights to the method and path that a rule fixes."""
-    found = []
-    for one in permissions:
-        method, path = params.get("method"), params.get("path")
-        verbs = (method,) if one.kind is PermissionKind.HTTP and method in one.verbs else one.verbs
-        fixed = one.kind is PermissionKind.HTTP and one.resource == "*" and isinstance(path, str) and "${" not in path
-        found.append(Permission(one.kind, verbs, str(path) if fixed else one.resource, one.why))
-    return found
+def _of_request(one: Permission, params: Mapping[str, JSON]) -> Permission:
+    """Narrow an HTTP right to the method and path that a rule fixes."""
+    if one.kind is not PermissionKind.HTTP:
+        return one
+    method, path = params.get("method"), params.get("path")
+    verbs = (method,) if isinstance(method, str) and method in one.verbs else one.verbs
+    return replace(one, verbs=verbs, resource=path if one.resource == "*" and isinstance(path, str) else one.resource)
+
+
+def _is_outside(one: Permission, settings: Connection) -> bool:
+    """Tell whether a scope keeps every plan away from the place that a rule fixes."""
+    allowed = settings.scope.get("namespace")
+    return bool(one.place) and allowed is not None and not any(one.place == each or fnmatchcase(one.place or "", each) for each in allowed)
 
 
 def merge(permissions: Iterable[Permission]) -> tuple[Permission, ...]:
     """Return each resource once with all verbs asked for it, sorted. What Redis' sentinels grant stays apart from its servers'."""
-    found: dict[tuple[PermissionKind, str, bool], tuple[set[str], set[str]]] = {}
+    found: dict[tuple[Any, ...], tuple[set[str], set[str]]] = {}
     for one in permissions:
-        verbs, whys = found.setdefault((one.kind, one.resource, on_sentinels(one)), (set(), set()))
+        key = (one.kind.value, one.resource, on_sentinels(one), one.place is not None, one.place or "", one.names, one.param)
+        verbs, whys = found.setdefault(key, (set(), set()))
         verbs |= set(one.verbs)
         whys |= {one.why} - {""}
-    keys = sorted(found, key=lambda key: (key[0].value, key[1], key[2]))
-    return tuple(Permission(key[0], tuple(sorted(found[key][0])), key[1], "; ".join(sorted(found[key][1]))) for key in keys)
+    return tuple(_merged(key, verbs, whys) for key, (verbs, whys) in sorted(found.items(), key=lambda item: item[0]))
+
+
+def _merged(key: tuple[Any, ...], verbs: set[str], whys: set[str]) -> Permission:
+    kind, resource, _, placed, place, names, param = key
+    why = "; ".join(sorted(whys))
+    return Permission(PermissionKind(kind), tuple(sorted(verbs)), resource, why, param, names, place if placed else None)
+
+
+def verbs_by_resource(permissions: Iterable[Permission]) -> dict[str, list[str]]:
+    """Return the Kubernetes rights as `GROUP/RESOURCE[/SUBRESOURCE]` to sorted verbs, for any object; others are passed over."""
+    chosen = merge(replace(one, param="", names=(), place=None) for one in permissions if one.kind is PermissionKind.KUBERNETES)
+    return {one.resource: list(one.verbs) for one in chosen}
 
 
 def on_sentinels(permission: Permission) -> bool:
@@ -157,123 +246,40 @@ def _references(value: JSON) -> Iterator[str]:
 # --- Kubernetes ----------------------------------------------------------------------------------------------------------
 
 
-def verbs_by_resource(permissions: Iterable[Permission]) -> dict[str, list[str]]:
-    """Return the Kubernetes rights as `GROUP/RESOURCE[/SUBRESOURCE]` to sorted verbs; others are passed over."""
-    chosen = merge(one for one in permissions if one.kind is PermissionKind.KUBERNETES)
-    return {one.resource: list(one.verbs) for one in chosen}
+def kubernetes_rights(need: Need) -> set[Right]:
+    """Return each right at its place: a namespace that a rule or the scope names, else the whole cluster.
 
-
-def policy_rules(permissions: Iterable[Permission]) -> list[dict[str, JSON]]:
-    """Return the rules of a Role: resources of one group that need the same verbs share one.
-
-    >>> policy_rules([Permission(PermissionKind.KUBERNETES, ("list",), "/pods")])
-    [{'apiGroups': [''], 'resources': ['pods'], 'verbs': ['list']}]
+    A scope that is missing or holds patterns can't be said in RBAC; then the cluster is what remains, and the scope holds alone.
     """
-    shared: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for resource, verbs in verbs_by_resource(permissions).items():
-        group, _, name = resource.partition("/")
-        shared.setdefault((group, tuple(verbs)), []).append(name)
-    return [{"apiGroups": [group], "resources": sorted(names), "verbs": list(verbs)} for (group, verbs), names in sorted(shared.items())]
+    found = {Right("/secrets", "get", place, name) for place, name in need.secrets}
+    for one in need.of(PermissionKind.KUBERNETES):
+        for verb in one.verbs:
+            names = _names(one, verb, need.settings) or ("",)
+            found |= {Right(one.resource, verb, place, name) for place in _places(one, verb, need.settings) for name in names}
+    return {right for right in found if not _wider(right) & found}
 
 
-def kubernetes_manifests(need: Need, *, account: str = "remediator", namespace: str = "remediator") -> list[dict[str, JSON]]:
-    """Return Roles and bindings for a cluster: one Role in each namespace of the connection's scope.
-
-    A scope that is missing or holds patterns can't be said in RBAC; then a ClusterRole is what remains, and the scope holds alone.
-    """
-    rules, scope = policy_rules(need.permissions), need.settings.scope.get("namespace")
-    subject = {"kind": "ServiceAccount", "name": account, "namespace": namespace}
-    found: list[dict[str, JSON]] = []
-    if rules and (scope is None or any(_GLOB.search(one) for one in scope)):
-        found += _role(account, None, rules, subject)
-    elif rules:
-        for one in sorted(scope or ()):
-            found += _role(account, one, rules, subject)
-    for one in sorted({place for place, _ in need.secrets}):
-        names = [name for place, name in need.secrets if place == one]
-        read = [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": names, "verbs": ["get"]}]
-        found += _role(f"{account}-secrets", one, read, subject)
-    return found
+def _names(one: Permission, verb: str, settings: Connection) -> tuple[str, ...]:
+    """Return the only objects that a right is for, none for any."""
+    if verb not in NAMEABLE:
+        return ()
+    nodes = settings.scope.get("node", ())
+    exact = one.resource == "/nodes" and nodes and not any(_GLOB.search(node) for node in nodes)
+    return one.names or (tuple(nodes) if exact else ())
 
 
-def _role(name: str, namespace: str | None, rules: list[dict[str, JSON]], subject: JSON) -> list[dict[str, JSON]]:
-    prefix, meta = ("", {"name": name, "namespace": namespace}) if namespace is not None else ("Cluster", {"name": name})
-    api = "rbac.authorization.k8s.io"
-    reference = {"apiGroup": api, "kind": f"{prefix}Role", "name": name}
-    return [
-        {"apiVersion": f"{api}/v1", "kind": f"{prefix}Role", "metadata": meta, "rules": rules},
-        {"apiVersion": f"{api}/v1", "kind": f"{prefix}RoleBinding", "metadata": meta, "roleRef": reference, "subjects": [subject]},
-    ]
+def _places(one: Permission, verb: str, settings: Connection) -> tuple[str, ...]:
+    """Return the namespaces that a right is for; "" for the whole cluster."""
+    group, _, rest = one.resource.partition("/")
+    base = f"{group}/{rest.partition('/')[0]}"
+    if base in CLUSTER_SCOPED and not (base == "/namespaces" and verb in NAMEABLE):  # a namespace itself counts as lying in itself
+        return ("",)
+    if one.place is not None:
+        return (one.place,)
+    scope = settings.scope.get("namespace")
+    return ("",) if scope is None or any(_GLOB.search(place) for place in scope) else tuple(scope)
 
 
-# --- the others ------------------------------------------------------------------------------------------------------------
-
-
-def sql_grants(need: Need) -> str:
-    """Return the grants for a PostgreSQL role; what depends on a statement is left to a person, as a comment."""
-    role, database = (_quoted(str(getattr(need.settings, name, name))) for name in ("user", "database"))
-    lines = []
-    for one in need.of(PermissionKind.POSTGRES):
-        match one.verbs:
-            case ("member",):
-                lines.append(f"GRANT {one.resource} TO {role};  -- {one.why}")
-            case ("CONNECT",):
-                lines.append(f"GRANT CONNECT ON DATABASE {database} TO {role};")
-            case ("EXECUTE",):
-                lines.append(f"GRANT EXECUTE ON FUNCTION {one.resource} TO {role};  -- {one.why}")
-            case _:
-                lines.append(f"-- {role} needs {', '.join(one.verbs)} on {one.resource}: {one.why}")
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def redis_acl(need: Need) -> str:
-    """Return the ACL commands for a Redis user, for servers and sentinels apart. The password is given separately."""
-    user = getattr(need.settings, "username", None) or "remediator"
-    return "".join(
-        f"# on the {place}\nACL SETUSER {user} on resetkeys resetchannels -@all {' '.join(_terms(need, sentinels=sentinels))}\n"
-        for place, sentinels in (("servers", False), ("sentinels", True))
-        if _terms(need, sentinels=sentinels)
-    )
-
-
-def _terms(need: Need, *, sentinels: bool) -> list[str]:
-    """Return patterns and terms; a pattern for all keys is narrowed to the connection's scope."""
-    chosen = [one for one in need.of(PermissionKind.REDIS) if on_sentinels(one) is sentinels]
-    keys = need.settings.scope.get("key", ("*",))
-    patterns = {key for one in chosen if one.resource for key in (keys if one.resource == "*" else (one.resource,))}
-    return [*(f"~{pattern}" for pattern in sorted(patterns)), *sorted({verb for one in chosen for verb in one.verbs})]
-
-
-def http_requests(need: Need) -> str:
-    """Return the requests that a gateway must let through, one line for each path."""
-    return "".join(f"{','.join(one.verbs)} {one.resource}\n" for one in need.of(PermissionKind.HTTP))
-
-
-def iam_policy(need: Need) -> dict[str, JSON]:
-    """Return the IAM policy document."""
-    chosen = need.of(PermissionKind.AWS)
-    statements = [{"Effect": "Allow", "Action": list(one.verbs), "Resource": one.resource or "*"} for one in chosen]
-    return {"Version": "2012-10-17", "Statement": statements}
-
-
-def render(found: Sequence[Need], *, account: str = "remediator", namespace: str = "remediator") -> dict[str, str]:
-    """Return the files to hand to each system's owner: name to text. What is not needed has no file."""
-    files: dict[str, str] = {}
-    for need in found:
-        kinds = {one.kind for one in need.permissions}
-        manifests = kubernetes_manifests(need, account=account, namespace=namespace)
-        if manifests:
-            files[f"{need.connection}.yaml"] = yaml.safe_dump_all(manifests, sort_keys=False)
-        if PermissionKind.POSTGRES in kinds:
-            files[f"{need.connection}.sql"] = sql_grants(need)
-        if PermissionKind.REDIS in kinds:
-            files[f"{need.connection}.acl"] = redis_acl(need)
-        if PermissionKind.HTTP in kinds:
-            files[f"{need.connection}.http"] = http_requests(need)
-        if PermissionKind.AWS in kinds:
-            files[f"{need.connection}.iam.json"] = json.dumps(iam_policy(need), indent=2) + "\n"
-    return files
+def _wider(right: Right) -> set[Right]:
+    """Return the rights that make this one needless."""
+    return {replace(right, place=place, name=name) for place in {right.place, ""} for name in {right.name, ""}} - {right}

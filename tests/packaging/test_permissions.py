@@ -13,8 +13,9 @@ from actions.http.request import HttpConnection
 from actions.kubernetes.connection import KubernetesConnection
 from actions.postgres.connection import PostgresConnection
 from actions.redis.connection import RedisConnection
-from remediator.action import Connection, Permission, PermissionKind
-from remediator.permissions import Need, iam_policy, kubernetes_manifests, merge, needs, policy_rules, redis_acl, render, sql_grants
+from remediator.action import Connection, Permission, PermissionKind, Right
+from remediator.grants import iam_policy, kubernetes_manifests, policy_rules, redis_acl, render, sql_grants
+from remediator.permissions import Need, kubernetes_rights, merge, needs
 from remediator.registry import Registry
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.model import Rule
@@ -73,10 +74,14 @@ def asked(need: Need, kind: PermissionKind) -> set[tuple[str, str]]:
     return {(one.resource, verb) for one in need.of(kind) for verb in one.verbs}
 
 
+OTHERS = ("statefulset", "daemonset", "controllerrevision")
+
+
 def test_needs_are_exactly_what_the_calls_declare() -> None:
     """A connection that a rule or a pack's variable names gets the rights of what is called on it; others get none."""
     needed = found({"production": cluster(), "staging": cluster()})
-    assert asked(needed["production"], PermissionKind.KUBERNETES) == declared("kubernetes.pods", "kubernetes.scale")
+    deployments = {one for one in declared("kubernetes.pods", "kubernetes.scale") if not any(word in one[0] for word in OTHERS)}
+    assert asked(needed["production"], PermissionKind.KUBERNETES) == deployments
     assert "staging" not in needed
 
 
@@ -95,7 +100,7 @@ def test_requests_are_narrowed_to_what_the_rule_fixes() -> None:
 
 
 def test_roles_stand_in_each_namespace_of_the_scope() -> None:
-    """Exact names become a Role each, and no ClusterRole; every manifest is valid."""
+    """Exact names become a Role each, and no ClusterRole; what a rule does in one namespace is granted there alone."""
     (need,) = found({"production": cluster(scope={"namespace": ["shop", "checkout"]})}).values()
     manifests = kubernetes_manifests(need)
     assert [(one["kind"], one["metadata"]["namespace"]) for one in manifests] == [
@@ -103,14 +108,61 @@ def test_roles_stand_in_each_namespace_of_the_scope() -> None:
     ]
     for one in manifests:
         kubernetes_validate.validate(one, kubernetes_validate.latest_version(), strict=True)
-        assert one.get("rules") in (None, policy_rules(need.permissions))
+    assert "patch" not in str(manifests[0])
+    assert {"apiGroups": ["apps"], "resources": ["deployments/scale"], "resourceNames": ["api"], "verbs": ["get", "patch"]} in manifests[2][
+        "rules"
+    ]
 
 
 @pytest.mark.parametrize("scope", [{}, {"namespace": ["shop", "shop-*"]}])
 def test_patterns_need_a_cluster_role(scope: dict[str, list[str]]) -> None:
-    """RBAC knows no patterns."""
+    """RBAC knows no patterns. What a rule does in a namespace that it names needs no more than a Role there."""
     (need,) = found({"production": cluster(scope=scope)}).values()
-    assert [one["kind"] for one in kubernetes_manifests(need)] == ["ClusterRole", "ClusterRoleBinding"]
+    manifests = kubernetes_manifests(need)
+    assert [one["kind"] for one in manifests] == ["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"]
+    assert "patch" not in str(manifests[0])
+
+
+def test_a_place_outside_of_the_scope_is_granted_to_checks_only() -> None:
+    """No plan may touch it, so no right to change it is handed out; looking is not held against scopes."""
+    (need,) = found({"production": cluster(scope={"namespace": ["checkout"]})}, RULES.replace('"${labels.namespace}"', "front")).values()
+    assert {right.place for right in kubernetes_rights(need)} == {"front"}
+    assert not any(right.verb == "patch" for right in kubernetes_rights(need))
+
+
+@pytest.mark.parametrize(
+    ("owner", "resource", "name"),
+    [
+        ("deployment/api", "apps/deployments", "api"),
+        ("statefulset/db", "apps/statefulsets", "db"),
+        ("${labels.owner}", "apps/daemonsets", ""),
+    ],
+)
+def test_a_workload_that_a_rule_names_is_granted_alone(owner: str, resource: str, name: str) -> None:
+    """Its kind and its name; what an alert's label will say is granted on every kind."""
+    (need,) = found({"production": cluster()}, RULES.replace("deployment/api", owner)).values()
+    rights = {
+        right for right in kubernetes_rights(need) if right.resource.startswith("apps/") and right.place == "" and right.verb == "get"
+    }
+    assert Right(resource, "get", "", name) in rights
+    assert (len(rights) == 1) is bool(name)
+
+
+def test_what_lies_in_no_namespace_needs_a_cluster_role() -> None:
+    """Nodes, volumes and storage classes can't be granted by a Role, whatever the scope; a namespace itself can."""
+    rights = (("/nodes", "get"), ("/nodes", "list"), ("storage.k8s.io/storageclasses", "get"), ("/pods", "list"), ("/namespaces", "get"))
+    need = Need(
+        "prod",
+        cluster(scope={"namespace": ["shop"], "node": ["worker-1"]}),
+        merge(Permission(PermissionKind.KUBERNETES, (verb,), resource) for resource, verb in rights),
+    )
+    assert kubernetes_rights(need) == {
+        Right("/nodes", "get", "", "worker-1"),
+        Right("/nodes", "list"),
+        Right("storage.k8s.io/storageclasses", "get"),
+        Right("/pods", "list", "shop"),
+        Right("/namespaces", "get", "shop"),
+    }
 
 
 def test_an_empty_scope_is_not_everything() -> None:
@@ -124,7 +176,7 @@ def test_secrets_referred_to_are_read_by_name() -> None:
     written = {"connections": {"flags": {"kind": "http", "bearer": {"kubernetes": "production/shop/flags/token"}}}}
     needed = found({"production": cluster(scope={"namespace": []})}, written=written)
     role, binding = kubernetes_manifests(needed["production"])
-    assert role["metadata"] == binding["metadata"] == {"name": "remediator-secrets", "namespace": "shop"}
+    assert role["metadata"] == binding["metadata"] == {"name": "remediator", "namespace": "shop"}
     assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["flags"], "verbs": ["get"]}]
 
 
@@ -132,7 +184,7 @@ def test_every_declaration_can_be_written() -> None:
     """Each action and check of the catalogue renders for its own kind of connection, without a wildcard in RBAC."""
     for provider in REGISTRY.catalogue():
         for kind in (*provider.actions, *provider.checks):
-            for one in policy_rules(kind.permissions):
+            for one in policy_rules(kubernetes_rights(Need("it", Connection(), merge(kind.permissions)))):
                 assert "*" not in str(one)
             written = render([Need("it", Connection(), merge(kind.permissions))])
             assert bool(written) is bool(kind.permissions)
@@ -229,5 +281,10 @@ def test_files_can_be_handed_over() -> None:
     """One file for each connection and system, in a form its tools read."""
     files = render(list(found({"production": cluster(), "orders": postgres()}).values()))
     assert set(files) == {"production.yaml", "orders.sql"}
-    assert len(list(yaml.safe_load_all(files["production.yaml"]))) == 2
+    assert [one["kind"] for one in yaml.safe_load_all(files["production.yaml"])] == [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "Role",
+        "RoleBinding",
+    ]
     assert all(line.startswith(("GRANT ", "-- ")) for line in files["orders.sql"].splitlines())
