@@ -7,16 +7,40 @@ Speaks raw JSON to the API server. The SDK is imported only to load a kubeconfig
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
 from actions.kubernetes.actions.scale import Scale
+from actions.kubernetes.checks.env import Env
+from actions.kubernetes.checks.events import Events
+from actions.kubernetes.checks.exec import ExecCheck
+from actions.kubernetes.checks.hpa import Hpa
+from actions.kubernetes.checks.logs import Logs
+from actions.kubernetes.checks.node import Node
 from actions.kubernetes.checks.pods import Pods
+from actions.kubernetes.checks.pvc import Pvc
 from actions.kubernetes.checks.rollout import Rollout
+from actions.kubernetes.checks.usage import Usage
 from actions.kubernetes.connection import KubernetesConnection
 from remediator.action import Provider
 
 PROVIDER = Provider(
     system="kubernetes",
     actions=(RolloutUndo, RolloutRestart, Scale),
-    checks=(Rollout, Pods),
+    checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node),
     connections={"kubernetes": KubernetesConnection},
 )
 
-__all__ = ["PROVIDER", "KubernetesConnection", "Pods", "Rollout", "RolloutRestart", "RolloutUndo", "Scale"]
+__all__ = [
+    "PROVIDER",
+    "Env",
+    "Events",
+    "ExecCheck",
+    "Hpa",
+    "KubernetesConnection",
+    "Logs",
+    "Node",
+    "Pods",
+    "Pvc",
+    "Rollout",
+    "RolloutRestart",
+    "RolloutUndo",
+    "Scale",
+    "Usage",
+]

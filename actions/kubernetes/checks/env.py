@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -12,16 +11,16 @@ from pydantic import Field, StringConstraints
 from actions.kubernetes.checks.containers import container_of
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES
+from actions.kubernetes.checks.selection import is_name
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
-from actions.kubernetes.names import LONGEST_NAME, NAME, Name, WorkloadParams
+from actions.kubernetes.names import Name, WorkloadParams
 from actions.kubernetes.permissions import on_workloads, rbac
 from actions.kubernetes.workloads import read_workload
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.errors import NotFound
 from remediator.model import Value
 
-_NAME = re.compile(NAME)
 _PLURALS = {"config_map": "configmaps", "secret": "secrets"}
 _WORDS = {"config_map": "configmap", "secret": "secret"}
 
@@ -176,8 +175,8 @@ def _whole(item: Mapping[str, Any]) -> Origin:
 
 
 async def _read(client: Client, namespace: str, origin: Origin) -> Mapping[str, str] | None:
-    """Return an object's data, None when it is not there. Servers check names in templates loosely, and a path must not follow them."""
-    if not _NAME.fullmatch(origin.name) or len(origin.name) > LONGEST_NAME:
+    """Return an object's data, None when it is not there."""
+    if not is_name(origin.name):
         return None
     try:
         found = await client.get(f"/api/v1/namespaces/{namespace}/{_PLURALS[origin.kind]}/{origin.name}")

@@ -25,10 +25,25 @@ MOST_OBJECTS = 10_000
 
 _OWNER = rf"^({'|'.join(kind.word for kind in Kind)})/{NAME}$"
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
+_NAME = re.compile(NAME)
 _PLACE = re.compile(r"\{(\w+)\}")
 
 SELECTION: tuple[Permission, ...] = (*on_workloads("get", why="read the owner's selector"), *HISTORY[:1], *PODS)
 """What it takes to find the Pods."""
+
+
+def is_name(text: str) -> bool:
+    """Tell whether an object can be called so. Servers check the names that objects refer to loosely, and no path must follow them.
+
+    >>> is_name("web-secrets"), is_name("../../kube-system/secrets/admin")
+    (True, False)
+    """
+    return len(text) <= LONGEST_NAME and _NAME.fullmatch(text) is not None
+
+
+def places(selector: str) -> frozenset[str]:
+    """Return the names of a selector's places."""
+    return frozenset(_PLACE.findall(selector))
 
 
 def filled(selector: str, args: Mapping[str, str]) -> str:
@@ -37,9 +52,8 @@ def filled(selector: str, args: Mapping[str, str]) -> str:
     >>> filled("app={app},tier=web", {"app": "shop"})
     'app=shop,tier=web'
     """
-    places = set(_PLACE.findall(selector))
-    if places != set(args):
-        raise ValueError(f"the selector's places {sorted(places)} and args {sorted(args)} differ")
+    if places(selector) != args.keys():
+        raise ValueError(f"the selector's places {sorted(places(selector))} and args {sorted(args)} differ")
     for name, value in args.items():
         if not _LABEL_VALUE.fullmatch(value):
             raise ValueError(f"args.{name}: {value!r} is not a label value")
@@ -53,7 +67,7 @@ class SelectionParams(ClusterParams):
 
     owner: Annotated[str, StringConstraints(pattern=_OWNER)] | None = Field(None, description="KIND/NAME of the workload")
     selector: Code | None = Field(None, min_length=1, description="label selector; `{name}` stands for the value of `args`")
-    args: Mapping[str, str] = Field(default_factory=dict, description="label values for the selector's places")
+    args: Mapping[str, str] = Field(default_factory=dict, description="values for places: label values")
     pod: Name | None = Field(None, description="name of one Pod")
 
     @model_validator(mode="after")
@@ -62,9 +76,14 @@ class SelectionParams(ClusterParams):
             raise ValueError("set exactly one of owner, selector and pod")
         if len((self.owner or "").partition("/")[2]) > LONGEST_NAME:
             raise ValueError(f"owner: a name has at most {LONGEST_NAME} characters")
-        if self.selector is not None or self.args:
-            filled(self.selector or "", self.args)
+        if self.selector is not None or self.selector_args:
+            filled(self.selector or "", self.selector_args)
         return self
+
+    @property
+    def selector_args(self) -> Mapping[str, str]:
+        """Values for the selector's places: all of `args`, unless a check has other places too."""
+        return self.args
 
     @property
     def reference(self) -> Reference | None:
@@ -103,7 +122,7 @@ async def select(client: Client, params: SelectionParams) -> Selection | None:
     """
     reference = params.reference
     if params.selector is not None:
-        return Selection(params.namespace, {"labelSelector": filled(params.selector, params.args)})
+        return Selection(params.namespace, {"labelSelector": filled(params.selector, params.selector_args)})
     if reference is None:
         return Selection(params.namespace, {"fieldSelector": f"metadata.name={params.pod}"})
     try:
