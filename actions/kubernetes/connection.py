@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,7 +15,9 @@ from pydantic import Field, model_validator
 
 from actions.kubernetes.client import Authorization, Client, Endpoint
 from actions.kubernetes.kubeconfig import Kubeconfig, open_tls
-from remediator.action import Connection, Context, SecretRef
+from actions.kubernetes.names import Namespace
+from actions.kubernetes.secret_commands import SecretCommand
+from remediator.action import Audit, Connection, Context, Right, SecretRef
 from remediator.duration import Duration
 from remediator.errors import PermanentError
 
@@ -45,6 +48,19 @@ class KubernetesConnection(Connection):
         description="commands that may be run in containers, each an argv of exact elements and globs, `**` at its end for any more; "
         "none by default",
     )
+    gitops_cluster: str | None = Field(
+        None, description="connection to the cluster whose Argo CD or Flux manages this one; this one itself when absent"
+    )
+    argocd_namespace: Namespace = Field("argocd", description="where Applications are that name no namespace")
+    secret_commands: Mapping[str, SecretCommand] = Field(
+        default_factory=dict, description="programs on the daemon's host that kubernetes.restore_secret may take values from, by name"
+    )
+
+    async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
+        """Ask the server what the credentials may do. Raises `PermissionMissing`, `TemporaryError`, `PermanentError`."""
+        from actions.kubernetes.audit import audit_rights
+
+        return await audit_rights(ctx, name, rights)
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:

@@ -1,4 +1,7 @@
-"""Who else writes a workload and would put back what we change: GitOps controllers, operators, autoscalers."""
+"""Who else writes an object and would put back what we change: GitOps controllers, Helm, operators. Pure.
+
+Autoscalers are found in `autoscalers.py`; acting through an owner is in `suspension.py`.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from actions.kubernetes.client import Client
-from actions.kubernetes.names import Reference
+from actions.kubernetes.fields import Path, entries, holds, last_applied, owns, path_of, written
 from actions.kubernetes.workloads import Workload
-from remediator.errors import PermanentError, PermissionMissing, PlanRefused
+from remediator.errors import PlanRefused
 
 
 class OnOwner(StrEnum):
@@ -18,108 +20,181 @@ class OnOwner(StrEnum):
 
     REFUSE = "refuse"
     IGNORE = "ignore"
+    THROUGH = "through"
+    """Act so that the owner lets it stand: raise an autoscaler's floor, change what Argo CD or Flux manages only while it is suspended."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """The object that tells a GitOps controller what to do; `namespace` is empty where the evidence does not name one."""
+
+    word: str
+    """`application`, `kustomization` or `helmrelease`."""
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.word} {self.namespace}/{self.name}" if self.namespace else f"{self.word} {self.name}"
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Somebody else who writes the workload."""
+    """Somebody else who writes the object."""
 
     name: str
     evidence: str
     reconciles: bool = True
     """True when it puts its own state back by itself; Helm does so only at the next upgrade."""
+    place: Place | None = None
+    """What tells a GitOps controller to do so, where the evidence names it."""
 
     def __str__(self) -> str:
         return f"{self.name} ({self.evidence})"
 
+    @property
+    def gitops(self) -> bool:
+        """True for what can be suspended."""
+        return self.name in ("Argo CD", "Flux")
 
-_LABELS = {
-    "argocd.argoproj.io/instance": "Argo CD",
-    "kustomize.toolkit.fluxcd.io/name": "Flux",
-    "helm.toolkit.fluxcd.io/name": "Flux",
-}
-_ANNOTATIONS = {"argocd.argoproj.io/tracking-id": "Argo CD"}
-_MANAGERS = {
+    @property
+    def when(self) -> str:
+        """When it would put its state back, as far as is known without asking it."""
+        match self.name:
+            case "Argo CD":
+                return "within seconds where its Application heals itself, else at its next sync"
+            case "Flux":
+                return "at its next reconciliation, every few minutes"
+            case "Helm":
+                return "at the next upgrade of the release"
+        return "as soon as its controller looks again"
+
+
+_TRACKING = "argocd.argoproj.io/tracking-id"
+_INSTANCE = "argocd.argoproj.io/instance"
+_COMMON_INSTANCE = "app.kubernetes.io/instance"
+_FLUX = {"kustomize.toolkit.fluxcd.io": "kustomization", "helm.toolkit.fluxcd.io": "helmrelease"}
+_GITOPS = {
     "argocd-controller": "Argo CD",
     "argocd-application-controller": "Argo CD",
     "kustomize-controller": "Flux",
     "helm-controller": "Flux",
-    "helm": "Helm",
 }
 
 
-def owner_of(workload: Workload, field: str) -> Owner | None:
-    """Return who owns `field` of the spec (`template`, `replicas`), or None.
+def owner_of(thing: Workload | Mapping[str, Any], field: str | Path) -> Owner | None:
+    """Return who owns `field` of an object (a name of `fields.FIELDS`, a field of `spec`, or a path), or None.
 
     Read from the controller reference, from managedFields, and from GitOps' labels and annotations. Who puts its state back by
-    itself comes before who does not.
+    itself comes before who does not. In doubt, what a GitOps controller manages is its own.
     """
-    for reference in workload.meta.get("ownerReferences") or ():
+    body = thing.body if isinstance(thing, Workload) else thing
+    path = path_of(field) if isinstance(field, str) else field
+    sure = asserted_by(body, path)
+    if sure is not None:
+        return sure
+    noted = _by_gitops_notes(body)
+    return noted if noted is not None and not _leaves(body, path) else _by_helm(body, path)
+
+
+def asserted_by(body: Mapping[str, Any], path: Path) -> Owner | None:
+    """Return who is known to put its own value of the field back: the object's controller, or a GitOps controller that sets it."""
+    for reference in body["metadata"].get("ownerReferences") or ():
         if reference.get("controller"):
             return Owner(f"{reference.get('kind')} {reference.get('name')}", "its controller, by ownerReferences")
-    writers = [_by_manager(name, field) for name in _managers(workload, field)]
-    reconciling = [owner for owner in writers if owner.reconciles]
-    noted = _by_notes(workload)
-    if noted is not None and noted.reconciles and field == "replicas" and _leaves_replicas(workload):
-        noted = None
-    return next(iter([*reconciling, *([noted] if noted else []), *writers]), None)
+    applied = last_applied(body, _GITOPS)
+    if applied is not None and not holds(applied, path):
+        return None  # what was written of it then is what the server filled in
+    for entry in entries(body):
+        if entry.get("manager") in _GITOPS and owns(entry, path):
+            return _by_manager(body, entry["manager"], path)
+    return None
 
 
-def _by_manager(name: str, field: str) -> Owner:
-    return Owner(_MANAGERS[name], f"manager {name} of spec.{field}", reconciles=_MANAGERS[name] != "Helm")
+def _by_manager(body: Mapping[str, Any], manager: str, path: Path) -> Owner:
+    name = _GITOPS[manager]
+    noted = _by_gitops_notes(body)
+    place = noted.place if noted is not None and noted.name == name else _by_common_label(body) if name == "Argo CD" else None
+    return Owner(name, f"manager {manager} of {written(path)}", place=place)
 
 
-def _by_notes(workload: Workload) -> Owner | None:
-    labels, annotations = workload.meta.get("labels") or {}, workload.annotations
-    for found, known, what in ((labels, _LABELS, "label"), (annotations, _ANNOTATIONS, "annotation")):
-        for key, name in known.items():
-            if key in found:
-                return Owner(name, f"{what} {key}={found[key]}")
-    if labels.get("app.kubernetes.io/managed-by") == "Helm":
-        release = annotations.get("meta.helm.sh/release-name", "?")
+def _by_gitops_notes(body: Mapping[str, Any]) -> Owner | None:
+    labels, annotations = body["metadata"].get("labels") or {}, body["metadata"].get("annotations") or {}
+    if _INSTANCE in labels:
+        return Owner("Argo CD", f"label {_INSTANCE}={labels[_INSTANCE]}", place=_application(labels[_INSTANCE]))
+    tracked = annotations.get(_TRACKING, "")
+    if tracked and _is_of(tracked, body):
+        return Owner("Argo CD", f"annotation {_TRACKING}={tracked}", place=_application(tracked.partition(":")[0]))
+    for prefix, word in _FLUX.items():
+        name = labels.get(f"{prefix}/name")
+        if name:
+            place = Place(word, labels.get(f"{prefix}/namespace", ""), name)
+            return Owner("Flux", f"label {prefix}/name={name}", place=place)
+    return None
+
+
+def _by_common_label(body: Mapping[str, Any]) -> Place | None:
+    """Return the Application by the label that older Argo CDs track by; it is Helm's as well, so it proves nothing by itself."""
+    name = (body["metadata"].get("labels") or {}).get(_COMMON_INSTANCE)
+    return _application(name) if name else None
+
+
+def _application(text: str) -> Place:
+    """Return the Application that Argo CD names as `NAME`, or as `NAMESPACE_NAME` where it is not in Argo CD's own namespace."""
+    namespace, found, name = text.partition("_")
+    return Place("application", namespace, name) if found else Place("application", "", text)
+
+
+def _is_of(tracked: str, body: Mapping[str, Any]) -> bool:
+    """Tell whether a tracking id is this object's own: Argo CD ignores one that was copied from another object."""
+    meta = body["metadata"]
+    return tracked.split(":", 2)[-1] == f"{meta.get('namespace', '')}/{meta['name']}"
+
+
+def _by_helm(body: Mapping[str, Any], path: Path) -> Owner | None:
+    meta = body["metadata"]
+    if any(entry.get("manager") == "helm" and owns(entry, path) for entry in entries(body)):
+        return Owner("Helm", f"manager helm of {written(path)}", reconciles=False)
+    if (meta.get("labels") or {}).get("app.kubernetes.io/managed-by") == "Helm":
+        release = (meta.get("annotations") or {}).get("meta.helm.sh/release-name", "?")
         return Owner("Helm", f"label app.kubernetes.io/managed-by, release {release}", reconciles=False)
     return None
 
 
-def _managers(workload: Workload, field: str) -> list[str]:
-    entries = workload.meta.get("managedFields") or ()
-    return [entry["manager"] for entry in entries if entry.get("manager") in _MANAGERS and f"f:{field}" in _spec_fields(entry)]
+def _leaves(body: Mapping[str, Any], path: Path) -> bool:
+    """Tell whether a GitOps controller is known to apply this object without the field.
+
+    Known from what it last applied, else only while nobody else has written the field: the server takes a field away from its owner when
+    another one changes it.
+    """
+    if last_applied(body, _GITOPS) is not None:
+        return True  # else it is asserted
+    mine = [entry for entry in entries(body) if entry.get("manager") in _GITOPS and owns(entry, path[:1])]
+    return bool(mine) and not any(owns(entry, path) for entry in entries(body))
 
 
-def _spec_fields(entry: Mapping[str, Any]) -> Mapping[str, Any]:
-    return (entry.get("fieldsV1") or {}).get("f:spec") or {}
+def refuse_owner(thing: Workload | Mapping[str, Any], field: str | Path, on_owner: OnOwner) -> None:
+    """Raise `PlanRefused` naming who would put the change back and when, unless rules say to ignore that.
+
+    For actions that can't act through an owner; those that can ask `suspension.ask_owner`.
+    """
+    owner = owner_of(thing, field)
+    if owner is not None and on_owner is not OnOwner.IGNORE:
+        raise PlanRefused(refusal(thing, field, owner))
 
 
-def _leaves_replicas(workload: Workload) -> bool:
-    """Tell whether a GitOps controller is known to write this workload without its number of replicas."""
-    entries = [entry for entry in workload.meta.get("managedFields") or () if _MANAGERS.get(entry.get("manager", ""), "Helm") != "Helm"]
-    return any(_spec_fields(entry) for entry in entries) and not any("f:replicas" in _spec_fields(entry) for entry in entries)
+def refusal(thing: Workload | Mapping[str, Any], field: str | Path, owner: Owner, *, when: str = "") -> str:
+    """Return why a change of `field` is refused: who would put it back, when, and what to do instead."""
+    path = path_of(field) if isinstance(field, str) else field
+    through = ", let a step kubernetes.suspend_owner come before and set `owner: through`" if owner.gitops else ""
+    return (
+        f"{named(thing)} is managed by {owner}, which would put {written(path)} back {when or owner.when}: "
+        f"change it there{through}, or set `owner: ignore` to act all the same"
+    )
 
 
-def refuse_owner(workload: Workload, field: str, on_owner: OnOwner) -> None:
-    """Raise `PlanRefused` naming who would put the change back, unless rules say to ignore that."""
-    owner = owner_of(workload, field)
-    if owner is not None and on_owner is OnOwner.REFUSE:
-        raise PlanRefused(
-            f"{workload.reference} is managed by {owner}, which would put spec.{field} back: "
-            "change it there, or set `owner: ignore` to act all the same"
-        )
-
-
-async def autoscaler_of(client: Client, reference: Reference) -> str | None:
-    """Return the name of the HorizontalPodAutoscaler that scales the workload, or None. Raises `PermissionMissing`."""
-    for item in await _autoscalers(client, reference.namespace):
-        target = (item.get("spec") or {}).get("scaleTargetRef") or {}
-        if target.get("kind") == reference.kind.kind and target.get("name") == reference.name:
-            return str(item["metadata"]["name"])
-    return None
-
-
-async def _autoscalers(client: Client, namespace: str) -> list[dict[str, Any]]:
-    """List them in the newest version that the server knows; v1 has what is needed too."""
-    try:
-        return await client.list(f"/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers")
-    except PermissionMissing:
-        raise
-    except PermanentError:  # before 1.23 there is no v2: a 404, with or without a Status
-        return await client.list(f"/apis/autoscaling/v1/namespaces/{namespace}/horizontalpodautoscalers")
+def named(thing: Workload | Mapping[str, Any]) -> str:
+    """Return an object as messages name it."""
+    if isinstance(thing, Workload):
+        return str(thing.reference)
+    meta = thing["metadata"]
+    return f"{str(thing.get('kind', 'object')).lower()} {meta.get('namespace', '')}/{meta['name']}"

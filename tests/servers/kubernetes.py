@@ -295,7 +295,16 @@ class FakeCluster:
         request.transport.abort()
         return web.Response()
 
+    def _groups(self) -> Object:
+        """Say which groups are offered, in which version."""
+        versions = {group: self.autoscaling if group == "autoscaling" else version for group, version, _ in KINDS.values() if group}
+        offered = [(group, {"groupVersion": f"{group}/{version}", "version": version}) for group, version in versions.items()]
+        groups = [{"name": group, "versions": [version], "preferredVersion": version} for group, version in offered]
+        return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
+
     def _do(self, request: web.Request, user: User, query: dict[str, str], body: Any) -> tuple[Object, int]:
+        if (request.method, request.path) == ("GET", "/apis"):
+            return self._groups(), 200
         match = PATH.fullmatch(request.path)
         resource, _, rest = (match["rest"] if match else "").partition("/")
         if match is None or resource not in KINDS or not self._served(resource, match):

@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from actions.kubernetes import writing
+from actions.kubernetes import gitops, writing
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.history import History
 from actions.kubernetes.names import Kind, Reference, WorkloadParams
-from actions.kubernetes.owners import OnOwner, refuse_owner
+from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
+from actions.kubernetes.suspension import Leave, ask_owner, kept_leave, require_leave
 from actions.kubernetes.templates import differing, images
 from actions.kubernetes.workloads import Revision, Workload, find_workload, read_workload, require_observed
 from remediator.action import Action, Context, Permission, Reconciled
@@ -23,6 +24,8 @@ from remediator.errors import NotFound, PlanRefused, PreconditionChanged
 from remediator.model import Change, Impact, Plan, Receipt, Repeat, Risk, Verdict
 
 _MOST_PATHS = 20
+_ALONE = (*on_workloads("get", "patch", why="compare and replace the Pod template"), *HISTORY, *PODS)
+"""What it needs when it acts through nobody."""
 
 
 class RolloutUndoParams(WorkloadParams):
@@ -49,12 +52,13 @@ class RolloutUndo(Action[RolloutUndoParams]):
     repeat: ClassVar[Repeat] = Repeat.CONDITIONAL
     reversible: ClassVar[bool] = True
     undo_restores_fault: ClassVar[bool] = True
-    permissions: ClassVar[tuple[Permission, ...]] = (
-        *on_workloads("get", "patch", why="compare and replace the Pod template"),
-        *HISTORY,
-        *PODS,
-    )
+    permissions: ClassVar[tuple[Permission, ...]] = (*_ALONE, *gitops.READ)
     example: ClassVar[Mapping[str, Any]] = {"cluster": "production", "namespace": "shop", "deployment": "web", "relapse_window": "24h"}
+
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
+        """Leave out what only acting through an owner needs."""
+        return cls.permissions if params.get("owner", OnOwner.REFUSE) in (OnOwner.THROUGH, None) else _ALONE
 
     async def plan(self, params: RolloutUndoParams, ctx: Context) -> Plan:
         """Pin the revision to go to by its object's uid and its template, and let the server rehearse the write."""
@@ -62,7 +66,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
         workload = await find_workload(client, params.reference)
         require_observed(workload)
         writing.refuse_unreplaceable(workload)
-        refuse_owner(workload, "template", params.owner)
+        leave = await ask_owner(ctx, params.cluster, workload, "template", on_owner=params.owner)
         history = await writing.read_known(client, workload)
         current = _current(history)
         target = _target(history, current, params.to_revision)
@@ -72,9 +76,11 @@ class RolloutUndo(Action[RolloutUndoParams]):
                 f"{workload.reference}: revision {target.number} ({target.name}) was rolled away from: {bad}; "
                 "going back there would relapse"
             )
-        return await self._plan(client, ctx, params.cluster, history, target)
+        return await self._plan(client, ctx, params.cluster, history, target, leave=leave)
 
-    async def _plan(self, client: Client, ctx: Context, cluster: str, history: History, target: Revision, *, undoes: bool = False) -> Plan:
+    async def _plan(
+        self, client: Client, ctx: Context, cluster: str, history: History, target: Revision, *, leave: Leave, undoes: bool = False
+    ) -> Plan:
         workload, current = history.workload, _current(history)
         mark = writing.new_mark(history, ctx, action=self.name, template=target.template, leaves=not undoes)
         await writing.rehearse_patch(client, workload, target.template, mark)
@@ -85,6 +91,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
             targets=(reference.target(cluster, workload.uid),),
             intent={
                 **reference.intent,
+                **leave.intent,
                 "template": target.template_digest,
                 "revision_uid": target.uid,
                 "from_uid": current.uid,
@@ -94,7 +101,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
             changes=_changes(reference.target(cluster, workload.uid).id, current, target),
             impact=Impact(touched=1),
             connection=cluster,
-            warnings=_warnings(workload),
+            warnings=(*leave.warnings, *_warnings(workload)),
             undoes=undoes,
         )
 
@@ -112,6 +119,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
             if target is None or target.template_digest != plan.intent["template"]:
                 raise PreconditionChanged(f"{workload.reference}: the revision to go to is gone or was changed since the plan was made")
             mark = writing.new_mark(history, ctx, action=self.name, template=target.template, leaves=not plan.undoes)
+            await require_leave(ctx, plan)
             result = await client.patch(workload.reference.path, writing.template_patch(workload, target.template, mark, locked=True))
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
@@ -142,7 +150,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
         target = history.with_uid(plan.intent["from_uid"])
         if target is None or target.template_digest != plan.intent["from_template"]:
             raise PlanRefused(f"{workload.reference}: the revision rolled away from is no longer kept (revisionHistoryLimit)")
-        return await self._plan(client, ctx, plan.connection, history, target, undoes=True)
+        return await self._plan(client, ctx, plan.connection, history, target, leave=kept_leave(plan), undoes=True)
 
 
 def _is_applied(workload: Workload, plan: Plan) -> bool:

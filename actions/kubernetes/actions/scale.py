@@ -7,19 +7,28 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from actions.kubernetes import writing
+from actions.kubernetes import gitops, limits, writing
+from actions.kubernetes.autoscalers import Autoscaler, Limits, autoscalers_of
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import Kind, Reference, ScalableParams
-from actions.kubernetes.owners import OnOwner, autoscaler_of, owner_of, refuse_owner
+from actions.kubernetes.owners import OnOwner, owner_of
 from actions.kubernetes.permissions import on_workloads, rbac
 from actions.kubernetes.progress import progress_of
+from actions.kubernetes.suspension import Leave, ask_owner, kept_leave, require_leave
 from actions.kubernetes.workloads import Workload, find_workload, read_workload
 from remediator.action import Action, Context, Permission, Reconciled, Settled
 from remediator.errors import NotFound, PermissionMissing, PlanRefused, PreconditionChanged
 from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Verdict
 
 _KINDS = (Kind.DEPLOYMENT, Kind.STATEFULSET)
+_ALONE = (
+    *on_workloads("get", why="read replicas and owners", kinds=_KINDS),
+    *on_workloads("get", "patch", why="compare and set the number of replicas", kinds=_KINDS, sub="/scale"),
+    rbac("autoscaling/horizontalpodautoscalers", "list", why="find out whether an autoscaler owns the number"),
+    rbac("keda.sh/scaledobjects", "list", why="find out whether KEDA owns the number"),
+)
+"""What it needs when it acts through nobody."""
 
 
 class ScaleParams(ScalableParams):
@@ -31,7 +40,12 @@ class ScaleParams(ScalableParams):
     max: int | None = Field(None, ge=1, description="never more than this")
     allow_shrink: bool = Field(False, description="fewer replicas than now are allowed")
     from_zero: bool = Field(False, description="act even when somebody has scaled it to zero")
-    owner: OnOwner = Field(OnOwner.REFUSE, description="what to do when GitOps or an operator owns the number of replicas")
+    owner: OnOwner = Field(
+        OnOwner.REFUSE,
+        description="what to do when an autoscaler, GitOps or an operator owns the number of replicas; "
+        "`through` raises the autoscaler's floor instead, and acts while GitOps is suspended",
+    )
+    raise_max: bool = Field(False, description="with `owner: through`, raise the autoscaler's ceiling where the floor would pass it")
 
     @model_validator(mode="after")
     def _one_wish(self) -> Self:
@@ -49,8 +63,8 @@ class ScaleParams(ScalableParams):
 class Scale(Action[ScaleParams]):
     """Set the number of replicas of a Deployment or StatefulSet through its scale subresource.
 
-    Never below `min` (1 unless set), never fewer than now unless `allow_shrink`, never when a HorizontalPodAutoscaler
-    scales it: that would put its own number back.
+    Never below `min` (1 unless set), never fewer than now unless `allow_shrink`, never when a HorizontalPodAutoscaler or KEDA
+    scales it: that would put its own number back. With `owner: through` the autoscaler's floor is raised instead.
     """
 
     name: ClassVar[str] = "kubernetes.scale"
@@ -61,17 +75,23 @@ class Scale(Action[ScaleParams]):
     repeat: ClassVar[Repeat] = Repeat.CONDITIONAL
     reversible: ClassVar[bool] = True
     permissions: ClassVar[tuple[Permission, ...]] = (
-        *on_workloads("get", why="read replicas and owners", kinds=_KINDS),
-        *on_workloads("get", "patch", why="compare and set the number of replicas", kinds=_KINDS, sub="/scale"),
-        rbac("autoscaling/horizontalpodautoscalers", "list", why="find out whether an autoscaler owns the number"),
+        *_ALONE,
+        rbac("autoscaling/horizontalpodautoscalers", "get", "patch", why="raise an autoscaler's floor"),
+        rbac("keda.sh/scaledobjects", "get", "patch", why="raise the floor of one of KEDA's"),
+        *gitops.READ,
     )
     example: ClassVar[Mapping[str, Any]] = {"cluster": "production", "namespace": "shop", "deployment": "web", "replicas": 5, "max": 10}
+
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
+        """Leave out what only acting through an owner needs."""
+        return cls.permissions if params.get("owner", OnOwner.REFUSE) in (OnOwner.THROUGH, None) else _ALONE
 
     async def plan(self, params: ScaleParams, ctx: Context) -> Plan:
         """Resolve the wish to an absolute number, and let the server rehearse the write."""
         client = await connect(ctx, params.cluster)
         workload = await find_workload(client, params.reference)
-        warnings = await _refuse_owners(client, workload, params.owner)
+        scaler, unsure = await _autoscaler(client, workload, params.owner)
         before = workload.desired
         if before == 0 and not params.from_zero:
             raise PlanRefused(f"{workload.reference} has 0 replicas: somebody switched it off; set `from_zero: true` to act all the same")
@@ -80,12 +100,33 @@ class Scale(Action[ScaleParams]):
             raise PlanRefused(
                 f"{workload.reference} has {before} replicas, {after} would be fewer: set `allow_shrink: true` if that is meant"
             )
-        plan = self._plan(params.cluster, workload, after, warnings=(*warnings, *note))
+        if scaler is not None:
+            return await self._raise_floor(client, ctx, params, workload, scaler, after)
+        leave = await _leave(ctx, params.cluster, workload, params.owner)
+        plan = self._plan(params.cluster, workload, after, leave=leave, warnings=(*unsure, *note))
         if not plan.noop:
             await client.patch(f"{workload.reference.path}/scale", {"spec": {"replicas": after}}, dry_run=True)
         return plan
 
-    def _plan(self, cluster: str, workload: Workload, after: int, *, warnings: tuple[str, ...] = (), undoes: bool = False) -> Plan:
+    async def _raise_floor(
+        self, client: Client, ctx: Context, params: ScaleParams, workload: Workload, scaler: Autoscaler, wished: int
+    ) -> Plan:
+        """Plan to have the autoscaler keep at least `wished` replicas."""
+        now = scaler.limits
+        if scaler.paused:
+            raise PlanRefused(f"{scaler} is paused: somebody stopped it from scaling {workload.reference}")
+        if wished > now.high and not params.raise_max:
+            raise PlanRefused(
+                f"{scaler} scales to {now.high} replicas at most, {wished} would pass that: set `raise_max: true` if that is meant"
+            )
+        goal = Limits(max(now.low, wished), max(now.high, wished), now.cpu)
+        leave = await ask_owner(ctx, params.cluster, scaler.body, scaler.floor, on_owner=params.owner)
+        await limits.rehearse_limits(client, scaler, goal)
+        return limits.plan_limits(self.name, params.cluster, workload, scaler, limits=goal, leave=leave)
+
+    def _plan(
+        self, cluster: str, workload: Workload, after: int, *, leave: Leave, warnings: tuple[str, ...] = (), undoes: bool = False
+    ) -> Plan:
         reference, before = workload.reference, workload.desired
         target = reference.target(cluster, workload.uid)
         return Plan(
@@ -96,6 +137,7 @@ class Scale(Action[ScaleParams]):
             targets=(target,),
             intent={
                 **reference.intent,
+                **leave.intent,
                 "before": before,
                 "replicas": after,
             },
@@ -104,13 +146,15 @@ class Scale(Action[ScaleParams]):
             changes=() if after == before else (Change(target.id, "spec.replicas", before, after),),
             impact=Impact(touched=0 if after == before else 1, shrinks=after < before),
             connection=cluster,
-            warnings=warnings,
+            warnings=(*leave.warnings, *warnings),
             noop=after == before,
             undoes=undoes,
         )
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
         """Compare uid and replicas with the plan's, then set the number in one write locked by resourceVersion."""
+        if limits.is_planned(plan):
+            return await limits.apply_limits(plan, ctx)
         client = await connect(ctx, plan.connection)
         reference = Reference.planned(plan)
 
@@ -121,6 +165,7 @@ class Scale(Action[ScaleParams]):
                 raise PreconditionChanged(f"{reference} is gone: {error}") from error
             _compare(scale, plan, reference)
             if not plan.noop:
+                await require_leave(ctx, plan)
                 body = {
                     "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
                     "spec": {"replicas": plan.intent["replicas"]},
@@ -132,6 +177,8 @@ class Scale(Action[ScaleParams]):
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether as many Pods as planned are available."""
+        if limits.is_planned(plan):
+            return await limits.verify_floor(plan, ctx)
         reference = Reference.planned(plan)
         try:
             workload = await read_workload(await connect(ctx, plan.connection), reference)
@@ -146,6 +193,8 @@ class Scale(Action[ScaleParams]):
 
     async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
         """Tell by the number of replicas whether the write took effect."""
+        if limits.is_planned(plan):
+            return await limits.reconcile_limits(plan, ctx)
         reference = Reference.planned(plan)
         try:
             workload = await read_workload(await connect(ctx, plan.connection), reference)
@@ -160,6 +209,8 @@ class Scale(Action[ScaleParams]):
 
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan the way back to the old number, if nobody changed it since."""
+        if limits.is_planned(plan):
+            return await limits.undo_limits(plan, receipt, ctx)
         client = await connect(ctx, plan.connection)
         try:
             workload = await read_workload(client, Reference.planned(plan))
@@ -169,27 +220,38 @@ class Scale(Action[ScaleParams]):
             raise PlanRefused(
                 f"{workload.reference}: somebody changed it since ({workload.desired} replicas now, {receipt.data['replicas']} were set)"
             )
-        warnings = await _refuse_owners(client, workload, OnOwner.IGNORE)
-        return self._plan(plan.connection, workload, int(receipt.data["before"]), warnings=warnings, undoes=True)
+        _, unsure = await _autoscaler(client, workload, OnOwner.REFUSE)
+        leave = kept_leave(plan)
+        return self._plan(plan.connection, workload, int(receipt.data["before"]), leave=leave, warnings=unsure, undoes=True)
 
 
-async def _refuse_owners(client: Client, workload: Workload, on_owner: OnOwner) -> tuple[str, ...]:
-    """Raise `PlanRefused` when an autoscaler or a GitOps controller would put its own number back; return warnings otherwise."""
+async def _autoscaler(client: Client, workload: Workload, on_owner: OnOwner) -> tuple[Autoscaler | None, tuple[str, ...]]:
+    """Return the autoscaler to act through, and warnings. Raises `PlanRefused` when there is one and rules don't say so."""
     reference = workload.reference
-    owner = owner_of(workload, "replicas")
-    if owner is not None and owner.reconciles:
-        refuse_owner(workload, "replicas", on_owner)
-    warnings = [] if owner is None else [f"also managed by {owner}: it may set its own number of replicas again"]
     try:
-        autoscaler = await autoscaler_of(client, reference)
+        scalers = await autoscalers_of(client, reference)
     except PermissionMissing as error:
-        return (*warnings, f"could not find out whether an autoscaler owns the number of replicas: {error}")
-    if autoscaler is not None:
+        return None, (f"could not find out whether an autoscaler owns the number of replicas: {error}",)
+    if not scalers:
+        return None, ()
+    if on_owner is not OnOwner.THROUGH:
         raise PlanRefused(
-            f"{reference} is scaled by HorizontalPodAutoscaler {autoscaler}, which would put its own number back: "
-            "raise its minReplicas instead"
+            f"{reference} is scaled by {scalers[0]}, which would put its own number back within seconds: "
+            "set `owner: through` to raise its floor instead"
         )
-    return tuple(warnings)
+    if len(scalers) > 1:
+        raise PlanRefused(
+            f"{reference} is scaled by {' and '.join(map(str, scalers))}, which contradict each other; can't act through both"
+        )
+    return scalers[0], ()
+
+
+async def _leave(ctx: Context, cluster: str, workload: Workload, on_owner: OnOwner) -> Leave:
+    """Ask whoever else writes the number of replicas; who does so only now and then (Helm) is a warning."""
+    owner = owner_of(workload, "replicas")
+    if owner is not None and not owner.reconciles:
+        return Leave((f"also managed by {owner}: it may set its own number of replicas again {owner.when}",))
+    return await ask_owner(ctx, cluster, workload, "replicas", on_owner=on_owner)
 
 
 def _wished(params: ScaleParams, before: int, what: str) -> tuple[int, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -89,7 +90,7 @@ async def test_autoscaler_is_named_and_refused(cluster: FakeCluster, ctx: TokenC
     assert (await SCALE.plan(params(replicas=5), ctx)).warnings == ()
     cluster.objects.pop(("horizontalpodautoscalers", "shop", "web-hpa"))
     autoscaler(cluster)
-    with pytest.raises(PlanRefused, match="HorizontalPodAutoscaler web-hpa"):
+    with pytest.raises(PlanRefused, match="horizontalpodautoscaler shop/web-hpa"):
         await SCALE.plan(params(replicas=5), ctx)
 
 
@@ -122,6 +123,12 @@ async def test_gitops_that_writes_replicas_is_refused_and_helm_is_a_warning(clus
         await SCALE.plan(params(replicas=5), ctx)
     assert "Argo CD" in (await SCALE.plan(params(replicas=5, owner="ignore"), ctx)).warnings[0]
     cluster.release("web", "shop/web:1.1", manager="argocd-controller")
+    with pytest.raises(
+        PlanRefused, match="managed by Argo CD"
+    ):  # somebody else wrote the number last: what Argo CD says of it is not known
+        await SCALE.plan(params(replicas=5), ctx)
+    applied = {"kubectl.kubernetes.io/last-applied-configuration": json.dumps({"spec": {"template": {}}})}
+    cluster.edit("deployments", "web", {"metadata": {"annotations": applied}}, manager="argocd-controller")
     assert (await SCALE.plan(params(replicas=5), ctx)).warnings == ()
     cluster.run("deployments", "shop", "shop/web:1.0")
     cluster.edit("deployments", "shop", {"spec": {"replicas": 4}}, manager="helm")
