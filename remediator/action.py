@@ -78,9 +78,9 @@ class Connection(BaseModel):
     async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
         """Compare what the credentials of this connection, called `name`, may do with the rights they need. Changes nothing.
 
-        Raises the errors of a check when the system can't be asked at all.
+        Raises `RemediatorError` when the system can't be asked now. Kinds of systems that can't be asked at all say so in a note.
         """
-        return Audit(unchecked=(f"connection {name!r}: this kind of system can't be asked what credentials may do",))
+        return Audit(notes=("not checked: this kind of system can't be asked what credentials may do",))
 
 
 C = TypeVar("C", bound=Connection)
@@ -192,11 +192,15 @@ class Right:
 
 @dataclass(frozen=True)
 class Audit:
-    """What credentials really may do, held against what they need. What could not be compared stands in `unchecked`, with the reason."""
+    """What credentials really may do, held against what they need."""
 
     missing: tuple[Right, ...] = ()
     excessive: tuple[Right, ...] = ()
-    unchecked: tuple[str, ...] = ()
+    """Granted, and not needed."""
+    unknown: tuple[Right, ...] = ()
+    """Needed, and the system did not tell this time."""
+    notes: tuple[str, ...] = ()
+    """What was not compared, and why."""
 
 
 # --- actions -----------------------------------------------------------------------------------------------------------

@@ -105,13 +105,13 @@ async def audit_rights(ctx: Context, cluster: str, rights: Sequence[Right]) -> A
     doubtful = [right for right in rights if not _listed(right, reviews)]
     allowed = await asyncio.gather(*(_is_allowed(client, right) for right in doubtful))
     missing = [right for right, yes in zip(doubtful, allowed, strict=True) if not yes]
-    unchecked = [
+    notes = [
         f"namespace {place}: more may be granted than the server lists: {review.incomplete}"
         for place, review in reviews.items()
         if review.incomplete
     ]
     excess = _gathered([review.excess(rights) for review in reviews.values()])
-    return Audit(tuple(sorted(missing)), tuple(sorted(excess)), tuple(unchecked))
+    return Audit(tuple(sorted(missing)), tuple(sorted(excess)), notes=tuple(notes))
 
 
 def _listed(right: Right, reviews: Mapping[str, Review]) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 import remediator
-from remediator.cli import approvals, audit, catalogue, control, files, incidents, token
+from remediator.cli import approvals, audit, catalogue, control, files, incidents, permissions, token
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
 from remediator.cli.output import complain, say
@@ -24,6 +24,7 @@ COMMANDS = (
     catalogue.actions,
     catalogue.checks,
     catalogue.guards,
+    permissions.permissions,
     incidents.incidents,
     incidents.runs,
     incidents.show,
