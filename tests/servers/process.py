@@ -30,6 +30,11 @@ class Process:
         """The end of what it wrote."""
         return self._log.read_text(errors="replace")[-2_000:]
 
+    @property
+    def ended(self) -> bool:
+        """Whether it is no longer running."""
+        return self._process.poll() is not None
+
     async def wait_until(self, ready: Callable[[], Awaitable[bool]], *, what: str, within: float = 30.0) -> None:
         """Poll `ready`. Raises `RuntimeError` with the program's output when it ends first or takes longer than `within` seconds."""
         deadline = asyncio.get_running_loop().time() + within

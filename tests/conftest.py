@@ -1,0 +1,34 @@
+"""Options that say which Kubernetes cluster tests/kubernetes runs against."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.servers.kube.kubeconfig import read_kubeconfig
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add --kubeconfig and --context."""
+    group = parser.getgroup("kubernetes", "tests/kubernetes: which cluster; without these, one of their own")
+    group.addoption(
+        "--kubeconfig", type=Path, default=None, help="kubeconfig of a cluster to test against; tests make and delete namespaces"
+    )
+    group.addoption("--context", default=None, help="context in that kubeconfig; its current one when absent")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the markers."""
+    config.addinivalue_line("markers", "simulated: needs the node simulator (asks for what no script can do); left out on other clusters")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what can only be asked of simulated nodes when somebody's own cluster is given."""
+    path = config.getoption("--kubeconfig")
+    if path is None or read_kubeconfig(path, config.getoption("--context")).simulated:
+        return
+    needing = [item for item in items if "nodes" in getattr(item, "fixturenames", ()) or item.get_closest_marker("simulated")]
+    if needing:
+        config.hook.pytest_deselected(items=needing)
+        items[:] = [item for item in items if item not in needing]
