@@ -114,7 +114,7 @@ async def _peers(ctx: Context, name: str) -> _Peers:
 
 
 async def _open(connection: AlertmanagerConnection, ctx: Context) -> HttpClient:
-    return await open_client(connection, ctx, per_host=AT_ONCE)
+    return await open_client(connection, ctx, per_host=AT_ONCE, only_reads=True)
 
 
 def _filter(label: str, operator: str, value: str) -> str:

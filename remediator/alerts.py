@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from remediator.errors import InvalidAlerts
 from remediator.model import Alert
+from remediator.replacing import replace
 
 MAX_ALERTS: Final = 10_000
 """Most alerts of one body."""

@@ -8,8 +8,7 @@ import os
 import signal as signals
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack, nullcontext
-from dataclasses import replace
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from prometheus_client import CollectorRegistry
 
 from remediator import __version__, operations
 from remediator.action import Identity
-from remediator.alerts import Webhook, parse_webhook
 from remediator.authentication import Authenticator
 from remediator.connections import Connections
 from remediator.engine.core import Engine
@@ -29,10 +27,11 @@ from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import ALL_GUARDS, Bounds
 from remediator.identity import find_identity
-from remediator.ingest import Intake, Sorted, reads_for, sort, take
+from remediator.ingest import Intake
 from remediator.logs import configure, log_events
 from remediator.metrics import Metrics
 from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
+from remediator.receiving import Receiving
 from remediator.records import SYSTEM_CHAIN, Approval, Incident, Pause, Run, SignalKind
 from remediator.registry import Registry
 from remediator.rehearse import rehearse
@@ -48,13 +47,10 @@ from remediator.settings import Settings, read_settings, reloadable_changes
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.store.sqlite import SqliteStore
 
-CHUNK = 50
-"""Most alerts of one webhook that one transaction takes, so that a huge group does not hold up the others."""
-READ_AT_ONCE = 64 * 1024
-"""Longest body, in bytes, that is read between two other things; a text made to be slow costs two seconds a mebibyte."""
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
 KEEP_ALIVE_EVERY = timedelta(seconds=30)
+TELL_AFTER = timedelta(milliseconds=10)
 
 
 def load_rules(settings: Settings, registry: Registry) -> RuleSet:
@@ -123,12 +119,20 @@ class Daemon:
             capacity=settings.limits.workers,
             lease=settings.limits.lease,
         )
+        self._receiving = Receiving(
+            self._store,
+            self.runner,
+            matching=lambda alert: self._rules.matching(alert.labels),
+            intake=self._intake,
+            scrubber=self.scrubber,
+            metrics=self.metrics,
+        )
         self.outbox = Outbox(self._store, self.execution, self._receivers, public_url=lambda: self._settings.public_url)
         self._authenticator = Authenticator(settings.identities)
         self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
         self._ready = "it has not started yet"
-        self._reading = asyncio.Lock()
+        self._untold: list[ChainedEvent] = []
         self._log = structlog.get_logger("remediator")
 
     # --- life
@@ -164,6 +168,7 @@ class Daemon:
         except TemporaryError as error:
             self._log.warning("daemon.stopped_unnoted", error=str(error))
         await self._store.aclose()
+        self._tell()
         await self.connections.aclose()
 
     def _loop_ended(self, task: asyncio.Task[None]) -> None:
@@ -223,45 +228,7 @@ class Daemon:
         """Take a webhook's body durably, then hand new runs to the runner."""
         if self._ready:
             raise StoreUnavailable(f"not ready: {self._ready}")
-        webhook, alerts = await self._read(body)
-        opened: list[str] = []
-        for begin in range(0, len(alerts), CHUNK):
-            opened += await self._take([self._sort(*alert) for alert in alerts[begin : begin + CHUNK]])
-        firing = sum(alert.firing for alert, _ in alerts)
-        ahead = max((alert.starts_at - datetime.now(UTC) for alert, _ in alerts if alert.firing), default=timedelta())
-        self.metrics.clock_skew.set(max(0.0, ahead.total_seconds()))
-        self.metrics.alerts(firing=firing, resolved=len(alerts) - firing, truncated=webhook.truncated)
-        for rejected in webhook.rejected:
-            self.metrics.rejected(rejected.reason)
-        return Accepted(len(alerts), firing, len(alerts) - firing, tuple(opened), tuple(str(one) for one in webhook.rejected))
-
-    async def _read(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
-        """Parse a body; return its alerts as they came and as they may be kept, firing ones first, for the reason that `take` gives."""
-
-        def read() -> tuple[Webhook, list[tuple[Alert, Alert]]]:
-            webhook = parse_webhook(body)
-            return webhook, [(alert, self.scrubber.alert(alert)) for alert in sorted(webhook.alerts, key=_resolved_last)]
-
-        if len(body) <= READ_AT_ONCE:
-            return read()
-        # One at a time: whoever sends large ones waits for others who do, not for everybody's turn.
-        async with self._reading:
-            return await asyncio.to_thread(read)
-
-    def _sort(self, alert: Alert, kept: Alert) -> Sorted:
-        """Find the rule by the alert as it came; what is kept of it, and decided on, holds no secret."""
-        return sort(kept, self._rules.matching(alert.labels))
-
-    async def _take(self, items: Sequence[Sorted]) -> list[str]:
-        now = datetime.now(UTC)
-        reads = reads_for(items, now=now)
-        wanted = len(reads.latest_incident)
-        with self.runner.reserve(wanted) if wanted else nullcontext(0) as room:
-            intake = replace(self._intake(room), day=now.date())
-            committed = await self._store.transact(reads, lambda snapshot: take(items, snapshot, intake))
-        claimed = set(committed.changes.claim)
-        self.runner.take([run for run in committed.changes.runs if run.id in claimed])
-        return [run.incident for run in committed.changes.runs]
+        return await self._receiving.accept(body)
 
     def _intake(self, room: int) -> Intake:
         hold = {name: severity.page_after for name, severity in self._settings.severities.items()}
@@ -385,10 +352,16 @@ class Daemon:
         return await self._store.transact(Reads(), build)
 
     def _committed(self, events: Sequence[ChainedEvent]) -> None:
-        """Hear of what became durable: metrics, log, and the outbox when people may have to be told."""
+        """Hear of what became durable. Counting and logging come a little later, after the work that the commit set free."""
+        self.outbox.wake()
+        if not self._untold:
+            asyncio.get_running_loop().call_later(TELL_AFTER.total_seconds(), self._tell)
+        self._untold += events
+
+    def _tell(self) -> None:
+        events, self._untold = self._untold, []
         self.metrics.observe(events)
         log_events(events)
-        self.outbox.wake()
 
     async def _checkpoints(self) -> None:
         while True:
@@ -447,10 +420,6 @@ class Daemon:
                 continue
             found[str(path)] = (status.st_mtime_ns, status.st_size, status.st_ino)
         return found
-
-
-def _resolved_last(alert: Alert) -> bool:
-    return not alert.firing
 
 
 def _files_of(pack: Path) -> list[Path]:

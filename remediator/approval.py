@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import replace
 from datetime import datetime
 
 from remediator.errors import ApprovalRefused
 from remediator.events import Kind
 from remediator.model import Actor, ApprovalState, Event
 from remediator.records import Approval, Run, Vote
+from remediator.replacing import replace
 
 
 def vote(approval: Approval, run: Run, actor: Actor, *, approve: bool, comment: str, now: datetime) -> tuple[Approval, Event]:

@@ -10,7 +10,7 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -20,6 +20,7 @@ from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.model import JSON, Event, IncidentState, RunState, Value, digest
 from remediator.records import Incident, Message, MessageKind, Run
+from remediator.replacing import replace
 from remediator.store.protocol import Store
 
 FIRST_RETRY = timedelta(seconds=2)

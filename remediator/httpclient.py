@@ -1,6 +1,7 @@
 """Speak HTTP for checks and actions: one session a connection, one request a call, errors that say what may have happened.
 
-Nothing is ever sent twice here: no retries (aiohttp's own included), no redirects, no proxies from the environment, no cookies.
+Nothing that may change something is ever sent twice here: no retries (aiohttp's own included), no redirects, no proxies from the
+environment, no cookies.
 Credentials are read at each request, so that a rotated secret is used at once. No message holds a URL's secret or a header's value.
 """
 
@@ -27,6 +28,8 @@ from remediator.action import Connection, Context, SecretRef
 from remediator.duration import Duration
 from remediator.errors import CheckFailed, OutcomeUnknown, PermanentError, RemediatorError, TemporaryError
 
+IDLE = 60.0
+"""Seconds for which a connection is kept that only reads."""
 LONGEST_DELAY = timedelta(hours=1)
 """The longest Retry-After that is believed."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -170,6 +173,8 @@ def _reason(error: BaseException) -> tuple[str, bool]:
         case aiohttp.ClientConnectorError():
             return os_reason(error.os_error), False
         case _Broken():
+            return _broken_reason(error.__cause__), True
+        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError():
             return _broken_reason(error), True
         case TimeoutError():
             return "timeout", True
@@ -181,10 +186,7 @@ def _reason(error: BaseException) -> tuple[str, bool]:
             return "protocol", True
 
 
-def _broken_reason(error: _Broken) -> str:
-    cause = error.__cause__
-    if isinstance(cause, aiohttp.ServerDisconnectedError):
-        return "closed"
+def _broken_reason(cause: BaseException | None) -> str:
     return os_reason(cause) if isinstance(cause, OSError) else "closed"
 
 
@@ -368,16 +370,23 @@ def open_tls(ca: str) -> ssl.SSLContext:
         raise PermanentError(f"the authority's file {ca!r} can't be read as PEM certificates: {error.strerror or 'unreadable'}") from error
 
 
-async def open_client(connection: WebConnection, ctx: Context, *, per_host: int = 0) -> HttpClient:
+async def open_client(connection: WebConnection, ctx: Context, *, per_host: int = 0, only_reads: bool = False) -> HttpClient:
     """Open the client of a connection; nothing is sent yet. For `ctx.client`.
 
-    Beyond `per_host` requests at a time others wait; 0: no bound.
+    Beyond `per_host` requests at a time others wait; 0: no bound. With `only_reads` connections are kept for the next request, and a
+    GET that met one which had been closed meanwhile is sent again: reading twice harms nobody.
     """
     tls = await asyncio.to_thread(open_tls, connection.ca)
     seconds = connection.timeout.total_seconds()
     resolver = _Resolver(connection.timeout / 2)
     connector = aiohttp.TCPConnector(
-        ssl=tls, resolver=resolver, use_dns_cache=False, force_close=True, limit=max(16, 4 * per_host), limit_per_host=per_host
+        ssl=tls,
+        resolver=resolver,
+        use_dns_cache=False,
+        force_close=not only_reads,
+        keepalive_timeout=IDLE if only_reads else None,
+        limit=max(16, 4 * per_host),
+        limit_per_host=per_host,
     )
     session = aiohttp.ClientSession(
         connector=connector,
@@ -386,7 +395,7 @@ async def open_client(connection: WebConnection, ctx: Context, *, per_host: int 
         headers={"User-Agent": ctx.identity.name, "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
-        middlewares=(_once,),
+        middlewares=() if only_reads else (_once,),
         requote_redirect_url=False,
     )
     return HttpClient(connection, session)

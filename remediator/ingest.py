@@ -6,8 +6,8 @@ alert durable, so that nothing accepted can be lost between two commits.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
 from remediator.decide import mandate, subject_facts
@@ -16,6 +16,7 @@ from remediator.expressions import Unknown
 from remediator.guards import Bounds
 from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
 from remediator.records import Incident, Message, MessageKind, Run
+from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
 
@@ -79,7 +80,8 @@ class _Draft:
 
     snapshot: Snapshot
     intake: Intake
-    episodes: dict[str, Episode] = field(default_factory=dict)
+    episodes: dict[tuple[str, int], Episode] = field(default_factory=dict)
+    newest: dict[str, Episode] = field(default_factory=dict)
     incidents: dict[str, Incident] = field(default_factory=dict)
     latest: dict[tuple[str, str], Incident] = field(default_factory=dict)
     runs: list[Run] = field(default_factory=list)
@@ -93,21 +95,33 @@ class _Draft:
     def event(self, incident: str, kind: Kind, **data: JSON) -> None:
         self.events.append(Event(incident, kind, self.snapshot.now, data))
 
+    def episode(self, fingerprint: str) -> Episode | None:
+        return self.newest.get(fingerprint) or self.snapshot.episodes.get(fingerprint)
+
+    def keep(self, episode: Episode) -> None:
+        self.episodes[episode.fingerprint, episode.number] = self.newest[episode.fingerprint] = episode
+
     def put(self, incident: Incident) -> None:
         self.incidents[incident.id] = incident
         self.latest[incident.rule, incident.target] = incident
 
 
 def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
-    """Return what `alerts` change. `snapshot` must hold what `reads_for` named."""
-    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident), incidents={})
-    for item in sorted(alerts, key=lambda item: not item.alert.firing):
+    """Return what one webhook's `alerts` change. `snapshot` must hold what `reads_for` named."""
+    return take_all([alerts], snapshot, intake)
+
+
+def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> Changes:
+    """Return what the alerts of several webhooks change, one webhook after the other."""
+    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident))
+    for alerts in webhooks:
         # Firing first: an incident whose last alert ends while another one joins has not been resolved in between.
-        episode = draft.episodes.get(item.alert.fingerprint) or snapshot.episodes.get(item.alert.fingerprint)
-        if item.alert.firing:
-            _firing(draft, item, episode)
-        elif episode is not None and episode.open and not late_end(item.alert, episode):
-            _resolved(draft, item.alert, episode)
+        for item in sorted(alerts, key=_resolved_last) if len(alerts) > 1 else alerts:
+            episode = draft.episode(item.alert.fingerprint)
+            if item.alert.firing:
+                _firing(draft, item, episode)
+            elif episode is not None and episode.open and not late_end(item.alert, episode):
+                _resolved(draft, item.alert, episode)
     claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None else []
     return Changes(
         episodes=list(draft.episodes.values()),
@@ -121,6 +135,10 @@ def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Change
         rule_texts=draft.texts,
         events=draft.events,
     )
+
+
+def _resolved_last(item: Sorted) -> bool:
+    return not item.alert.firing
 
 
 def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:
@@ -152,7 +170,7 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
         episode = replace(episode, incident=_incident(draft, item, item.rule), note=item.note)
     elif item.rule is not None and episode.incident is not None:
         _try_again(draft, item.rule, episode.incident)
-    draft.episodes[alert.fingerprint] = episode
+    draft.keep(episode)
 
 
 def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
@@ -307,7 +325,7 @@ def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
 def _resolved(draft: _Draft, alert: Alert, episode: Episode) -> None:
     """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
     now = draft.snapshot.now
-    draft.episodes[alert.fingerprint] = replace(episode, closed_at=now, ends_at=alert.ends_at or now)
+    draft.keep(replace(episode, closed_at=now, ends_at=alert.ends_at or now))
     known = None if episode.incident is None else (draft.incidents.get(episode.incident) or draft.snapshot.incidents.get(episode.incident))
     if known is None or alert.fingerprint not in known.fingerprints:
         return

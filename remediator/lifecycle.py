@@ -6,13 +6,13 @@ The diagram in the documentation is made by `diagram`.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime
 
 from remediator.errors import IllegalTransition
 from remediator.events import Kind
 from remediator.model import Event, RunState
 from remediator.records import Run
+from remediator.replacing import replace
 
 _S = RunState
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
 from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause, Signal, SignalKind
+from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
 
 TAKES: Mapping[RunState, frozenset[SignalKind]] = {

@@ -12,7 +12,6 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from threading import Lock
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -21,6 +20,7 @@ from pydantic_core import SchemaValidator
 from pydantic_core.core_schema import str_schema
 
 from remediator.model import JSON, Alert
+from remediator.replacing import replace
 
 REDACTED = "«redacted»"
 SHORTEST = 6

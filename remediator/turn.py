@@ -8,7 +8,7 @@ incident's state that follows from a transition lives here, once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from remediator.events import Kind
@@ -17,6 +17,7 @@ from remediator.ingest import new_run, page_key
 from remediator.lifecycle import HOLDS_PAGE, advance
 from remediator.model import JSON, ApprovalState, Event, IncidentState, Plan, RunState, StepState
 from remediator.records import Approval, Incident, Message, MessageKind, Run, Signal, Step, Use
+from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec, Rule
 from remediator.store.protocol import Changes, Snapshot
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from remediator.events import Kind
 from remediator.execution import Outcome, Result
 from remediator.model import ApprovalState, Authority, IncidentState, Plan, Receipt, RunState, StepState
 from remediator.records import Step
+from remediator.replacing import replace
 from remediator.turn import Turn
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from remediator import guards
 from remediator.engine import acting, people, preparing, stuck, undoing, verifying
@@ -17,6 +16,7 @@ from remediator.expressions import Facts
 from remediator.guards import Bounds, Case, Guard, Judgement
 from remediator.model import JSON, IncidentState, Plan, RunState, decode_value
 from remediator.records import Run
+from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
@@ -29,6 +29,9 @@ VISIBLE_AFTER = 1.0
 
 PATIENCE = (0.1, 0.3, 1.0, 3.0, 5.0)
 """Seconds between attempts to write down what came of a call while the store is unavailable; the lease is renewed meanwhile."""
+
+FRESH = 0.25
+"""Seconds for which what Alertmanager was asked while a plan was made counts as asked right before the call."""
 
 Play = Callable[[Turn], bool | None]
 """Plays on a turn; True gives the lease back."""
@@ -82,8 +85,11 @@ class Engine:
         """
         try:
             work = await self._load(run)
-            while not work.parked:
-                await self._phases[work.run.state](self, work)
+            try:
+                while not work.parked:
+                    await self._phases[work.run.state](self, work)
+            finally:
+                work.forget_question()
         except (LeaseLost, Conflict, StoreUnavailable):
             raise
         except Exception as error:
@@ -158,9 +164,14 @@ class Engine:
 
     def scrubbed(self, turn: Turn) -> Turn:
         """Take secrets out of what a turn puts into the audit, into messages and before people's eyes."""
-        turn.events = [replace(event, data=self._scrub(event.data)) for event in turn.events]
-        turn.messages = [replace(message, body=self._scrub(message.body)) for message in turn.messages]
-        turn.run = replace(turn.run, reason=self._scrub(turn.run.reason))
+        # All at once: nearly always there is nothing to hide, and one look at everything is enough to see that.
+        everything = [turn.run.reason, [event.data for event in turn.events], [message.body for message in turn.messages]]
+        clean = self._scrub(everything)
+        if clean is not everything:
+            reason, data, bodies = cast("tuple[str, list[Mapping[str, JSON]], list[Mapping[str, JSON]]]", clean)
+            turn.run = replace(turn.run, reason=reason)
+            turn.events = [replace(event, data=one) for event, one in zip(turn.events, data, strict=True)]
+            turn.messages = [replace(message, body=one) for message, one in zip(turn.messages, bodies, strict=True)]
         return turn
 
     async def visibly(self, work: Work, doing: Coroutine[Any, Any, T]) -> T:
@@ -226,7 +237,7 @@ class Engine:
 
     async def stands(self, work: Work, *, approved: bool) -> bool:
         """Ask Alertmanager right before a call. When the alert does not stand, lead the run elsewhere and return False."""
-        standing, words = await self.revalidation.standing(work.incident.subject)
+        standing, words = await self._standing(work)
         if standing is Standing.FIRING or (approved and standing in (Standing.UNASKED, Standing.SILENT)):
             return True
         if standing in (Standing.UNASKED, Standing.SILENT):
@@ -236,6 +247,21 @@ class Engine:
         else:
             await self.stop(work, RunState.CANCELLED, words)
         return False
+
+    def ask_ahead(self, work: Work) -> None:
+        """Begin to ask Alertmanager, so that its answer is there when the plan is made."""
+        task = asyncio.create_task(self.revalidation.standing(work.incident.subject))
+        work.asked = (asyncio.get_running_loop().time(), task)
+
+    async def _standing(self, work: Work) -> tuple[Standing, str]:
+        """Return how the alert stands now. An answer to what was asked ahead counts while it is fresh, and once."""
+        asked, work.asked = work.asked, None
+        if asked is not None:
+            at, task = asked
+            if asyncio.get_running_loop().time() - at <= FRESH:
+                return await task
+            task.cancel()
+        return await self.revalidation.standing(work.incident.subject)
 
     async def verify_what_was_done(self, work: Work, reason: str) -> None:
         """Start no further step, and see what the others have done."""

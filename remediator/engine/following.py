@@ -7,13 +7,13 @@ Before such a step its precondition is read again, and exactly what the receipts
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from remediator.engine.work import Work, plan_of
 from remediator.errors import PreconditionChanged
 from remediator.model import JSON, Plan, StepState, canonical, to_json
 from remediator.records import Step
+from remediator.replacing import replace
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

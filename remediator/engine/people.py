@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from remediator import guards
@@ -11,6 +10,7 @@ from remediator.decide import texts_of
 from remediator.engine.work import SETTLED_BY, Work
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Approval, Signal, SignalKind
+from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec
 from remediator.turn import Turn
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from remediator import guards
@@ -15,6 +14,7 @@ from remediator.events import Kind
 from remediator.expressions import Unknown
 from remediator.model import ApprovalState, Authority, RunState, StepState
 from remediator.records import Step
+from remediator.replacing import replace
 from remediator.turn import Turn
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ async def plan(engine: Engine, work: Work) -> None:
     """Resolve every step of the remedy to an absolute plan, then see who may carry it out."""
     if await engine.gone(work):
         return
+    if not work.run.dry_run and mandate_of(engine, work).authority is Authority.AUTO:
+        engine.ask_ahead(work)
     try:
         steps = await engine.visibly(work, plan_steps(engine, work))
     except RemediatorError as error:

@@ -5,7 +5,6 @@ Such a run must neither be tried for ever nor be forgotten: it goes to people, w
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from remediator.engine import acting, people
@@ -13,6 +12,7 @@ from remediator.errors import LeaseLost
 from remediator.execution import Outcome, Result
 from remediator.model import RunState, StepState
 from remediator.records import MessageKind, Run, SignalKind
+from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.turn import Turn

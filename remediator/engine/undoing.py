@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from remediator.events import Kind
 from remediator.execution import Outcome, Result
 from remediator.model import Authority, Plan, Receipt, RunState, StepState
 from remediator.records import Step
+from remediator.replacing import replace
 from remediator.turn import Turn
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from remediator.events import Kind
 from remediator.expressions import Facts, Unknown
 from remediator.model import Health, RunState, StepState, Verdict
 from remediator.records import Step
+from remediator.replacing import replace
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from remediator.guards import Bounds
 from remediator.lifecycle import advance
 from remediator.model import JSON, Event, Plan, RunState, StepState, Value, to_json
 from remediator.records import Incident, Run, Step
+from remediator.revalidation import Standing
 from remediator.rules.model import Remedy, Rule, StepSpec
 from remediator.store.protocol import Snapshot
 
@@ -44,6 +46,14 @@ class Work:
     """How often each step's call was made by this process and surely wrote nothing."""
     calling: int | None = None
     """The step whose intent this very process just made durable, and whose call it has not made yet."""
+    asked: tuple[float, asyncio.Task[tuple[Standing, str]]] | None = None
+    """When (the event loop's time) Alertmanager was asked ahead of the first call, and its answer to come."""
+
+    def forget_question(self) -> None:
+        """Stop waiting for an answer that nobody needs any more."""
+        if self.asked is not None:
+            self.asked[1].cancel()
+            self.asked = None
 
     @property
     def incident(self) -> Incident:

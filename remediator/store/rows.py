@@ -7,7 +7,6 @@ that the column is what counts (a run's `fence` and `wake_at`, which change with
 from __future__ import annotations
 
 import functools
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -17,6 +16,7 @@ from pydantic_core import CoreConfig, SchemaSerializer
 from remediator.errors import StoreCorrupt
 from remediator.model import Episode
 from remediator.records import Incident, Run
+from remediator.replacing import replace
 
 T = TypeVar("T")
 

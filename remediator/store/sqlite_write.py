@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +13,7 @@ from remediator import audit
 from remediator.errors import Conflict, LeaseLost, NotFound
 from remediator.model import ChainedEvent, Episode, Event, RunState, canonical
 from remediator.records import SYSTEM_CHAIN, Incident, Message, Run
+from remediator.replacing import replace
 from remediator.store import sqlite_queries as sql
 from remediator.store.protocol import Changes, Snapshot
 from remediator.store.rows import maybe_micros, micros, pack, unpack, unpack_run

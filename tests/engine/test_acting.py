@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -409,3 +410,78 @@ async def test_s10_no_end_keeps_a_lock(start: Start, state: RunState) -> None:
     assert await harness.store.locks() == {}
     harness.now += timedelta(hours=1)
     assert [key for key in await due(harness) if "/page/" in key] == ["INC-20261121-001/page/0"]
+
+
+# --- asking Alertmanager while the plan is made
+
+
+def counting(harness: Harness) -> list[str]:
+    """Note when the engine asks Alertmanager, plans and calls, in their order."""
+    seen: list[str] = []
+    ask, plan_it = harness.engine.revalidation.standing, harness.engine.execution.plan
+
+    async def standing(*arguments: Any) -> Any:
+        seen.append("ask")
+        return await ask(*arguments)
+
+    async def planned(*arguments: Any, **named: Any) -> Any:
+        seen.append("plan")
+        return await plan_it(*arguments, **named)
+
+    harness.engine.revalidation.standing = standing  # type: ignore[method-assign]
+    harness.engine.execution.plan = planned  # type: ignore[method-assign]
+    harness.engine.on_call = lambda _run: seen.append("call")
+    return seen
+
+
+async def test_s14_what_was_asked_while_planning_counts_once(start: Start) -> None:
+    """The first call stands on the answer that came with the plan, each further one on an answer of its own."""
+    harness = await start(playbook(act("both", *TWO)))
+    seen = counting(harness)
+    await harness.send(alert())
+    await harness.work()
+    assert seen[:6] == ["ask", "plan", "plan", "call", "ask", "call"]
+    assert harness.world.writes == ["a=good", "b=good"]
+
+
+async def test_s14_what_was_asked_too_early_is_asked_again(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning took long: by now the alert may be silenced."""
+    monkeypatch.setattr(core, "FRESH", 0.0)
+    harness = await start()
+    seen = counting(harness)
+    await harness.send(alert())
+    await harness.work()
+    assert seen[:4] == ["ask", "plan", "ask", "call"]
+    assert harness.world.writes == ["a=good"]
+
+
+@pytest.mark.parametrize("limits", [bounds(dry_run=True), bounds(authority=Authority.APPROVE)])
+async def test_nobody_is_asked_ahead_for_a_run_that_does_not_act_by_itself(start: Start, limits: Any) -> None:
+    """A storm of rehearsals puts no load on Alertmanager."""
+    harness = await start(limits=limits)
+    seen = counting(harness)
+    await harness.send(alert())
+    await harness.work()
+    assert "plan" in seen
+    assert "ask" not in seen
+
+
+async def test_question_is_dropped_when_no_plan_can_be_made(start: Start) -> None:
+    """Nothing is left over that nobody waits for."""
+    harness = await start()
+    harness.world.fault = fails_at("plan", BROKEN)
+    hangs = asyncio.Event()
+    left: list[asyncio.Task[Any] | None] = []
+
+    async def standing(*_: Any) -> Any:
+        left.append(asyncio.current_task())
+        await hangs.wait()
+
+    harness.engine.revalidation.standing = standing  # type: ignore[assignment, method-assign]
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is RunState.FAILED
+    (task,) = left
+    assert task is not None
+    await asyncio.wait({task}, timeout=5)
+    assert task.cancelled()

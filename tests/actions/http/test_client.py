@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 import ssl
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from remediator.errors import OutcomeUnknown, TemporaryError
-from remediator.httpclient import HttpError, failure_of_socket, parse_retry_after
+from remediator.httpclient import HttpClient, HttpError, WebConnection, failure_of_socket, open_client, parse_retry_after
+from remediator.testing import LocalContext
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -65,3 +68,76 @@ def test_s17_what_was_sent_is_unknown_what_was_not_is_temporary() -> None:
     """An action's error says whether the request may have arrived."""
     assert isinstance(HttpError("x", reason="timeout", sent=True).as_action(), OutcomeUnknown)
     assert isinstance(HttpError("x", reason="timeout", sent=False).as_action(), TemporaryError)
+
+
+class Keeping:
+    """A server on a loopback port that keeps connections open, counts them, and can drop them while they are idle."""
+
+    def __init__(self) -> None:
+        self.connections: list[asyncio.Transport] = []
+        self.requests = 0
+        self.dumb = False
+
+    def protocol(self) -> asyncio.Protocol:
+        """Serve one connection."""
+        server = self
+
+        class Served(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                assert isinstance(transport, asyncio.Transport)
+                server.connections.append(transport)
+
+            def data_received(self, _data: bytes) -> None:
+                server.requests += 1
+                if server.dumb:
+                    server.connections[-1].abort()
+                else:
+                    server.connections[-1].write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        return Served()
+
+
+@pytest.fixture
+async def keeping() -> AsyncIterator[tuple[Keeping, str]]:
+    """Start one; give it and its URL."""
+    made = Keeping()
+    server = await asyncio.get_running_loop().create_server(made.protocol, "127.0.0.1", 0)
+    yield made, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    server.close()
+
+
+async def ask(client: HttpClient, url: str) -> bytes:
+    """GET once."""
+    return (await client.send(LocalContext({}), "GET", url, what="it")).body
+
+
+async def test_client_that_only_reads_keeps_its_connection(keeping: tuple[Keeping, str]) -> None:
+    """A second question pays for no handshake; one that found its connection closed is asked on a new one."""
+    server, url = keeping
+    client = await open_client(WebConnection(), LocalContext({}), only_reads=True)
+    assert [await ask(client, url), await ask(client, url)] == [b"ok", b"ok"]
+    assert len(server.connections) == 1
+    server.connections[0].abort()
+    assert await ask(client, url) == b"ok"
+    assert len(server.connections) == 2
+    await client.aclose()
+
+
+async def test_client_that_only_reads_says_why_nothing_came(keeping: tuple[Keeping, str]) -> None:
+    """Hanging up on every question is a fact about the other side, in the same words as ever."""
+    server, url = keeping
+    server.dumb = True
+    client = await open_client(WebConnection(), LocalContext({}), only_reads=True)
+    with pytest.raises(HttpError) as caught:
+        await ask(client, url)
+    assert (caught.value.reason in ("reset", "closed"), caught.value.sent) == (True, True)
+    await client.aclose()
+
+
+async def test_client_that_writes_opens_a_connection_for_each_request(keeping: tuple[Keeping, str]) -> None:
+    """No request of an action can meet a connection that is closed already."""
+    server, url = keeping
+    client = await open_client(WebConnection(), LocalContext({}))
+    assert [await ask(client, url), await ask(client, url)] == [b"ok", b"ok"]
+    assert len(server.connections) == 2
+    await client.aclose()

@@ -1,0 +1,178 @@
+"""From a webhook's body to a durable record: what happens between the sender's request and the answer.
+
+Webhooks that arrive together share a transaction, which costs each a fraction of one of its own: all that arrive in one turn of the
+event loop go into one. Nobody waits for company. Each is still answered for itself: when a shared transaction fails for another
+reason than the store's, each is tried alone, so that the one at fault harms no other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from datetime import UTC, datetime
+
+from remediator.alerts import Webhook, parse_webhook
+from remediator.errors import TemporaryError
+from remediator.ingest import Intake, Sorted, reads_for, sort, take_all
+from remediator.metrics import Metrics
+from remediator.model import Alert
+from remediator.replacing import replace
+from remediator.rules.model import Rule
+from remediator.runner import Runner
+from remediator.scrubber import Scrubber
+from remediator.service import Accepted
+from remediator.store.protocol import Changes, Store
+
+CHUNK = 50
+"""Most alerts that one transaction takes, so that a huge group does not hold up the others."""
+READ_AT_ONCE = 64 * 1024
+"""Longest body, in bytes, that is read between two other things; a text made to be slow costs two seconds a mebibyte."""
+
+
+class _Waiting:
+    """Alerts of one webhook that wait for their commit, and the incidents that this opened."""
+
+    __slots__ = ("alerts", "done")
+
+    def __init__(self, alerts: Sequence[Sorted], done: asyncio.Future[tuple[str, ...]]) -> None:
+        self.alerts = alerts
+        self.done = done
+
+    def settle(self, opened: tuple[str, ...]) -> None:
+        if not self.done.done():
+            self.done.set_result(opened)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+
+
+class Receiving:
+    """Takes webhooks durably, and hands the runs that they start to the runner."""
+
+    def __init__(
+        self,
+        store: Store,
+        runner: Runner,
+        *,
+        matching: Callable[[Alert], Sequence[Rule]],
+        intake: Callable[[int], Intake],
+        scrubber: Scrubber,
+        metrics: Metrics,
+    ) -> None:
+        """Hold on to what is in force when it is asked: `matching` gives an alert's rules, best first, `intake` how alerts are taken."""
+        self._store = store
+        self._runner = runner
+        self._matching = matching
+        self._intake = intake
+        self._scrubber = scrubber
+        self._metrics = metrics
+        self._waiting: list[_Waiting] = []
+        self._flushing: set[asyncio.Task[None]] = set()
+        self._reading = asyncio.Lock()
+
+    async def accept(self, body: bytes) -> Accepted:
+        """Take a webhook's body durably. Raises `InvalidAlerts`, `StoreUnavailable`."""
+        webhook, alerts = await self._read(body)
+        opened: tuple[str, ...] = ()
+        for begin in range(0, len(alerts), CHUNK):
+            opened += await self._take([sort(kept, self._matching(alert)) for alert, kept in alerts[begin : begin + CHUNK]])
+        firing = sum(alert.firing for alert, _ in alerts)
+        self._count(webhook, firing)
+        return Accepted(len(alerts), firing, len(alerts) - firing, opened, tuple(map(str, webhook.rejected)))
+
+    def _count(self, webhook: Webhook, firing: int) -> None:
+        if firing:
+            newest = max(alert.starts_at for alert in webhook.alerts if alert.firing)
+            self._metrics.clock_skew.set(max(0.0, (newest - datetime.now(UTC)).total_seconds()))
+        self._metrics.alerts(firing=firing, resolved=len(webhook.alerts) - firing, truncated=webhook.truncated)
+        for rejected in webhook.rejected:
+            self._metrics.rejected(rejected.reason)
+
+    async def _read(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
+        """Parse a body; return its alerts as they came and as they may be kept, firing ones first, for the reason that `take` gives."""
+        if len(body) <= READ_AT_ONCE:
+            return self._parse(body)
+        # One at a time: whoever sends large ones waits for others who do, not for everybody's turn.
+        async with self._reading:
+            return await asyncio.to_thread(self._parse, body)
+
+    def _parse(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
+        webhook = parse_webhook(body)
+        # A rule is found by the alert as it came; what is kept of it, and decided on, holds no secret.
+        return webhook, [(alert, self._scrubber.alert(alert)) for alert in sorted(webhook.alerts, key=_resolved_last)]
+
+    # --- together
+
+    async def _take(self, alerts: Sequence[Sorted]) -> tuple[str, ...]:
+        """Have alerts taken by the next transaction; return the incidents that they opened."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        waiting = _Waiting(alerts, loop.create_future())
+        self._waiting.append(waiting)
+        return await waiting.done
+
+    def _flush(self) -> None:
+        """Start a transaction for all that wait, or several when there are many alerts."""
+        waiting, self._waiting = self._waiting, []
+        for batch in _batches(waiting):
+            task = asyncio.create_task(self._settle(batch), name="alerts")
+            self._flushing.add(task)
+            task.add_done_callback(self._flushing.discard)
+
+    async def _settle(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            changes = await self._commit(batch)
+        except TemporaryError as error:  # the store's: it would be the same for each
+            for one in batch:
+                one.fail(error)
+        except BaseException as error:  # noqa: BLE001 - not swallowed: whoever waits gets it
+            if len(batch) == 1:
+                batch[0].fail(error)
+                return
+            for one in batch:
+                await self._settle([one])
+        else:
+            _answer(batch, changes)
+
+    async def _commit(self, batch: Sequence[_Waiting]) -> Changes:
+        webhooks = [one.alerts for one in batch]
+        now = datetime.now(UTC)
+        reads = reads_for([item for alerts in webhooks for item in alerts], now=now)
+        wanted = len(reads.latest_incident)
+        with self._runner.reserve(wanted) if wanted else nullcontext(0) as room:
+            intake = replace(self._intake(room), day=now.date())
+            committed = await self._store.transact(reads, lambda snapshot: take_all(webhooks, snapshot, intake))
+        claimed = set(committed.changes.claim)
+        self._runner.take([run for run in committed.changes.runs if run.id in claimed])
+        return committed.changes
+
+
+def _resolved_last(alert: Alert) -> bool:
+    return not alert.firing
+
+
+def _batches(waiting: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
+    """Divide so that no transaction takes more than `CHUNK` alerts."""
+    batch: list[_Waiting] = []
+    count = 0
+    for one in waiting:
+        if batch and count + len(one.alerts) > CHUNK:
+            yield batch
+            batch, count = [], 0
+        batch.append(one)
+        count += len(one.alerts)
+    yield batch
+
+
+def _answer(batch: Sequence[_Waiting], changes: Changes) -> None:
+    """Tell each webhook which incidents it opened; one that two of them opened is the first one's."""
+    incidents = {incident.id: incident for incident in changes.incidents}
+    left = [run.incident for run in changes.runs]
+    for one in batch:
+        own = {item.alert.fingerprint for item in one.alerts} if left else set()
+        opened = [incident for incident in left if own.intersection(incidents[incident].fingerprints)]
+        left = [incident for incident in left if incident not in opened]
+        one.settle(tuple(opened))
