@@ -71,6 +71,11 @@ class Env(Check[EnvParams]):
     )
     example: ClassVar[Mapping[str, Any]] = {"cluster": "production", "namespace": "shop", "deployment": "api", "key": "JWT_SECRET"}
 
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
+        """Leave Secrets and ConfigMaps out where a rule doesn't look into them."""
+        return cls.permissions if params.get("resolve", True) is not False else cls.permissions[:-2]
+
     async def run(self, params: EnvParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):

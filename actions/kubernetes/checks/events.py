@@ -90,7 +90,7 @@ class Events(Check[EventsParams]):
     connection_field: ClassVar[str] = "cluster"
     facts: ClassVar[Mapping[str, Fact]] = {
         **{name: Fact(kind, text) for name, (kind, text) in _FACTS.items()},
-        "samples": Fact(FactType.STRINGS, "the newest, as `TYPE REASON KIND/NAME xCOUNT: MESSAGE`, oldest first", evidence=True),
+        "messages": Fact(FactType.STRINGS, "the newest, as `TYPE REASON KIND/NAME xCOUNT: MESSAGE`, oldest first", evidence=True),
     }
     permissions: ClassVar[tuple[Permission, ...]] = (rbac("/events", "list", why="read what was noted"),)
     example: ClassVar[Mapping[str, Any]] = {
@@ -157,7 +157,7 @@ class Tally:
             "first_at": self.first,
             "last_at": last,
             "last_age": self.now - last,
-            "samples": [said for _, _, said in newest],
+            "messages": [said for _, _, said in newest],
             "truncated": cut or self.events > len(newest),
         }
 

@@ -102,7 +102,7 @@ class Logs(Check[LogsParams]):
     connection_field: ClassVar[str] = "cluster"
     facts: ClassVar[Mapping[str, Fact]] = {
         **{name: Fact(kind, text) for name, (kind, text) in _FACTS.items()},
-        "samples": Fact(FactType.STRINGS, "the newest lines that match, as `POD: LINE`, oldest first", evidence=True),
+        "matches": Fact(FactType.STRINGS, "the newest lines that match, as `POD: LINE`, oldest first", evidence=True),
     }
     permissions: ClassVar[tuple[Permission, ...]] = (*SELECTION, rbac("/pods/log", "get", why="read what containers wrote"))
     example: ClassVar[Mapping[str, Any]] = {
@@ -211,7 +211,7 @@ async def _facts(client: Client, params: LogsParams, sources: Sequence[Source], 
         return facts  # nothing ran yet: no line proves nothing
     at_least = sum(read.matches for read in good)
     newest = heapq.nlargest(MOST_SAMPLES, (match for read in good for match in read.newest), key=lambda match: _order(match.at))
-    facts |= {"at_least": at_least, "samples": [clean(f"{match.pod}: {match.line}") for match in reversed(newest)]}
+    facts |= {"at_least": at_least, "matches": [clean(f"{match.pod}: {match.line}") for match in reversed(newest)]}
     if errors or truncated:
         return {**facts, "matched": True} if at_least else facts
     return {**facts, "matched": at_least > 0, "count": at_least, **_whole(good, newest, now)}

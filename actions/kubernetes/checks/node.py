@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
@@ -96,9 +96,14 @@ class Node(Check[NodeParams]):
     facts: ClassVar[Mapping[str, Fact]] = {name: Fact(kind, text) for name, (kind, text) in _FACTS.items()}
     permissions: ClassVar[tuple[Permission, ...]] = (
         rbac("/nodes", "list", why="read their state"),
-        rbac("/pods", "list", why="count the Pods on them, in all namespaces, where a rule asks for that"),
+        replace(rbac("/pods", "list", why="count the Pods on them, in all namespaces, where a rule asks for that"), place=""),
     )
     example: ClassVar[Mapping[str, Any]] = {"cluster": "production", "selector": "topology.kubernetes.io/zone=eu-1a"}
+
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
+        """Leave the Pods out unless they are counted."""
+        return cls.permissions if params.get("count_pods", False) is not False else cls.permissions[:1]
 
     async def run(self, params: NodeParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""

@@ -64,7 +64,7 @@ class Pvc(Check[PvcParams]):
         "conditions": Fact(FactType.STRINGS, "its conditions that hold, as `TYPE: MESSAGE`", evidence=True),
     }
     permissions: ClassVar[tuple[Permission, ...]] = (
-        rbac("/persistentvolumeclaims", "get", why="read the claim"),
+        rbac("/persistentvolumeclaims", "get", why="read the claim", param="claim"),
         rbac("storage.k8s.io/storageclasses", "get", why="see whether its storage class lets it grow"),
     )
     example: ClassVar[Mapping[str, Any]] = {"cluster": "production", "namespace": "shop", "claim": "data-redis-0"}
