@@ -7,6 +7,8 @@ Speaks raw JSON to the API server. The SDK is imported only to load a kubeconfig
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
 from actions.kubernetes.actions.scale import Scale
+from actions.kubernetes.actions.set_env import SetEnv
+from actions.kubernetes.actions.set_resources import SetResources
 from actions.kubernetes.checks.env import Env
 from actions.kubernetes.checks.events import Events
 from actions.kubernetes.checks.exec import ExecCheck
@@ -22,7 +24,7 @@ from remediator.action import Provider
 
 PROVIDER = Provider(
     system="kubernetes",
-    actions=(RolloutUndo, RolloutRestart, Scale),
+    actions=(RolloutUndo, RolloutRestart, Scale, SetEnv, SetResources),
     checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node),
     connections={"kubernetes": KubernetesConnection},
 )
@@ -42,5 +44,7 @@ __all__ = [
     "RolloutRestart",
     "RolloutUndo",
     "Scale",
+    "SetEnv",
+    "SetResources",
     "Usage",
 ]
