@@ -8,7 +8,7 @@ ONCE ?=
 PYTHON_PACKAGES := python3-venv
 SERVERS := curl openssl postgresql redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
-.PHONY: help install servers demo test lint format bench lock clean
+.PHONY: help install servers kubernetes-servers demo test test-kubernetes lint format bench lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -26,11 +26,17 @@ install: .venv/installed ## make .venv with the locked dependencies and the proj
 servers: ## install the servers and tools that tests and demo run against
 	@scripts/system-packages $(SERVERS)
 
+kubernetes-servers: ## build a Kubernetes API server, controllers and scheduler, once a machine (about five minutes)
+	@scripts/kubernetes-servers
+
 demo: install servers ## run the main job for real; ONCE=1 ends it with status 0 only if every step happened
 	@$(BIN)/python -m demo $(if $(ONCE),--once)
 
-test: install servers ## run every test with its real servers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: install servers ## run every test with its real servers, but for those that need Kubernetes
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/kubernetes
+
+test-kubernetes: install kubernetes-servers ## run the tests on a real Kubernetes API server, with simulated nodes
+	$(BIN)/python -m pytest tests/kubernetes -n 2 --dist loadfile
 
 lint: install ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

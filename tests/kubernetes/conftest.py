@@ -139,7 +139,10 @@ async def namespace(kube: Kube) -> AsyncIterator[str]:
 
 @pytest.fixture
 def run(kube: Kube, namespace: str) -> Workloads:
-    """Makes workloads in the namespace: `await run("Deployment", "web", behaviours.RUNS, replicas=2)`; more on `Workloads`."""
+    """Make workloads in the namespace, as `Workloads` says.
+
+    `await run("Deployment", "web", behaviours.RUNS, replicas=2)`
+    """
     return Workloads(kube.api, namespace)
 
 
@@ -156,10 +159,10 @@ async def ctx(kube: Kube) -> AsyncIterator[LocalContext]:
 
 @pytest.fixture
 async def account(kube: Kube, cluster: Kubeconfig, namespace: str, tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[LocalContext]]]:
-    """`await account(rules, cluster_rules=…, key=…)`: a context whose connection `prod` is a new service account with exactly these rights.
+    """Make service accounts: contexts whose connection `prod` has exactly the rights asked for.
 
-    `rules` are RBAC policy rules in the namespace, `cluster_rules` in the whole cluster. Every account has what all authenticated users
-    have (`system:basic-user`, `system:discovery`).
+    `await account(rules, cluster_rules=…, key=…)`: `rules` are RBAC policy rules in the namespace, `cluster_rules` in the whole
+    cluster. Every account has what all authenticated users have as well (`system:basic-user`, `system:discovery`).
     """
     contexts: list[LocalContext] = []
     wide: list[tuple[str, str]] = []

@@ -95,7 +95,14 @@ class Api:
         return found
 
     async def ensure(self, path: str, body: Object) -> None:
-        """Create an object unless it is there."""
+        """Create an object unless it is there; looks first, for a Service's address is refused before its name is."""
+        try:
+            await self.get(f"{path}/{body['metadata']['name']}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+        else:
+            return
         try:
             await self.create(path, body)
         except ApiError as error:

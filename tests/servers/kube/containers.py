@@ -58,7 +58,7 @@ def identity() -> dict[str, Any]:
 async def launch(argv: Sequence[str], directory: Path, environment: Mapping[str, str], **streams: Any) -> asyncio.subprocess.Process:
     """Start a program in a container's directory, in a process group of its own. Raises OSError when there is no such program."""
     return await asyncio.create_subprocess_exec(
-        *argv, cwd=directory, env=dict(environment), start_new_session=True, limit=1 << 20, **identity(), **streams
+        argv[0], *argv[1:], cwd=directory, env=dict(environment), start_new_session=True, limit=1 << 20, **identity(), **streams
     )
 
 
@@ -81,6 +81,9 @@ class Container:
             "HOSTNAME": pod,
         }
         self.process: asyncio.subprocess.Process | None = None
+        self.idle = asyncio.Event()
+        """Set while nothing runs."""
+        self.idle.set()
         self.restarts = 0
         self.waiting: tuple[str, str] | None = ("ContainerCreating", "")
         self.ends: deque[Object] = deque(maxlen=2)
@@ -102,6 +105,11 @@ class Container:
     def started_once(self) -> bool:
         """Whether it ever ran."""
         return self._runs > 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended and does not wait for its next start."""
+        return bool(self.ends) and self.process is None and self.waiting is None
 
     @property
     def has_probe(self) -> bool:
@@ -126,6 +134,7 @@ class Container:
             self.log.lines.append((time.time(), f"{self.argv[0]}: {error.strerror}\n".encode()))
             self._ended(127)
             return
+        self.idle.clear()
         assert self.process.stdout is not None
         self._reader = asyncio.create_task(self.log.keep(self.process.stdout))
         self.ready = not self.has_probe
@@ -158,6 +167,7 @@ class Container:
             kill_group(self.process)  # what it left behind goes with it
         self.process = None
         self.ready = False
+        self.idle.set()
         end = {"exitCode": code, "reason": reason or ("Error" if code else "Completed")}
         self.ends.append({**end, "startedAt": stamp(self.started), "finishedAt": stamp(datetime.now(UTC)), "containerID": self._id})
 

@@ -38,7 +38,7 @@ async def _value(variable: Object, pod: Object, api: Api, *, address: str) -> st
             "spec.nodeName": pod["spec"].get("nodeName", ""),
             "status.podIP": address,
         }
-        return fields.get(source["fieldRef"]["fieldPath"], "")
+        return str(fields.get(source["fieldRef"]["fieldPath"], ""))
     kind = next((kind for kind in ("configMapKeyRef", "secretKeyRef") if kind in source), None)
     if kind is None:
         return ""

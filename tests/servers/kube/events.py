@@ -65,4 +65,4 @@ class Events:
         if count:
             await self._api.patch(f"{path}/{name}", {"count": count + 1, "lastTimestamp": event["lastTimestamp"]})
         else:
-            await self._api.ensure(path, event)
+            await self._api.create(path, event)

@@ -47,10 +47,14 @@ class Nodes:
         self._kubelet_port = kubelet_port
         self._nodes: dict[str, Object] = {}
         self._told: dict[str, str] = {}
+        self._up: dict[str, asyncio.Event] = {}
 
-    def is_up(self, name: str) -> bool:
-        """Tell whether a node's kubelet can be heard; one that is not there (any more) can't hold anything up."""
-        return name not in self._nodes or _wished(self._nodes[name]) != "Unknown"
+    def up(self, name: str) -> asyncio.Event:
+        """Return what is set while a node's kubelet can be heard; a node that is not there (any more) can't hold anything up."""
+        if name not in self._up:
+            self._up[name] = asyncio.Event()
+            self._up[name].set()
+        return self._up[name]
 
     def names(self) -> list[str]:
         """Return the nodes that there are."""
@@ -70,9 +74,14 @@ class Nodes:
         if change == "DELETED":
             self._nodes.pop(name, None)
             self._told.pop(name, None)
+            self.up(name).set()
             return
         new = name not in self._nodes
         self._nodes[name] = item
+        if _wished(item) == "Unknown":
+            self.up(name).clear()
+        else:
+            self.up(name).set()
         wished = json.dumps([_wished(item), item["metadata"].get("annotations", {}).get(CONDITIONS)])
         if self._told.get(name) != wished:
             self._told[name] = wished
@@ -102,7 +111,7 @@ class Nodes:
         while True:
             await asyncio.sleep(_HEARTBEAT)
             for name in list(self._nodes):
-                if self.is_up(name):
+                if self.up(name).is_set():
                     await self._renew(name)
 
     async def _renew(self, name: str) -> None:

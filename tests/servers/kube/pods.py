@@ -10,7 +10,7 @@ import contextlib
 import os
 import shutil
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,8 @@ class Surroundings:
     api: Api
     events: Events
     directory: Path
-    node_is_up: Callable[[str], bool]
+    node_up: Callable[[str], asyncio.Event]
+    """Set while a node's kubelet can be heard."""
 
 
 class SimulatedPod:
@@ -58,6 +59,8 @@ class SimulatedPod:
         self._conditions: dict[str, Object] = {item["type"]: item for item in pod.get("status", {}).get("conditions") or ()}
         self._dirty = asyncio.Event()
         self._grace: int | None = None
+        """Seconds it has for ending, once it is being deleted."""
+        self._ending: asyncio.Task[None] | None = None
         self._gone = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -87,13 +90,16 @@ class SimulatedPod:
     def update(self, pod: Object) -> None:
         """Take note of a newer version of the object; a deletion ends the containers within its grace period."""
         self.pod = pod
+        if self._published_ready() != self._is_ready():
+            self._dirty.set()  # the node controller says otherwise of Pods on nodes that it can't hear
         if "deletionTimestamp" not in pod["metadata"]:
             return
         grace = pod["metadata"].get("deletionGracePeriodSeconds", 0)
         if self._grace is None or grace < self._grace:
-            first, self._grace = self._grace is None, grace
-            if first:
-                self._spawn(self._terminate())
+            self._grace = grace
+            if self._ending is not None:
+                self._ending.cancel()
+            self._ending = self._spawn(self._terminate(grace))
 
     async def forget(self) -> None:
         """End everything at once: the object is gone, or the simulator ends."""
@@ -106,10 +112,11 @@ class SimulatedPod:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(shutil.rmtree, self.directory, ignore_errors=True)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _run(self, container: Container) -> None:
         await self._pull(container)
@@ -213,25 +220,27 @@ class SimulatedPod:
             if process.returncode is None:
                 kill_group(process)
 
-    async def _terminate(self) -> None:
+    async def _terminate(self, grace: int) -> None:
         """End the containers, politely within the grace period, publish how they ended, and let the object go."""
         for container in self.containers.values():
             if container.process is not None:
                 self._say(container, "Normal", "Killing", f"Stopping container {container.name}")
                 kill_group(container.process, signal.SIGTERM)
-        asked = asyncio.get_running_loop().time()
-        while self.running and asyncio.get_running_loop().time() < asked + (self._grace or 0):
-            await asyncio.sleep(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace):
+                await self._idle()
         for container in self.containers.values():
             if container.process is not None:
                 kill_group(container.process)
-        while self.running:
-            await asyncio.sleep(0.02)
-        while not self.around.node_is_up(self._node):
-            await asyncio.sleep(1)
+        await self._idle()
+        await self.around.node_up(self._node).wait()
         await self._write()
         with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
             await self.around.api.delete(self.path, {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}})
+
+    async def _idle(self) -> None:
+        for container in self.containers.values():
+            await container.idle.wait()
 
     # --- what a kubelet tells
 
@@ -245,10 +254,8 @@ class SimulatedPod:
         while not self._gone:
             await self._dirty.wait()
             self._dirty.clear()
-            if not self.around.node_is_up(self._node):
-                await asyncio.sleep(1)
-                self._dirty.set()
-            elif not await self._write():
+            await self.around.node_up(self._node).wait()
+            if not await self._write():
                 await asyncio.sleep(1)
                 self._dirty.set()
             else:
@@ -264,16 +271,19 @@ class SimulatedPod:
             return False
         return True
 
+    def _is_ready(self) -> bool:
+        return all(container.ready for container in self.containers.values())
+
+    def _published_ready(self) -> bool:
+        conditions = self.pod.get("status", {}).get("conditions") or ()
+        return any(item["type"] == "Ready" and item["status"] == "True" for item in conditions)
+
     def phase(self) -> str:
         """Return the phase, as a kubelet derives it."""
         containers = list(self.containers.values())
-        if (
-            any(container.ends and container.process is None and container.waiting is None for container in containers)
-            and self._policy != "Always"
-        ):
-            if all(container.ends and container.process is None and container.waiting is None for container in containers):
-                return "Failed" if any(container.ends[-1]["exitCode"] for container in containers) else "Succeeded"
-            return "Running"
+        over = [container.ends[-1]["exitCode"] for container in containers if container.is_over]
+        if self._policy != "Always" and len(over) == len(containers):
+            return "Failed" if any(over) else "Succeeded"
         return "Running" if all(container.started_once for container in containers) else "Pending"
 
     def status(self) -> Object:

@@ -28,7 +28,7 @@ class Simulator:
         self._nodes = Nodes(api, kubelet_port=layout.kubelet_port)
         self._events = Events(api)
         self._pods: dict[tuple[str, str], SimulatedPod] = {}
-        self._around = Surroundings(api, self._events, Path(layout.pods), self._nodes.is_up)
+        self._around = Surroundings(api, self._events, Path(layout.pods), self._nodes.up)
         self._addresses = 0
         self._kubelet = Kubelet(layout, lambda namespace, name: self._pods.get((namespace, name)))
         self._metrics = MetricsServer(layout, self._running, self._nodes.names)
@@ -59,11 +59,11 @@ class Simulator:
     async def _seen(self, change: str, item: Object) -> None:
         key = (item["metadata"]["namespace"], item["metadata"]["name"])
         pod = self._pods.get(key)
-        if pod is not None and (change == "DELETED" or pod.uid != item["metadata"]["uid"]):
-            if pod.uid == item["metadata"]["uid"] or change != "DELETED":
-                del self._pods[key]
-                await pod.forget()
-                pod = None
+        same = pod is not None and pod.uid == item["metadata"]["uid"]
+        if pod is not None and (same if change == "DELETED" else not same):  # also when one of the same name came after it
+            del self._pods[key]
+            await pod.forget()
+            pod = None
         if change == "DELETED":
             return
         over = item["status"].get("phase") in ("Succeeded", "Failed")

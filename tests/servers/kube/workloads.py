@@ -74,7 +74,7 @@ class Workloads:
         return await self.available(kind, name)
 
     async def release(self, kind: str, name: str, behaviour: Behaviour, *, wait: bool | None = None, cause: str = "") -> Object:
-        """Give the workload's container `app` another behaviour: a new revision. Waits when that is healthy, unless `wait` says otherwise."""
+        """Give the workload's container `app` another behaviour: a new revision. Waits if it is healthy, or as `wait` says."""
         container = behaviour.container()
         gone = {} if "readinessProbe" in container else {"readinessProbe": None}
         body: Object = {"spec": {"template": {"spec": {"containers": [{**container, **gone}]}}}}
