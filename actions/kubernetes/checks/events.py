@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, largest
+from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, largest, texts
 from actions.kubernetes.checks.selection import objects
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import NAME, ClusterParams
@@ -145,8 +145,9 @@ class Tally:
         if not self.events or self.first is None:
             return {"found": False}
         reasons, cut = largest(self.reasons)
-        newest = sorted(self.newest)
-        last = newest[-1][0]
+        newest = sorted(self.newest, reverse=True)
+        shown, shown_cut = texts([said for _, _, said in newest])
+        last = newest[0][0]
         return {
             "found": True,
             "events": self.events,
@@ -157,8 +158,8 @@ class Tally:
             "first_at": self.first,
             "last_at": last,
             "last_age": self.now - last,
-            "messages": [said for _, _, said in newest],
-            "truncated": cut or self.events > len(newest),
+            "messages": shown[::-1],
+            "truncated": cut or shown_cut or self.events > len(shown),
         }
 
 

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from actions.kubernetes import commands
 from actions.kubernetes.checks.containers import container_of, status_of
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean
+from actions.kubernetes.checks.limits import texts
 from actions.kubernetes.checks.outputs import (
     DF_FACTS,
     JSON_FACTS,
@@ -252,9 +252,9 @@ def _facts(params: ExecCheckParams, found: Sequence[Ran]) -> dict[str, Value]:
     facts: dict[str, Value] = {
         "ran": len(results),
         "failed": len(errors),
-        "truncated": any(result.truncated for result in results.values()),
         "stdout": _samples({pod: result.stdout for pod, result in results.items()}),
         "stderr": _samples({pod: result.stderr for pod, result in results.items()}),
+        "truncated": any(result.truncated for result in results.values()),
     }
     if errors:
         return facts
@@ -268,7 +268,7 @@ def _facts(params: ExecCheckParams, found: Sequence[Ran]) -> dict[str, Value]:
 
 def _samples(outputs: Mapping[str, bytes]) -> list[Value]:
     said = {pod: output[:4096].decode(errors="replace").strip() for pod, output in outputs.items()}
-    return [clean(f"{pod}: {text}") for pod, text in said.items() if text][:MOST_SAMPLES]
+    return texts([f"{pod}: {text}" for pod, text in said.items() if text])[0]
 
 
 _PARSERS: Mapping[str, Callable[[Outputs], dict[str, Value]]] = {

@@ -1,4 +1,7 @@
-"""How large a check's facts may be (`semantics.md`, 4), and cutting to that. Pure."""
+"""How large a check's facts may be (`semantics.md`, 4), and cutting to that. Pure.
+
+All facts of a check together must stay within 64 KiB: at most one list of rows, two of texts and two maps of these sizes do.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,10 @@ from remediator.model import Value, canonical, encode_value
 MOST_ROWS = 100
 MOST_SAMPLES = 20
 LONGEST_TEXT = 500
-_MOST_BYTES = 40_000
-"""Of one list; leaves room for the other facts below 64 KiB."""
+_ROWS_SIZE = 20_000
+"""Bytes of one list of rows."""
+_TEXTS_SIZE = 12_000
+_MAP_SIZE = 8_000
 
 T = TypeVar("T")
 
@@ -22,22 +27,23 @@ def clean(text: str) -> str:
 
 
 def largest(counts: Mapping[str, T]) -> tuple[dict[str, T], bool]:
-    """Return the hundred entries with the largest values, and whether any was left out.
+    """Return the hundred entries with the largest values, or fewer where names are long, and whether any was left out.
 
     >>> largest({"a": 1, "b": 2})
     ({'b': 2, 'a': 1}, False)
     """
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))  # type: ignore[operator]
-    return {clean(name): value for name, value in ordered[:MOST_ROWS]}, len(ordered) > MOST_ROWS
+    kept, cut = fit(([clean(name), value] for name, value in ordered), MOST_ROWS, size=_MAP_SIZE)
+    return {str(name): value for name, value in kept}, cut  # type: ignore[misc]
 
 
-def fit(values: Iterable[T], most: int) -> tuple[list[T], bool]:
-    """Return the first values, at most `most` and 40 kB, and whether any was left out."""
+def fit(values: Iterable[T], most: int, *, size: int = _ROWS_SIZE) -> tuple[list[T], bool]:
+    """Return the first values, at most `most` and `size` bytes of them, and whether any was left out."""
     kept: list[T] = []
-    size = 0
+    left = size
     for value in values:
-        size += len(canonical(encode_value(value)))
-        if len(kept) == most or size > _MOST_BYTES:
+        left -= len(canonical(encode_value(value)))
+        if len(kept) == most or left < 0:
             return kept, True
         kept.append(value)
     return kept, False
@@ -45,5 +51,5 @@ def fit(values: Iterable[T], most: int) -> tuple[list[T], bool]:
 
 def texts(values: Sequence[str], most: int = MOST_SAMPLES) -> tuple[list[Value], bool]:
     """Return the first texts, each cut to 500 characters, and whether any was left out (not: cut)."""
-    kept, cut = fit([clean(value) for value in values[:most]], most)
+    kept, cut = fit(map(clean, values[:most]), most, size=_TEXTS_SIZE)
     return list(kept), cut or len(values) > most

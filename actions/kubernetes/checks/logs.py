@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from actions.kubernetes.checks.containers import container_of, status_of
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean
+from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
 from actions.kubernetes.checks.patterns import searcher
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, select
 from actions.kubernetes.client import Client
@@ -85,7 +85,7 @@ _FACTS = {
     "first_at": (FactType.TIMESTAMP, "when the first such line was written; unknown without one, and as `count`"),
     "last_at": (FactType.TIMESTAMP, "when the last such line was written; unknown without one, and as `count`"),
     "last_age": (FactType.DURATION, "how long ago that was"),
-    "truncated": (FactType.BOOL, "whether there were more Pods, lines or bytes than may be read"),
+    "truncated": (FactType.BOOL, "whether there were more Pods, lines or bytes than may be read, or more matches than are shown"),
 }
 
 
@@ -211,7 +211,8 @@ async def _facts(client: Client, params: LogsParams, sources: Sequence[Source], 
         return facts  # nothing ran yet: no line proves nothing
     at_least = sum(read.matches for read in good)
     newest = heapq.nlargest(MOST_SAMPLES, (match for read in good for match in read.newest), key=lambda match: _order(match.at))
-    facts |= {"at_least": at_least, "matches": [clean(f"{match.pod}: {match.line}") for match in reversed(newest)]}
+    shown, shown_cut = texts([f"{match.pod}: {match.line}" for match in newest])
+    facts |= {"at_least": at_least, "matches": shown[::-1], "truncated": truncated or shown_cut or at_least > len(shown)}
     if errors or truncated:
         return {**facts, "matched": True} if at_least else facts
     return {**facts, "matched": at_least > 0, "count": at_least, **_whole(good, newest, now)}

@@ -170,7 +170,7 @@ def json_facts(output: str, pick: Mapping[str, str]) -> dict[str, Value]:
     """Return the facts of one JSON document. Raises ValueError, also for what other programs would not read alike (NaN, huge numbers)."""
     try:
         document = json.loads(output, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-        size = len(canonical(document))
+        size = len(canonical(document).decode())  # which fails for halves of surrogate pairs
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     picked = {name: follow(document, pointer) for name, pointer in pick.items()}

@@ -9,8 +9,10 @@ from datetime import timedelta
 
 _COMMANDS = ("COMMAND", "CMD")
 _ELAPSED = re.compile(r"(?:(?:(?P<days>[0-9]{1,6})-)?(?P<hours>[0-9]{1,2}):)?(?P<minutes>[0-9]{1,2}):(?P<seconds>[0-9]{2})")
+_MINUTES = re.compile(r"(?P<minutes>[0-9]{1,6}):(?P<seconds>[0-9]{0,2})")
+"""Busybox before 1.34 knows no hours, and cuts off what does not fit into seven characters."""
 _SHORT = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[dh])(?P<rest>[0-9]{2})?")
-"""Busybox: 5h32 is hours and minutes, 1d04 days and hours, 120d days."""
+"""Later ones: 5h32 is hours and minutes, 1d04 days and hours, 120d days."""
 _TREE = re.compile(r"^(?:[| ]*\\_ +)+")
 
 
@@ -86,8 +88,8 @@ def parse_elapsed(text: str) -> timedelta:
     """
     if text.isascii() and text.isdigit() and len(text) <= 10:
         return timedelta(seconds=int(text))
-    if match := _ELAPSED.fullmatch(text):
-        return timedelta(**{unit: int(value) for unit, value in match.groupdict(default="0").items()})
+    if match := _ELAPSED.fullmatch(text) or _MINUTES.fullmatch(text):
+        return timedelta(**{unit: int(value or 0) for unit, value in match.groupdict().items()})
     if match := _SHORT.fullmatch(text):
         number, rest = int(match["number"]), int(match["rest"] or 0)
         return timedelta(days=number, hours=rest) if match["unit"] == "d" else timedelta(hours=number, minutes=rest)
