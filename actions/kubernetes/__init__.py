@@ -4,11 +4,18 @@ Speaks raw JSON to the API server. The SDK is imported only to load a kubeconfig
 `checks/` only read; `actions/` change; the modules here are what both stand on, and hold no action of their own.
 """
 
+from actions.kubernetes.actions.cordon import Cordon
+from actions.kubernetes.actions.delete_pod import DeletePod
+from actions.kubernetes.actions.drain import Drain
+from actions.kubernetes.actions.evict_pod import EvictPod
+from actions.kubernetes.actions.exec import Exec
+from actions.kubernetes.actions.resize_pvc import ResizePvc
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
 from actions.kubernetes.actions.scale import Scale
 from actions.kubernetes.actions.set_env import SetEnv
 from actions.kubernetes.actions.set_resources import SetResources
+from actions.kubernetes.actions.uncordon import Uncordon
 from actions.kubernetes.checks.env import Env
 from actions.kubernetes.checks.events import Events
 from actions.kubernetes.checks.exec import ExecCheck
@@ -24,15 +31,20 @@ from remediator.action import Provider
 
 PROVIDER = Provider(
     system="kubernetes",
-    actions=(RolloutUndo, RolloutRestart, Scale, SetEnv, SetResources),
+    actions=(RolloutUndo, RolloutRestart, Scale, SetEnv, SetResources, Cordon, DeletePod, Drain, EvictPod, Exec, ResizePvc, Uncordon),
     checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node),
     connections={"kubernetes": KubernetesConnection},
 )
 
 __all__ = [
     "PROVIDER",
+    "Cordon",
+    "DeletePod",
+    "Drain",
     "Env",
     "Events",
+    "EvictPod",
+    "Exec",
     "ExecCheck",
     "Hpa",
     "KubernetesConnection",
@@ -40,11 +52,13 @@ __all__ = [
     "Node",
     "Pods",
     "Pvc",
+    "ResizePvc",
     "Rollout",
     "RolloutRestart",
     "RolloutUndo",
     "Scale",
     "SetEnv",
     "SetResources",
+    "Uncordon",
     "Usage",
 ]
