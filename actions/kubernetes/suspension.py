@@ -18,7 +18,7 @@ from actions.kubernetes import notes, writing
 from actions.kubernetes.connection import connect
 from actions.kubernetes.fields import Path, entries, owns, written
 from actions.kubernetes.gitops import Reconciler, find_reconciler, read_reconciler
-from actions.kubernetes.owners import OnOwner, Owner, Place, owner_of, refusal
+from actions.kubernetes.owners import OnOwner, Owner, Place, named, owner_of, refusal
 from actions.kubernetes.workloads import Workload, parse_time
 from remediator.action import Context, Reconciled, Settled
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged, RemediatorError, TemporaryError
@@ -60,10 +60,12 @@ def read_note(found: Reconciler) -> Note | None:
         return None
 
 
-def written_at(found: Reconciler) -> datetime | None:
-    """Return when our note was written, by the server's clock; None where the server does not say."""
-    mine = next((entry for entry in entries(found.body) if owns(entry, _NOTE_PATH)), None)
-    return parse_time(mine["time"]) if mine is not None and mine.get("time") else None
+def last_written(found: Reconciler, body: Mapping[str, Any]) -> datetime | None:
+    """Return when our note or anything of the object itself was last written, by the server's clock; None where it does not say."""
+    mine = [entry for entry in entries(found.body) if owns(entry, _NOTE_PATH)]
+    its = [entry for entry in entries(body) if not entry.get("subresource") and set(entry.get("fieldsV1") or {}) - {"f:status"}]
+    times = [parse_time(entry["time"]) for entry in (*mine, *its) if entry.get("time")]
+    return max(times) if mine and times else None
 
 
 def meddler(found: Reconciler) -> str | None:
@@ -156,7 +158,7 @@ def _terms(found: Reconciler, note: Note | None, ctx: Context) -> str:
         return f"acts only while {found} is suspended, by an earlier step kubernetes.suspend_owner"
     if note is None:
         return f"{found} was suspended by somebody else: the change stands until they let it act again"
-    if not _is_of_run(note, ctx):
+    if not is_of_run(note, ctx):
         return f"{found} has been suspended since {note.at:%Y-%m-%d %H:%M} UTC by another run: the change stands until it is resumed"
     return f"{found} is suspended by this run: the change stands until it is resumed"
 
@@ -192,10 +194,19 @@ async def _reread(ctx: Context, cluster: str, place: Place, *, uid: str) -> Reco
     return found
 
 
+def gitops_owner(body: Mapping[str, Any]) -> Owner:
+    """Return the GitOps controller that manages an object. Raises `PlanRefused` where there is none."""
+    owner = owner_of(body, ("metadata",))
+    if owner is None or not owner.gitops:
+        who = "nobody that can be suspended" if owner is None else f"{owner}, which can't be suspended"
+        raise PlanRefused(f"{named(body)} is managed by {who}")
+    return owner
+
+
 # --- the two writes ----------------------------------------------------------------------------------------------------
 
 
-def suspending(action: str, cluster: str, found: Reconciler, *, lasts: timedelta, note: Note | None = None) -> Plan:
+def suspending(action: str, cluster: str, found: Reconciler, *, lasts: timedelta = timedelta(), note: Note | None = None) -> Plan:
     """Plan to suspend an owner; with `note`, which takes back its resumption, exactly as that one says."""
     target = found.target(cluster)
     what = "the automated sync of " if found.is_argo else ""
@@ -246,6 +257,16 @@ def _place(found: Reconciler) -> dict[str, JSON]:
     return {"word": found.place.word, "namespace": found.place.namespace, "name": found.place.name}
 
 
+async def rehearse(ctx: Context, cluster: str, found: Reconciler, note: Note | None = None) -> None:
+    """Let the server check the write without making it: a suspension, or with `note` its end."""
+    client = await connect(ctx, cluster)
+    if note is None:
+        body = found.switched(found.off, Note(ctx.key, ctx.now, ctx.now, found.switch).annotation())
+    else:
+        body = found.switched(note.was, {ANNOTATION: None})
+    await client.patch(found.path, body, dry_run=True)
+
+
 async def planned(plan: Plan, ctx: Context) -> Reconciler:
     """Read the owner that a plan is for. Raises `PreconditionChanged` when it is gone or another one."""
     place = Place(plan.intent["word"], plan.intent["namespace"], plan.intent["name"])
@@ -278,7 +299,7 @@ async def _resume(plan: Plan, ctx: Context) -> Receipt:
     note, wanted = read_note(found), _planned_note(plan)
     if wanted is not None and note is None and found.switch == wanted.was:
         return _receipt(plan, wanted)
-    if wanted is None and (note is None or not _is_of_run(note, ctx)):
+    if wanted is None and (note is None or not is_of_run(note, ctx)):
         return Receipt(f"{found} was not suspended by this run and stays as it is", {"note": None})
     if note is None or (wanted is not None and note.key != wanted.key):
         raise PreconditionChanged(f"{found}: the note of our suspension is gone or another one since the plan was made")
@@ -310,7 +331,8 @@ def _parsed(value: JSON) -> Note | None:
     return None if value is None else _NOTE.validate_python(value)
 
 
-def _is_of_run(note: Note, ctx: Context) -> bool:
+def is_of_run(note: Note, ctx: Context) -> bool:
+    """Tell whether a step of this very run wrote the note."""
     return notes.run_of(note.key) == notes.run_of(ctx.key)
 
 
@@ -339,7 +361,7 @@ def _reconcile_suspension(plan: Plan, ctx: Context, found: Reconciler) -> Reconc
 
 def _reconcile_resumption(plan: Plan, ctx: Context, found: Reconciler) -> Reconciled:
     note, wanted = read_note(found), _planned_note(plan)
-    if note is not None and (note.key == wanted.key if wanted is not None else _is_of_run(note, ctx)):
+    if note is not None and (note.key == wanted.key if wanted is not None else is_of_run(note, ctx)):
         return Reconciled(Settled.NOT_APPLIED, f"{found} still carries the note of its suspension")
     if note is None and (wanted is None or found.switch == wanted.was):
         touched = (plan.targets[0].id,) if found.switch == plan.intent["was"] else ()
