@@ -4,17 +4,20 @@ Speaks raw JSON to the API server. The SDK is imported only to load a kubeconfig
 `checks/` only read; `actions/` change; the modules here are what both stand on, and hold no action of their own.
 """
 
+from actions.kubernetes.actions.autoscale import Autoscale
 from actions.kubernetes.actions.cordon import Cordon
 from actions.kubernetes.actions.delete_pod import DeletePod
 from actions.kubernetes.actions.drain import Drain
 from actions.kubernetes.actions.evict_pod import EvictPod
 from actions.kubernetes.actions.exec import Exec
 from actions.kubernetes.actions.resize_pvc import ResizePvc
+from actions.kubernetes.actions.resume_owner import ResumeOwner
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
 from actions.kubernetes.actions.scale import Scale
 from actions.kubernetes.actions.set_env import SetEnv
 from actions.kubernetes.actions.set_resources import SetResources
+from actions.kubernetes.actions.suspend_owner import SuspendOwner
 from actions.kubernetes.actions.uncordon import Uncordon
 from actions.kubernetes.checks.env import Env
 from actions.kubernetes.checks.events import Events
@@ -22,6 +25,7 @@ from actions.kubernetes.checks.exec import ExecCheck
 from actions.kubernetes.checks.hpa import Hpa
 from actions.kubernetes.checks.logs import Logs
 from actions.kubernetes.checks.node import Node
+from actions.kubernetes.checks.owner import OwnerCheck
 from actions.kubernetes.checks.pods import Pods
 from actions.kubernetes.checks.pvc import Pvc
 from actions.kubernetes.checks.rollout import Rollout
@@ -31,13 +35,30 @@ from remediator.action import Provider
 
 PROVIDER = Provider(
     system="kubernetes",
-    actions=(RolloutUndo, RolloutRestart, Scale, SetEnv, SetResources, Cordon, DeletePod, Drain, EvictPod, Exec, ResizePvc, Uncordon),
-    checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node),
+    actions=(
+        RolloutUndo,
+        RolloutRestart,
+        Scale,
+        SetEnv,
+        SetResources,
+        Cordon,
+        DeletePod,
+        Drain,
+        EvictPod,
+        Exec,
+        ResizePvc,
+        Uncordon,
+        Autoscale,
+        SuspendOwner,
+        ResumeOwner,
+    ),
+    checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node, OwnerCheck),
     connections={"kubernetes": KubernetesConnection},
 )
 
 __all__ = [
     "PROVIDER",
+    "Autoscale",
     "Cordon",
     "DeletePod",
     "Drain",
@@ -50,15 +71,18 @@ __all__ = [
     "KubernetesConnection",
     "Logs",
     "Node",
+    "OwnerCheck",
     "Pods",
     "Pvc",
     "ResizePvc",
+    "ResumeOwner",
     "Rollout",
     "RolloutRestart",
     "RolloutUndo",
     "Scale",
     "SetEnv",
     "SetResources",
+    "SuspendOwner",
     "Uncordon",
     "Usage",
 ]

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from actions.kubernetes import gitops, limits, writing
+from actions.kubernetes import autoscaler_limits, gitops, writing
 from actions.kubernetes.autoscalers import Autoscaler, Limits, autoscalers_of
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
@@ -121,8 +121,8 @@ class Scale(Action[ScaleParams]):
             )
         goal = Limits(max(now.low, wished), max(now.high, wished), now.cpu)
         leave = await ask_owner(ctx, params.cluster, scaler.body, scaler.floor, on_owner=params.owner)
-        await limits.rehearse_limits(client, scaler, goal)
-        return limits.plan_limits(self.name, params.cluster, workload, scaler, limits=goal, leave=leave)
+        await autoscaler_limits.rehearse_limits(client, scaler, goal)
+        return autoscaler_limits.plan_limits(self.name, params.cluster, workload, scaler, limits=goal, leave=leave)
 
     def _plan(
         self, cluster: str, workload: Workload, after: int, *, leave: Leave, warnings: tuple[str, ...] = (), undoes: bool = False
@@ -153,8 +153,8 @@ class Scale(Action[ScaleParams]):
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
         """Compare uid and replicas with the plan's, then set the number in one write locked by resourceVersion."""
-        if limits.is_planned(plan):
-            return await limits.apply_limits(plan, ctx)
+        if autoscaler_limits.is_planned(plan):
+            return await autoscaler_limits.apply_limits(plan, ctx)
         client = await connect(ctx, plan.connection)
         reference = Reference.planned(plan)
 
@@ -175,10 +175,10 @@ class Scale(Action[ScaleParams]):
 
         return await writing.until_no_conflict(attempt)
 
-    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
+    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
         """Read once whether as many Pods as planned are available."""
-        if limits.is_planned(plan):
-            return await limits.verify_floor(plan, ctx)
+        if autoscaler_limits.is_planned(plan):
+            return await autoscaler_limits.verify_limits(plan, receipt, ctx)
         reference = Reference.planned(plan)
         try:
             workload = await read_workload(await connect(ctx, plan.connection), reference)
@@ -193,8 +193,8 @@ class Scale(Action[ScaleParams]):
 
     async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
         """Tell by the number of replicas whether the write took effect."""
-        if limits.is_planned(plan):
-            return await limits.reconcile_limits(plan, ctx)
+        if autoscaler_limits.is_planned(plan):
+            return await autoscaler_limits.reconcile_limits(plan, ctx)
         reference = Reference.planned(plan)
         try:
             workload = await read_workload(await connect(ctx, plan.connection), reference)
@@ -209,8 +209,8 @@ class Scale(Action[ScaleParams]):
 
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan the way back to the old number, if nobody changed it since."""
-        if limits.is_planned(plan):
-            return await limits.undo_limits(plan, receipt, ctx)
+        if autoscaler_limits.is_planned(plan):
+            return await autoscaler_limits.undo_limits(plan, receipt, ctx)
         client = await connect(ctx, plan.connection)
         try:
             workload = await read_workload(client, Reference.planned(plan))

@@ -100,19 +100,26 @@ async def reconcile_limits(plan: Plan, ctx: Context) -> Reconciled:
     return Reconciled(Settled.UNKNOWN, f"{scaler} was changed by somebody else: {scaler.limits} now")
 
 
-async def verify_floor(plan: Plan, ctx: Context) -> Verdict:
+async def verify_limits(plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
     """Read once whether the limits stand, and as many Pods as their floor says are available."""
-    client, reference = await connect(ctx, plan.connection), Reference.planned(plan)
-    wished = Limits.planned(plan.intent["limits"])
+    client = await connect(ctx, plan.connection)
     try:
-        scaler = await read_autoscaler(client, plan.intent["autoscaler"], uid=plan.targets[0].uid)
-        workload = await read_workload(client, reference)
-    except (NotFound, PreconditionChanged) as error:
+        scaler = await read_autoscaler(client, plan.intent["autoscaler"], uid=str(receipt.data["uid"]))
+    except PreconditionChanged as error:
         return Verdict(Health.UNKNOWN, str(error))
+    return await verify_floor(client, scaler, Reference.planned(plan), Limits.planned(plan.intent["limits"]))
+
+
+async def verify_floor(client: Client, scaler: Autoscaler, reference: Reference, wished: Limits) -> Verdict:
+    """Read the workload once, and tell whether it has at least the replicas that the autoscaler's floor says."""
     if scaler.limits != wished:
         return Verdict(Health.UNKNOWN, f"{scaler}: somebody changed it after this step: {scaler.limits} now")
+    try:
+        workload = await read_workload(client, reference)
+    except NotFound as error:
+        return Verdict(Health.UNKNOWN, str(error))
     progress = progress_of(workload)
-    words = f"{scaler} asks for {workload.desired} replicas of {reference} (at least {wished.low}), {progress.available} are available"
+    words = f"{reference} has {workload.desired} replicas by {scaler} (at least {wished.low}), {progress.available} are available"
     enough = workload.desired >= wished.low and progress.observed and progress.available == progress.replicas == workload.desired
     return Verdict(Health.HEALTHY if enough else Health.UNKNOWN, words)
 
