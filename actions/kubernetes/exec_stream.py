@@ -23,6 +23,7 @@ PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 _MOST_DISCARDED = 256 * 2**20
 _LONGEST_STATUS = 65_536
+_IN_GOOD_ORDER = (1000, 1005, 0)
 _LINGERING = 1.0
 """Seconds after the status until the server must have closed: servers may send the last output after it."""
 
@@ -101,7 +102,8 @@ class Channels:
                 if until_status and self._status is not None:
                     return False
             elif self._status is not None:
-                return message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING) and socket.close_code in (1000, 1005)
+                # The code of the message: the socket's own also tells whether our answer to it could still be sent.
+                return message.type is aiohttp.WSMsgType.CLOSE and message.data in _IN_GOOD_ORDER
             else:
                 raise self._unknown("the connection ended before its exit code came")
 

@@ -26,6 +26,8 @@ _LONGEST_REFUSAL = 65_536
 _LARGEST_FRAME = 16 * 2**20
 _CONNECTING = 0.75
 """Part of the deadline that connecting may take, so that a server that can't be reached is told from one that does not answer."""
+_WAITING = 0.5
+"""Part of it that waiting for a turn may take: what is sent with no time left would only end in doubt."""
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
 _FAILED = (aiohttp.ClientError, TimeoutError, OSError)
 
@@ -179,7 +181,7 @@ class Transport:
         and nothing (or a server error) came back.
         """
         deadline = self._deadline()
-        async with self._turn(request, deadline):
+        async with self._turn(request):
             opened = await self._let_in(lambda token: self._open(request, protocols, token, deadline), request, deadline)
             if isinstance(opened, Answer):
                 error = error_of(opened, cluster=self.endpoint.cluster, request=str(request))
@@ -198,12 +200,12 @@ class Transport:
         return asyncio.get_running_loop().time() + self.endpoint.timeout
 
     @asynccontextmanager
-    async def _turn(self, request: Request, deadline: float) -> AsyncIterator[None]:
+    async def _turn(self, request: Request) -> AsyncIterator[None]:
         """Wait for a turn. Raises `TemporaryError` when none comes in time."""
         self.busy += 1
         try:
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(self.endpoint.timeout * _WAITING):
                     await self._turns.acquire()
             except TimeoutError as error:
                 said = f"{self.endpoint.max_requests} requests are under way already (max_requests), and none of them ended in time"
@@ -218,7 +220,7 @@ class Transport:
     async def _send(self, session: aiohttp.ClientSession, request: Request) -> Received:
         """Send a request, again after as many 429s as the deadline allows; each of them says that nothing was done."""
         deadline = self._deadline()
-        async with self._turn(request, deadline):
+        async with self._turn(request):
             while True:
                 received = await self._let_in(lambda token: self._exchange(session, request, token, deadline), request, deadline)
                 pause = self._pause(received.answer, request, deadline)
@@ -243,7 +245,7 @@ class Transport:
             renewed = await self._token(request, deadline, renew=True)
             if renewed != token:
                 found = await attempt(renewed)
-            self.rejected = _is_unauthorized(found)
+        self.rejected = _is_unauthorized(found)
         return found
 
     async def _token(self, request: Request, deadline: float, *, renew: bool) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -36,11 +37,12 @@ def test_sdk_is_not_imported_until_a_kubeconfig_is_loaded() -> None:
 
 
 def test_provider_names_everything() -> None:
-    """The registry finds the package by this one value."""
-    assert {action.name for action in PROVIDER.actions} == {"kubernetes.rollout_undo", "kubernetes.rollout_restart", "kubernetes.scale"}
-    assert {check.name for check in PROVIDER.checks} == {"kubernetes.rollout", "kubernetes.pods"}
+    """The registry finds the package by this one value; every example fits its parameters."""
+    items = (*PROVIDER.actions, *PROVIDER.checks)
+    assert {Rollout, Pods, RolloutUndo, RolloutRestart, Scale} <= set(items)
+    assert len({item.name for item in items}) == len(items)
     assert PROVIDER.connections == {"kubernetes": KubernetesConnection}
-    for item in (*PROVIDER.actions, *PROVIDER.checks):
+    for item in items:
         item.Params.model_validate(dict(item.example))
 
 
@@ -142,6 +144,26 @@ async def test_reads_tell_what_may_work_later(cluster: FakeCluster, ctx: TokenCo
     with pytest.raises(TemporaryError, match="can't be reached"):
         await (await connect(nowhere, "prod")).patch(WEB, {})  # never sent, so nothing is unknown
     await nowhere.aclose()
+
+
+async def test_an_overloaded_server_is_asked_again_when_it_said(cluster: FakeCluster, ctx: TokenContext) -> None:
+    """A 429 says that nothing was done: within the deadline the client waits as long as it was told to, once for each refusal."""
+    cluster.run("deployments", "web", "shop/web:1.0")
+    client = await connect(ctx, "prod")
+    for method in ("GET", "PATCH"):
+        asked = len(cluster.asked)
+        cluster.refuse_next(method, too_many(1))
+        began = asyncio.get_running_loop().time()
+        found = await (client.get(WEB) if method == "GET" else client.patch(WEB, {"metadata": {"labels": {"a": "b"}}}))
+        assert found["kind"] == "Deployment"
+        assert len(cluster.asked) == asked + 2
+        assert asyncio.get_running_loop().time() - began >= 1
+    for refusal in (too_many(30), too_many(0)):
+        asked = len(cluster.asked)
+        cluster.refuse_next("PATCH", refusal)
+        with pytest.raises(TemporaryError, match="too many requests"):
+            await client.patch(WEB, {"metadata": {"labels": {"a": "c"}}})
+        assert len(cluster.asked) == asked + 1
 
 
 async def test_writes_are_never_sent_twice(cluster: FakeCluster, ctx: TokenContext) -> None:
