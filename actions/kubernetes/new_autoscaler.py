@@ -167,7 +167,7 @@ def active(scaler: Autoscaler, *, now: datetime) -> Verdict:
 def _conditions(scaler: Autoscaler) -> list[Mapping[str, Any]]:
     status = scaler.body.get("status") or {}
     if "conditions" in status:
-        return list(status["conditions"])
+        return list(status["conditions"] or ())  # null until the controller has seen it
     try:
         found = json.loads(scaler.annotations.get(_V1_CONDITIONS, "[]"))  # where autoscaling/v1 keeps them
     except ValueError:
