@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -39,6 +39,9 @@ MAX_FACTS = 64 * 1024
 
 MAX_WORDS = 20_000
 """Most characters of an error's text that are looked at at all."""
+
+EVIDENCE = "evidence"
+"""Key of a receipt's data under which an action keeps what systems printed, for responders' eyes."""
 
 PLAN_TIMEOUT = timedelta(seconds=30)
 READ_TIMEOUT = timedelta(seconds=15)
@@ -224,7 +227,13 @@ class Execution:
             return Outcome(Result.UNKNOWN, self.words(error), running=True)
         except Exception as error:  # noqa: BLE001 - late, or a bug in an action: nobody can say whether it had written by then
             return Outcome(Result.UNKNOWN, self.words(error))
-        return Outcome(Result.APPLIED, self._scrub(receipt.message), receipt)
+        return Outcome(Result.APPLIED, self._scrub(receipt.message), self._shown(receipt))
+
+    def _shown(self, receipt: Receipt) -> Receipt:
+        """Take secrets out of what a receipt shows people. The rest of its data must stay as it is: undo needs it."""
+        if EVIDENCE not in receipt.data:
+            return receipt
+        return replace(receipt, data={**receipt.data, EVIDENCE: self._scrub_facts(receipt.data[EVIDENCE])})
 
     async def settle(self, plan: Plan, *, key: str, values: Mapping[str, Value], lost: str) -> Outcome:
         """Read whether an intended call took effect; class `never` and a failed reading stay unknown."""

@@ -327,7 +327,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What `apply` did, and all that `undo` needs after a restart. Never a secret's value."""
+    """What `apply` did, and all that `undo` needs after a restart. Never a secret's value.
+
+    `data["evidence"]`, if there is one, holds what systems printed: the daemon scrubs it and shows it to responders only.
+    """
 
     message: str
     data: Mapping[str, JSON] = field(default_factory=dict)

@@ -186,3 +186,17 @@ async def test_secrets_in_facts_reach_nobody_and_spans_stay_spans() -> None:
     assert "hunter2" not in str(result.facts)
     assert result.facts["ready"][1] == timedelta(minutes=1)
     assert result.facts["found"] is True
+
+
+async def test_what_a_system_printed_is_scrubbed_and_what_undo_needs_is_kept() -> None:
+    """A receipt's evidence is for people's eyes; the rest of its data leads the way back, so it stays as the action wrote it."""
+    scrubber = Scrubber()
+    scrubber.learn("hunter2hunter2")
+
+    async def prints() -> Receipt:
+        return Receipt("ran", {"evidence": {"web-1": {"stdout": "password hunter2hunter2"}}, "before": "hunter2hunter2"})
+
+    outcome = await made(prints, scrub_facts=scrubber.json).apply(plan("a"), key="k", values={}, timeout=SOON)
+    assert outcome.receipt is not None
+    assert "hunter2hunter2" not in str(outcome.receipt.data["evidence"])
+    assert outcome.receipt.data["before"] == "hunter2hunter2"
