@@ -11,7 +11,7 @@ SERVERS := curl openssl postgresql redis-server redis-sentinel prometheus promet
 .PHONY: help install servers kubernetes-servers demo test test-kubernetes lint format bench lock clean
 
 help: ## show this
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
 
 install: .venv/installed ## make .venv with the locked dependencies and the project itself
 

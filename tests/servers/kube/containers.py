@@ -45,7 +45,8 @@ class Log:
         while chunk := await stream.read(65_536):
             *lines, rest = (rest + chunk).split(b"\n")
             now = time.time()
-            self.lines.extend((now, line + b"\n") for line in lines)
+            # Each line has a time of its own, as a runtime's log.
+            self.lines.extend((now + number / 1e6, line + b"\n") for number, line in enumerate(lines))
         if rest:
             self.lines.append((time.time(), rest))
 

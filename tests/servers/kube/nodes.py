@@ -1,14 +1,16 @@
 """Simulated nodes: their objects, conditions and heartbeats.
 
 A Node labelled `remediator.test/simulated` is looked after, whoever made it. How it is doing is asked for by annotations, so that
-tests can break a node of their own: `remediator.test/ready` ("False": its kubelet says so; "Unknown": nothing is heard of it, and
-its Pods' statuses stand still), `remediator.test/conditions` (JSON, {"MemoryPressure": "True"}).
+tests can break a node of their own: `remediator.test/ready` ("False": its kubelet says so; "Unknown": nothing is heard of it, its
+Pods are marked not ready as the node controller does after a while, and stay as they are), `remediator.test/conditions` (JSON,
+{"MemoryPressure": "True"}).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,8 +44,9 @@ def node(name: str, *, zone: str, **spec: Any) -> Object:
 class Nodes:
     """All simulated nodes."""
 
-    def __init__(self, api: Api, *, kubelet_port: int) -> None:
+    def __init__(self, api: Api, *, kubelet_port: int, lost: Callable[[str], Awaitable[None]]) -> None:
         self._api = api
+        self._lost = lost
         self._kubelet_port = kubelet_port
         self._nodes: dict[str, Object] = {}
         self._told: dict[str, str] = {}
@@ -87,6 +90,8 @@ class Nodes:
             self._told[name] = wished
             await self._tell(item, whole=new)
             await self._renew(name)
+            if _wished(item) == "Unknown":
+                await self._lost(name)
 
     async def _tell(self, item: Object, *, whole: bool) -> None:
         """Write a node's status."""

@@ -101,6 +101,14 @@ class SimulatedPod:
                 self._ending.cancel()
             self._ending = self._spawn(self._terminate(grace))
 
+    async def lose(self) -> None:
+        """Be marked not ready, because nothing is heard of the node."""
+        unready = {"type": "Ready", "status": "False", "lastTransitionTime": stamp(datetime.now(UTC))}
+        with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+            await self.around.api.patch(
+                f"{self.path}/status", {"metadata": {"uid": self.uid}, "status": {"conditions": [unready]}}, kind=STRATEGIC
+            )
+
     async def forget(self) -> None:
         """End everything at once: the object is gone, or the simulator ends."""
         self._gone = True

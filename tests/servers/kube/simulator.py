@@ -25,7 +25,7 @@ class Simulator:
     def __init__(self, layout: Layout, api: Api) -> None:
         self._api = api
         self._layout = layout
-        self._nodes = Nodes(api, kubelet_port=layout.kubelet_port)
+        self._nodes = Nodes(api, kubelet_port=layout.kubelet_port, lost=self._lose)
         self._events = Events(api)
         self._pods: dict[tuple[str, str], SimulatedPod] = {}
         self._around = Surroundings(api, self._events, Path(layout.pods), self._nodes.up)
@@ -51,6 +51,10 @@ class Simulator:
 
     def _running(self) -> Iterable[SimulatedPod]:
         return list(self._pods.values())
+
+    async def _lose(self, node: str) -> None:
+        """Mark the Pods of a node not ready, as the node controller does of one that it hears nothing of."""
+        await asyncio.gather(*(pod.lose() for pod in self._running() if pod.pod["spec"]["nodeName"] == node))
 
     async def _follow_pods(self) -> None:
         async for change, item in self._api.follow("/api/v1/pods", fieldSelector="spec.nodeName!="):
