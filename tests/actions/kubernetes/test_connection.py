@@ -40,7 +40,7 @@ def test_provider_names_everything() -> None:
     """The registry finds the package by this one value; every example fits its parameters."""
     items = (*PROVIDER.actions, *PROVIDER.checks)
     assert {Rollout, Pods, RolloutUndo, RolloutRestart, Scale} <= set(items)
-    assert len({item.name for item in items}) == len(items)
+    assert len({(item.name, hasattr(item, "facts")) for item in items}) == len(items)
     assert PROVIDER.connections == {"kubernetes": KubernetesConnection}
     for item in items:
         item.Params.model_validate(dict(item.example))
