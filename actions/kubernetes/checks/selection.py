@@ -33,7 +33,7 @@ SELECTION: tuple[Permission, ...] = (*on_workloads("get", why="read the owner's 
 
 
 def is_name(text: str) -> bool:
-    """Tell whether an object can be called so. Servers check the names that objects refer to loosely, and no path must follow them.
+    """Tell whether an object can be called so: a name that another object refers to must not lead a path anywhere else.
 
     >>> is_name("web-secrets"), is_name("../../kube-system/secrets/admin")
     (True, False)
