@@ -35,6 +35,8 @@ class Contender:
     subject: Subject
     count: int
     alertname: str = UNMATCHED
+    repeat: int = 1
+    """How often each alert is sent in one turn; with more than one, the same alerts in every turn."""
     rates: list[float] = field(default_factory=list)
     first: int = 0
 
@@ -46,12 +48,13 @@ class Contender:
 
 async def _take_turn(contender: Contender, stage: Stage) -> None:
     order = Order(
-        *(contender.subject.port, contender.count, contender.subject.token),
+        *(contender.subject.port, contender.count // contender.repeat, contender.subject.token),
         name=contender.alertname,
         first=contender.first,
         connections=CONCURRENCY,
+        repeat=contender.repeat,
     )
-    contender.first += contender.count
+    contender.first += contender.count if contender.repeat == 1 else 0
     came = await subjects.load(order)
     if came.accepted != contender.count:
         raise RuntimeError(f"{contender.name}: {contender.count} sent, answers {came.statuses}")
@@ -60,7 +63,7 @@ async def _take_turn(contender: Contender, stage: Stage) -> None:
     if isinstance(contender.subject, Daemon) and contender.alertname == MATCHED:
         left = contender.subject.count("SELECT count(*) FROM run WHERE ended_at IS NULL")
         await contender.subject.idle()
-        note += f", {left} of {contender.count} runs were left to do at the end"
+        note += f", {left} of {contender.count // contender.repeat} runs were left to do at the end"
     stage.say(f"  {contender.name:<12} {contender.rates[-1]:>9,.0f}/s{note}")
 
 
@@ -92,23 +95,25 @@ async def _started(stage: Stage, **rules: str) -> AsyncIterator[dict[str, Daemon
 
 
 async def accept(stage: Stage) -> list[Figure]:
-    """Measure alerts that no rule matches, and alerts that open an incident with a run, against C and D."""
+    """Measure alerts that no rule matches, repeated alerts of open incidents, and alerts that open one with a run, against C and D."""
     count = stage.amount(6000, 2000)
     async with (
         subjects.baseline("c", stage.directory) as c,
         subjects.baseline("d", stage.directory) as d,
-        _started(stage, plain="", runs="") as daemons,
+        _started(stage, plain="", open="", runs="") as daemons,
     ):
         base, ceiling = Contender("C", c, count), Contender("D", d, count)
         plain = Contender("no rule", daemons["plain"], count)
+        again = Contender("repeated", daemons["open"], count, MATCHED, repeat=20)
         runs = Contender("with run", daemons["runs"], count // 4, MATCHED)
-        await rounds(stage, [base, ceiling, plain, runs])
+        await rounds(stage, [base, ceiling, plain, again, runs])
         stored = daemons["plain"].count("SELECT count(*) FROM episode")
         if stored != plain.first:
             raise RuntimeError(f"{plain.first} alerts were accepted, {stored} are stored")
     return [
         ratio("accepted webhooks, no rule matches", plain.rate, base.rate, of="C", least=1.5),
-        ratio("accepted webhooks, each opens an incident with a run", runs.rate, base.rate, of="C", least=1.5),
+        ratio("accepted webhooks, each repeats an alert of an open incident", again.rate, base.rate, of="C", least=1.5),
+        ratio("accepted webhooks, each opens an incident with a run", runs.rate, base.rate, of="C", least=None),
         ratio("the client can do more than that: baseline D", ceiling.rate, plain.rate, of="no rule", least=1.2),
     ]
 

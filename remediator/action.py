@@ -348,3 +348,7 @@ class Provider:
     checks: tuple[type[Check[Any]], ...] = ()
     connections: Mapping[str, type[Connection]] = field(default_factory=dict)
     """Connection kinds by the name used as `kind` in the settings."""
+    later_actions: Mapping[str, str] = field(default_factory=dict)
+    """Further actions by name, each as `package.module:Class`, imported when a rule uses it: a large system costs what is used of it."""
+    later_checks: Mapping[str, str] = field(default_factory=dict)
+    """Further checks, in the same way."""

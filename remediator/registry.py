@@ -7,6 +7,7 @@ can slip another `kubernetes.scale` under a rule.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -14,20 +15,23 @@ import pkgutil
 import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from threading import RLock
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from remediator.action import Action, Check, Connection, Provider
+from remediator.action import Action, Check, Connection, Permission, Provider
 from remediator.errors import PermanentError
 from remediator.model import JSON
 
 BUILT_IN = "actions"
 GROUP = "remediator.actions"
+
+K = TypeVar("K", bound=Action[Any] | Check[Any])
+T = TypeVar("T")
 
 Load = Callable[[], object]
 """Imports a system and returns its provider, or whatever it has in that place."""
@@ -48,12 +52,16 @@ class Registry:
     def action(self, name: str) -> type[Action[Any]] | None:
         """Return the action called `system.verb`, None when there is none."""
         provider = self._provider(name.partition(".")[0])
-        return next((one for one in provider.actions if one.name == name), None) if provider is not None else None
+        if provider is None:
+            return None
+        return self._guarded(provider.system, lambda: _find(provider.actions, provider.later_actions, name, Action))
 
     def check(self, name: str) -> type[Check[Any]] | None:
         """Return the check called `system.noun`, None when there is none."""
         provider = self._provider(name.partition(".")[0])
-        return next((one for one in provider.checks if one.name == name), None) if provider is not None else None
+        if provider is None:
+            return None
+        return self._guarded(provider.system, lambda: _find(provider.checks, provider.later_checks, name, Check))
 
     def connection_kind(self, kind: str) -> type[Connection] | None:
         """Return the model of a kind of connection, None when there is none."""
@@ -63,28 +71,28 @@ class Registry:
             provider = self._provider(system)
             if provider is not None and kind in provider.connections:
                 return provider.connections[kind]
-        return next((one.connections[kind] for one in self.catalogue() if kind in one.connections), None)
+        return next((one.connections[kind] for one in self._some(None) if kind in one.connections), None)
 
     def connection_kinds(self) -> tuple[str, ...]:
         """Return all kinds of connections. This imports every system."""
-        return tuple(sorted(kind for provider in self.catalogue() for kind in provider.connections))
+        return tuple(sorted(kind for provider in self._some(None) for kind in provider.connections))
 
     def systems(self) -> tuple[str, ...]:
         """Return the names of all systems, without importing any."""
         return tuple(sorted({*self._own, *self._others()}))
 
     def catalogue(self) -> tuple[Provider, ...]:
-        """Import every system and return them all, by name. Broken ones are in `problems`."""
-        found = (self._provider(system) for system in self.systems())
+        """Import every system with all of its parts and return them, by name. Broken ones are in `problems`."""
+        found = (self._guarded(one.system, functools.partial(complete, one)) for one in self._some(None))
         return tuple(provider for provider in found if provider is not None)
 
     def action_names(self, system: str | None = None) -> tuple[str, ...]:
         """Return all actions' names, or one system's. Without `system` this imports every system."""
-        return tuple(sorted(action.name for provider in self._some(system) for action in provider.actions))
+        return tuple(sorted(name for one in self._some(system) for name in (*(kind.name for kind in one.actions), *one.later_actions)))
 
     def check_names(self, system: str | None = None) -> tuple[str, ...]:
         """Return all checks' names, or one system's. Without `system` this imports every system."""
-        return tuple(sorted(check.name for provider in self._some(system) for check in provider.checks))
+        return tuple(sorted(name for one in self._some(system) for name in (*(kind.name for kind in one.checks), *one.later_checks)))
 
     @property
     def problems(self) -> Sequence[str]:
@@ -94,10 +102,8 @@ class Registry:
     # --- loading
 
     def _some(self, system: str | None) -> Iterable[Provider]:
-        if system is None:
-            return self.catalogue()
-        provider = self._provider(system)
-        return () if provider is None else (provider,)
+        found = (self._provider(one) for one in (self.systems() if system is None else (system,)))
+        return [provider for provider in found if provider is not None]
 
     def _provider(self, system: str) -> Provider | None:
         with self._lock:
@@ -105,17 +111,20 @@ class Registry:
                 load = self._own.get(system) or self._others().get(system)
                 if load is None:
                     return None
-                self._providers[system] = self._load(system, load, own=system in self._own)
+                self._providers[system] = self._guarded(system, lambda: checked(system, load()))
             return self._providers[system]
 
-    def _load(self, system: str, load: Load, *, own: bool) -> Provider | None:
+    def _guarded(self, system: str, load: Callable[[], T]) -> T | None:
+        """Import something of a system; None, and a problem, when foreign code is broken."""
         try:
-            return checked(system, load())
+            return load()
         except (Exception, SystemExit) as error:
             # Foreign code may raise anything while it is imported, and must not take the daemon down. Our own must not be broken.
-            if own:
+            if system in self._own:
                 raise
-            self._problems.append(f"actions of {system!r} can't be used: {_words(error)}")
+            problem = f"actions of {system!r} can't be used: {_words(error)}"
+            if problem not in self._problems:
+                self._problems.append(problem)
             return None
 
     def _others(self) -> Mapping[str, Load]:
@@ -202,17 +211,41 @@ def checked(system: str, provider: object) -> Provider:
         raise PermanentError("its module has no PROVIDER of type remediator.action.Provider")
     if provider.system != system:
         raise PermanentError(f"its PROVIDER is for {provider.system!r}; module, entry point and system have one name")
-    for offered, base in ((provider.actions, Action), (provider.checks, Check)):
-        names: set[str] = set()
+    for offered, later, base in ((provider.actions, provider.later_actions, Action), (provider.checks, provider.later_checks, Check)):
         for cls in offered:
             _check_class(cls, base, system)
-            if cls.name in names:
-                raise PermanentError(f"{cls.name} is offered twice")
-            names.add(cls.name)
+        names = [*(cls.name for cls in offered), *later]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise PermanentError(f"{twice[0]} is offered twice")
+        if strange := [name for name in later if not name.startswith(f"{system}.")]:
+            raise PermanentError(f"{strange[0]!r} is not called {system}.…, as everything of this system is")
     for kind, model in provider.connections.items():
         if not (inspect.isclass(model) and issubclass(model, Connection)):
             raise PermanentError(f"connection kind {kind!r} is no remediator.action.Connection")
     return provider
+
+
+def _find(offered: Sequence[type[K]], later: Mapping[str, str], name: str, base: type[Any]) -> type[K] | None:
+    if name in later:
+        return _import_part(name, later[name], base)
+    return next((one for one in offered if one.name == name), None)
+
+
+def _import_part(name: str, place: str, base: type[Any]) -> type[Any]:
+    """Import one part of a system. Raises `PermanentError` when it is not what its name says."""
+    module, _, attribute = place.partition(":")
+    found: type[Any] = getattr(importlib.import_module(module), attribute, object)
+    _check_class(found, base, name.partition(".")[0])
+    if found.name != name:
+        raise PermanentError(f"{place} is called {found.name}, not {name}")
+    return found
+
+
+def complete(provider: Provider) -> Provider:
+    """Return a provider with all of its parts imported."""
+    actions = [_import_part(name, place, Action) for name, place in provider.later_actions.items()]
+    checks = [_import_part(name, place, Check) for name, place in provider.later_checks.items()]
+    return replace(provider, actions=(*provider.actions, *actions), checks=(*provider.checks, *checks), later_actions={}, later_checks={})
 
 
 def _check_class(cls: Any, base: type[Any], system: str) -> None:
@@ -254,9 +287,13 @@ def _described(cls: type[Action[Any] | Check[Any]]) -> dict[str, JSON]:
         "name": cls.name,
         "description": inspect.cleandoc(cls.__doc__ or ""),
         "connection": cls.connection.__name__ if cls.connection is not None else None,
-        "permissions": [
-            {**asdict(permission), "kind": permission.kind.value, "verbs": list(permission.verbs)} for permission in cls.permissions
-        ],
+        "permissions": [_permission(permission) for permission in cls.permissions],
         "params": cls.Params.model_json_schema(),
         "example": dict(cls.example),
     }
+
+
+def _permission(permission: Permission) -> dict[str, JSON]:
+    """Describe a right; what does not narrow it is left out."""
+    whole = {**asdict(permission), "kind": permission.kind.value, "verbs": list(permission.verbs)}
+    return {name: value for name, value in whole.items() if value or name in ("verbs", "resource", "why")}

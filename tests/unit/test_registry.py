@@ -226,3 +226,46 @@ def test_description_is_plain_json(tmp_path: Path) -> None:
     assert json.loads(json.dumps(describe_check(check)))["facts"] == {
         "on": {"type": "bool", "description": "whether it glows", "evidence": False}
     }
+
+
+def test_later_parts_are_imported_when_they_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are known without importing; what no rule uses costs nothing; the catalogue has everything."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    write(tmp_path, "late_parts", good("lamps").partition("PROVIDER")[0])
+    offered = (
+        'PROVIDER = Provider("lamps", later_actions={"lamps.switch": "late_parts:Switch"}, later_checks={"lamps.glow": "late_parts:Glow"})'
+    )
+    (tmp_path / "directory").mkdir()
+    write(tmp_path / "directory", "lamps", f"from remediator.action import Provider\n{offered}\n")
+    registry = Registry([tmp_path / "directory"])
+    assert (registry.action_names("lamps"), registry.check_names("lamps")) == (("lamps.switch",), ("lamps.glow",))
+    assert registry.action("lamps.other") is None
+    assert "late_parts" not in sys.modules
+    action = registry.action("lamps.switch")
+    assert action is not None
+    assert action is registry.action("lamps.switch")
+    assert registry.action("lamps.glow") is None
+    (lamps,) = [provider for provider in registry.catalogue() if provider.system == "lamps"]
+    assert ([one.name for one in lamps.actions], [one.name for one in lamps.checks]) == (["lamps.switch"], ["lamps.glow"])
+    assert not registry.problems
+
+
+@pytest.mark.parametrize(
+    ("offered", "words"),
+    [
+        ('later_actions={"lamps.switch": "no_such_module:Switch"}', "no_such_module"),
+        ('later_actions={"lamps.switch": "json:loads"}', "no remediator.action.Action"),
+        ('later_actions={"kubernetes.scale": "json:loads"}', "is not called lamps."),
+        ('later_checks={"lamps.look": "actions.redis.ping:Ping"}', "is not called lamps."),
+    ],
+)
+def test_later_part_that_is_not_what_it_says_is_named(tmp_path: Path, offered: str, words: str) -> None:
+    """The system's other parts, and all other systems, work."""
+    write(tmp_path, "lamps", f'from remediator.action import Provider\nPROVIDER = Provider("lamps", {offered})\n')
+    registry = Registry([tmp_path])
+    assert registry.action("lamps.switch") is None
+    assert registry.check("lamps.look") is None
+    assert registry.action("kubernetes.scale") is not None
+    registry.catalogue()
+    assert len(registry.problems) == 1
+    assert words in registry.problems[0]
