@@ -132,10 +132,11 @@ class Reconciler:
         ident = f"kubernetes:{cluster}/{self.place.namespace}/{self.place.word}/{self.place.name}"
         return Target(id=ident, lock=ident, scope={"namespace": self.place.namespace}, uid=self.uid)
 
-    def switched(self, value: JSON, annotations: Mapping[str, str | None]) -> dict[str, Any]:
-        """Return the merge patch that sets the switch and these annotations, of the version that was read only."""
+    def switched(self, value: JSON, annotations: Mapping[str, str | None], *, locked: bool = True) -> dict[str, Any]:
+        """Return the merge patch that sets the switch and these annotations; with `locked` only of the version that was read."""
         spec = {"syncPolicy": {"automated": _replacing(self.switch, value)}} if self.is_argo else {"suspend": value}
-        return {"metadata": {"resourceVersion": self.resource_version, "annotations": dict(annotations)}, "spec": spec}
+        lock = {"resourceVersion": self.resource_version} if locked else {}
+        return {"metadata": {**lock, "annotations": dict(annotations)}, "spec": spec}
 
     def __str__(self) -> str:
         return str(self.place)

@@ -261,10 +261,10 @@ async def rehearse(ctx: Context, cluster: str, found: Reconciler, note: Note | N
     """Let the server check the write without making it: a suspension, or with `note` its end."""
     client = await connect(ctx, cluster)
     if note is None:
-        body = found.switched(found.off, Note(ctx.key, ctx.now, ctx.now, found.switch).annotation())
+        body = found.switched(found.off, Note(ctx.key, ctx.now, ctx.now, found.switch).annotation(), locked=False)
     else:
-        body = found.switched(note.was, {ANNOTATION: None})
-    await client.patch(found.path, body, dry_run=True)
+        body = found.switched(note.was, {ANNOTATION: None}, locked=False)
+    await client.patch(found.path, body, dry_run=True)  # not locked: its controller writes its status all the time
 
 
 async def planned(plan: Plan, ctx: Context) -> Reconciler:
@@ -284,7 +284,9 @@ async def apply_switch(plan: Plan, ctx: Context) -> Receipt:
 async def _suspend(plan: Plan, ctx: Context) -> Receipt:
     found = await planned(plan, ctx)
     there, note = read_note(found), _planned_note(plan)
-    note = note or Note(ctx.key, ctx.now, ctx.now + timedelta(seconds=plan.intent["lasts"]), plan.intent["was"])
+    if note is None:
+        now = ctx.now
+        note = Note(ctx.key, now, now + timedelta(seconds=plan.intent["lasts"]), plan.intent["was"])
     if there is not None and there.key == note.key and found.suspended:
         return _receipt(plan, there)
     if found.switch != plan.precondition["switch"]:
