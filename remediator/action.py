@@ -75,6 +75,10 @@ class Connection(BaseModel):
     aliases: tuple[str, ...] = ()
     max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
 
+    def placed(self, permission: Permission) -> tuple[str | None, Permission]:
+        """Return which connection a permission is needed on (None: this one), and at which place, where these settings say that."""
+        return None, permission
+
     async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
         """Compare what the credentials of this connection, called `name`, may do with the rights they need. Changes nothing.
 
@@ -171,7 +175,8 @@ class Permission:
     names: tuple[str, ...] = ()
     """Only these objects of the resource; none: any."""
     place: str | None = None
-    """The namespace it is for; None: where the call acts, by its parameter `namespace` and its connection's scope."""
+    """The namespace it is for; None: where the call acts, by its parameter `namespace` and its connection's scope; "*": anywhere in the
+    scope; "": in all namespaces."""
 
 
 @dataclass(frozen=True, order=True)

@@ -87,14 +87,15 @@ class _Call:
         """Tell whether it may be made on a connection."""
         return self.kind.connection is not None and isinstance(settings, self.kind.connection) and self.connection in (None, name)
 
-    def permissions(self, settings: Connection) -> Iterator[Permission]:
-        """Give what it needs on a connection, narrowed to what the rule fixes."""
+    def permissions(self, settings: Connection) -> Iterator[tuple[str | None, Permission]]:
+        """Give what it needs, narrowed to what the rule fixes, and the connection that it is needed on (None: the call's own)."""
+        if issubclass(self.kind, Action) and _is_outside(self.params.get("namespace"), settings):
+            return  # a scope keeps every plan away from there
         for one in self.kind.needed(self.params):
             narrowed = self._on_object(_of_request(one, self.params))
             if narrowed is not None:
-                narrowed = self._at_place(narrowed)
-                if not (issubclass(self.kind, Action) and _is_outside(narrowed, settings)):
-                    yield narrowed
+                connection, placed = settings.placed(narrowed)
+                yield connection, self._at_place(placed)
 
     def _on_object(self, one: Permission) -> Permission | None:
         """Narrow to the one object that a parameter names; None when the call names something else by another parameter."""
@@ -141,9 +142,11 @@ def needs(
     for call in (*_calls(rules, catalogue), *_own(catalogue, connections)):
         for name, settings in connections.items():
             if call.reaches(name, settings):
-                found[name] += call.permissions(settings)
+                for other, permission in call.permissions(settings):
+                    found.setdefault(other or name, []).append(permission)
     secrets = _secrets(written or {})
-    merged = (Need(name, connections[name], merge(found[name]), secrets.get(name, ())) for name in sorted(found))
+    known = sorted(set(found) & set(connections))
+    merged = (Need(name, connections[name], merge(found[name]), secrets.get(name, ())) for name in known)
     return tuple(need for need in merged if need.permissions or need.secrets)
 
 
@@ -188,10 +191,10 @@ def _of_request(one: Permission, params: Mapping[str, JSON]) -> Permission:
     return replace(one, verbs=verbs, resource=path if one.resource == "*" and isinstance(path, str) else one.resource)
 
 
-def _is_outside(one: Permission, settings: Connection) -> bool:
-    """Tell whether a scope keeps every plan away from the place that a rule fixes."""
+def _is_outside(namespace: JSON, settings: Connection) -> bool:
+    """Tell whether a namespace that a rule fixes is outside of the scope."""
     allowed = settings.scope.get("namespace")
-    return bool(one.place) and allowed is not None and not any(one.place == each or fnmatchcase(one.place or "", each) for each in allowed)
+    return isinstance(namespace, str) and allowed is not None and not any(fnmatchcase(namespace, one) for one in allowed)
 
 
 def merge(permissions: Iterable[Permission]) -> tuple[Permission, ...]:
@@ -274,7 +277,7 @@ def _places(one: Permission, verb: str, settings: Connection) -> tuple[str, ...]
     base = f"{group}/{rest.partition('/')[0]}"
     if base in CLUSTER_SCOPED and not (base == "/namespaces" and verb in NAMEABLE):  # a namespace itself counts as lying in itself
         return ("",)
-    if one.place is not None:
+    if one.place not in (None, "*"):
         return (one.place,)
     scope = settings.scope.get("namespace")
     return ("",) if scope is None or any(_GLOB.search(place) for place in scope) else tuple(scope)

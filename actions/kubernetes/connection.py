@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -17,12 +18,13 @@ from actions.kubernetes.client import Authorization, Client, Endpoint
 from actions.kubernetes.kubeconfig import Kubeconfig, open_tls
 from actions.kubernetes.names import Namespace
 from actions.kubernetes.secret_commands import SecretCommand
-from remediator.action import Audit, Connection, Context, Right, SecretRef
+from remediator.action import Audit, Connection, Context, Permission, Right, SecretRef
 from remediator.duration import Duration
 from remediator.errors import PermanentError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a Pod finds its token and the cluster's CA."""
+_GITOPS = frozenset({"argoproj.io", "kustomize.toolkit.fluxcd.io", "helm.toolkit.fluxcd.io"})
 
 
 class KubernetesConnection(Connection):
@@ -55,6 +57,13 @@ class KubernetesConnection(Connection):
     secret_commands: Mapping[str, SecretCommand] = Field(
         default_factory=dict, description="programs on the daemon's host that kubernetes.restore_secret may take values from, by name"
     )
+
+    def placed(self, permission: Permission) -> tuple[str | None, Permission]:
+        """Move rights on GitOps' objects to where they are: the cluster and namespace of Argo CD, any namespace for Flux."""
+        group, _, resource = permission.resource.partition("/")
+        if permission.place is not None or group not in _GITOPS:
+            return None, permission
+        return self.gitops_cluster, replace(permission, place=self.argocd_namespace if resource == "applications" else "*")
 
     async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
         """Ask the server what the credentials may do. Raises `PermissionMissing`, `TemporaryError`, `PermanentError`."""

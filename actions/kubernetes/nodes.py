@@ -25,7 +25,7 @@ NOTE = "remediator.dev/cordoned"
 _CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 
 NODES = (
-    rbac("/nodes", "get", "patch", why="compare and set the flag that keeps Pods off a node"),
+    rbac("/nodes", "get", "patch", why="compare and set the flag that keeps Pods off a node", param="node"),
     rbac("/nodes", "list", why="see whether the cluster can spare a node"),
 )
 

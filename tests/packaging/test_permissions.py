@@ -66,7 +66,7 @@ def found(connections: dict[str, Connection], text: str = RULES, written: object
 def declared(*names: str) -> set[tuple[str, str]]:
     """Return resources and verbs that actions and checks declare."""
     kinds = [REGISTRY.action(name) or REGISTRY.check(name) for name in names]
-    return {(one.resource, verb) for kind in kinds if kind is not None for one in kind.permissions for verb in one.verbs}
+    return {(one.resource, verb) for kind in kinds if kind is not None for one in kind.needed({}) for verb in one.verbs}
 
 
 def asked(need: Need, kind: PermissionKind) -> set[tuple[str, str]]:
@@ -128,6 +128,33 @@ def test_a_place_outside_of_the_scope_is_granted_to_checks_only() -> None:
     (need,) = found({"production": cluster(scope={"namespace": ["checkout"]})}, RULES.replace('"${labels.namespace}"', "front")).values()
     assert {right.place for right in kubernetes_rights(need)} == {"front"}
     assert not any(right.verb == "patch" for right in kubernetes_rights(need))
+
+
+THROUGH = """
+rules:
+  - name: api
+    match: ['alertname = "ApiDown"']
+    checks: {}
+    remedies:
+      - name: stop its owner
+        steps: [{kubernetes.suspend_owner: {cluster: production, namespace: shop, deployment: api, lasts: 1h}}]
+        verify: {within: 5m, hold: 30s}
+"""
+
+
+def test_gitops_is_granted_where_it_is() -> None:
+    """Argo CD and Flux have their objects elsewhere than the workload, perhaps in another cluster."""
+    own = cluster(argocd_namespace="argo", gitops_cluster="hub", scope={"namespace": ["shop"]})
+    needed = found({"production": own, "hub": cluster(scope={"namespace": ["argo", "flux-system"]})}, THROUGH)
+    assert kubernetes_rights(needed["production"]) == {Right("apps/deployments", "get", "shop", "api")}
+    places: dict[str, set[str]] = {}
+    for right in kubernetes_rights(needed["hub"]):
+        places.setdefault(right.resource, set()).add(right.place)
+    assert places == {
+        "argoproj.io/applications": {"argo"},
+        "kustomize.toolkit.fluxcd.io/kustomizations": {"argo", "flux-system"},
+        "helm.toolkit.fluxcd.io/helmreleases": {"argo", "flux-system"},
+    }
 
 
 @pytest.mark.parametrize(
