@@ -23,7 +23,7 @@ FIRST_BACK_OFF = 1.0
 """Seconds before the second restart, doubled each time; a kubelet waits ten."""
 LONGEST_BACK_OFF = 20.0
 """A kubelet's is five minutes."""
-OOM_AFTER = 1.0
+OOM_AFTER = 0.8
 """Seconds until a container that uses too much memory is killed."""
 _MOST_LINES = 50_000
 
