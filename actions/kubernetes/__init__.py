@@ -10,6 +10,7 @@ from actions.kubernetes.actions.delete_pod import DeletePod
 from actions.kubernetes.actions.drain import Drain
 from actions.kubernetes.actions.evict_pod import EvictPod
 from actions.kubernetes.actions.exec import Exec
+from actions.kubernetes.actions.patch import Patch
 from actions.kubernetes.actions.resize_pvc import ResizePvc
 from actions.kubernetes.actions.resume_owner import ResumeOwner
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
@@ -41,6 +42,7 @@ PROVIDER = Provider(
         Scale,
         SetEnv,
         SetResources,
+        Patch,
         Cordon,
         DeletePod,
         Drain,
@@ -72,6 +74,7 @@ __all__ = [
     "Logs",
     "Node",
     "OwnerCheck",
+    "Patch",
     "Pods",
     "Pvc",
     "ResizePvc",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actions.kubernetes.client import Client
 from actions.kubernetes.names import Kind, Reference
+from actions.kubernetes.paths import Absent
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.workloads import Workload
 from remediator.action import Permission
@@ -46,6 +47,9 @@ _KINDS = (
 ALLOWED: Mapping[str, ObjectKind] = {kind.kind: kind for kind in _KINDS}
 """What may be changed: things that run, that lead traffic to what runs, and that configure it. All belong to one namespace."""
 
+OURS = "remediator.dev/"
+"""What our own notes on objects begin with."""
+
 _RIGHTS = "rights are given by people"
 _LIMITS = "it is a limit that people set, and a remedy stays inside of it"
 _STEP = "there is a step of its own for it, which knows what to be careful about"
@@ -82,9 +86,10 @@ def allowed(kind: str) -> ObjectKind:
     return found
 
 
-def on_objects(*verbs: str, why: str) -> tuple[Permission, ...]:
-    """Return the same right on each kind that may be changed."""
-    return tuple(rbac(f"{kind.group}/{kind.plural}", *verbs, why=why) for kind in _KINDS)
+def on_objects(*verbs: str, why: str, kinds: Iterable[str] = tuple(ALLOWED), param: str = "") -> tuple[Permission, ...]:
+    """Return the same right on each of the kinds; `param` is the parameter that names the only object it is for."""
+    chosen = [ALLOWED[kind] for kind in dict.fromkeys(kinds)]
+    return tuple(rbac(f"{kind.group}/{kind.plural}", *verbs, why=why, param=param) for kind in chosen)
 
 
 @dataclass(frozen=True)
@@ -214,13 +219,14 @@ async def reread(client: Client, reference: ObjectReference, uid: JSON) -> Thing
 
 
 def own_parts(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what people write of an object: without status and what the server keeps in its metadata."""
-    meta = {key: body["metadata"][key] for key in ("labels", "annotations") if body["metadata"].get(key)}
+    """Return what people write of an object: without status, what the server keeps in its metadata, and our own notes."""
+    meta = body["metadata"]
+    annotations = {key: value for key, value in (meta.get("annotations") or {}).items() if not key.startswith(OURS)}
     rest = {key: value for key, value in body.items() if key not in ("metadata", "status", "apiVersion", "kind")}
-    return {**rest, **({"metadata": meta} if meta else {})}
+    return {**rest, "metadata": {"labels": dict(meta.get("labels") or {}), "annotations": annotations}}
 
 
-def lowered(changes: Iterator[tuple[Sequence[str], JSON, JSON]]) -> bool:
+def lowered(changes: Iterable[tuple[Sequence[str], JSON | Absent, JSON | Absent]]) -> bool:
     """Tell whether a change takes capacity away: fewer Pods wished, a lower floor or ceiling."""
     counts = ("replicas", "minReplicas", "maxReplicas", "parallelism")
     return any(

@@ -7,10 +7,10 @@ replaced), json (RFC 6902: add, replace, remove, test).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from actions.kubernetes.paths import Place, by_name, words
+from actions.kubernetes.paths import ABSENT, Place, at, by_name, covers, words
 from remediator.model import JSON, canonical
 
 Scalar = str | int | float | bool
@@ -24,7 +24,8 @@ _CONSTANT = frozenset(
 """What a value from an alert must never choose: whose secrets and rights a container gets."""
 _METADATA = ("labels", "annotations")
 _OPERATIONS = {"add": True, "replace": True, "test": True, "remove": False}
-_OURS = "remediator.dev/"
+_OTHERS = ("remediator.dev/", "deployment.kubernetes.io/", "kubectl.kubernetes.io/last-applied-configuration")
+"""Annotations by which programs remember what they did."""
 
 
 # --- values ------------------------------------------------------------------------------------------------------------
@@ -85,7 +86,7 @@ def check_merge(tree: JSON, *, strategic: bool) -> None:
     """Check a merge or strategic patch's form. Raises ValueError."""
     if not isinstance(tree, Mapping) or not tree:
         raise ValueError("a patch of this kind is a mapping")
-    for place in _leaves(tree):
+    for place in _leaves(tree, strategic=strategic):
         _check_place(place)
         directive = next((part for part in place if part.startswith("$")), None)
         if directive and not (strategic and directive == "$patch"):
@@ -124,8 +125,10 @@ def _check_place(place: Place) -> None:
         raise ValueError(f"{words(place) or 'the whole object'} can't be patched; what people write is spec, data, labels and annotations")
     if root == "metadata" and (len(place) < 3 or place[1] not in _METADATA):
         raise ValueError(f"{words(place)} can't be patched; of the metadata, single labels and annotations can")
-    if root == "metadata" and place[2].startswith(_OURS):
-        raise ValueError(f"{words(place)} is this daemon's own note")
+    if root == "metadata" and place[2].startswith(_OTHERS):
+        raise ValueError(f"{words(place)} is a program's own note")
+    if len(place) < 2:
+        raise ValueError(f"{root} as a whole can't be patched; name the fields that shall change")
     if place == ("spec", "replicas"):
         raise ValueError("spec.replicas is set by kubernetes.scale, which knows autoscalers and never shrinks by mistake")
 
@@ -144,25 +147,25 @@ def escaped(part: str) -> str:
     return part.replace("~", "~0").replace("/", "~1")
 
 
-def _leaves(tree: JSON, place: Place = ()) -> Iterator[Place]:
-    """Give every place that a merge or strategic patch has something at."""
-    below = tree if isinstance(tree, Mapping) else by_name(tree)
+def _leaves(tree: JSON, place: Place = (), *, strategic: bool = True) -> Iterator[Place]:
+    """Give every place that a merge or strategic patch has something at; the former takes a list as one value."""
+    below = tree if isinstance(tree, Mapping) else by_name(tree) if strategic else None
     if not below:
         yield place
         return
     for key, item in below.items():
         if key == "name" and place and place[-1].startswith("["):
             continue  # it only says which item
-        yield from _leaves(item, (*place, key))
+        yield from _leaves(item, (*place, key), strategic=strategic)
 
 
 # --- which places they mention -----------------------------------------------------------------------------------------
 
 
-def mentioned(patch: JSON, body: Mapping[str, Any]) -> list[tuple[Place, JSON]]:
+def mentioned(patch: JSON, body: Mapping[str, Any], *, strategic: bool) -> list[tuple[Place, JSON]]:
     """Return the places that a patch speaks of, with what it wishes there (None: nothing), for the object `body`."""
     if isinstance(patch, Mapping):
-        return [(_without_directive(place), _wish(patch, place)) for place in _leaves(patch)]
+        return [(_without_directive(place), _wish(patch, place)) for place in _leaves(patch, strategic=strategic)]
     return [(_named(pointer(one["path"]), body), one.get("value")) for one in patch if one["op"] != "test"]
 
 
@@ -192,3 +195,31 @@ def _named(place: Sequence[str], body: JSON) -> Place:
         body = body.get(name) if isinstance(body, Mapping) else None
         found.append(name)
     return tuple(found)
+
+
+def unmentioned(places: Iterable[tuple[Place, bool]], mentions: Iterable[tuple[Place, JSON]]) -> tuple[list[Place], list[Place]]:
+    """Sort the changed places (with whether something stood there before) that a patch does not speak of: overwritten ones, added ones."""
+    spoken = [place for place, _ in mentions]
+    left = [(place, there) for place, there in places if not any(covers(one, place) or covers(place, one) for one in spoken)]
+    return [place for place, there in left if there], [place for place, there in left if not there]
+
+
+def ignored(mentions: Iterable[tuple[Place, JSON]], after: Mapping[str, Any]) -> list[Place]:
+    """Return the places where a patch wishes something and the server left nothing: it does not know the field. Zero values may go."""
+    return [place for place, wish in mentions if wish and at(after, place) is ABSENT]
+
+
+# --- the write ---------------------------------------------------------------------------------------------------------
+
+
+def locked(patch: JSON, body: Mapping[str, Any], annotations: Mapping[str, str]) -> JSON:
+    """Return the patch so that it applies only to the version `body`, and leaves `annotations` in the same write."""
+    meta = body["metadata"]
+    if isinstance(patch, Mapping):
+        own = patch.get("metadata") or {}
+        notes = {**(own.get("annotations") or {}), **annotations}
+        return {**patch, "metadata": {**own, "resourceVersion": meta["resourceVersion"], "annotations": notes}}
+    whole = [{"op": "add", "path": "/metadata/annotations", "value": dict(annotations)}]
+    each = [{"op": "add", "path": f"/metadata/annotations/{escaped(name)}", "value": text} for name, text in annotations.items()]
+    lock = {"op": "test", "path": "/metadata/resourceVersion", "value": meta["resourceVersion"]}
+    return [lock, *patch, *(each if meta.get("annotations") else whole)]

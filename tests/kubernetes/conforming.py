@@ -75,6 +75,11 @@ class OnWorkload(ActionConformance):
         if receipt is not None:
             await self.run.available(self.kind, self.name)
             return
+        await self._quiet()
+        await self._observed(self.name)
+
+    async def _quiet(self) -> None:
+        """Wait until the state stays as it is."""
         seen: list[bytes] = []
 
         async def quiet() -> bool:
@@ -82,7 +87,6 @@ class OnWorkload(ActionConformance):
             return len(seen) >= QUIET and len(set(seen[-QUIET:])) == 1
 
         await eventually(quiet, what="the server is done", every=0.05)
-        await self._observed(self.name)
 
     async def disturb(self) -> None:
         """Let a pipeline release something else."""
