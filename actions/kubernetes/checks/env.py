@@ -14,7 +14,7 @@ from actions.kubernetes.checks.limits import MOST_SAMPLES
 from actions.kubernetes.checks.selection import is_name
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
-from actions.kubernetes.names import Name, WorkloadParams
+from actions.kubernetes.names import ContainerName, WorkloadParams
 from actions.kubernetes.permissions import on_workloads, rbac
 from actions.kubernetes.workloads import read_workload
 from remediator.action import Check, Context, Fact, FactType, Permission
@@ -29,7 +29,9 @@ class EnvParams(WorkloadParams):
     """Which variable of which container."""
 
     key: Annotated[str, StringConstraints(pattern=r"^[!-<>-~]{1,253}$")] = Field(description="name of the variable")
-    container: Name | None = Field(None, description="its container; may be left out where there is one, or a default is annotated")
+    container: ContainerName | None = Field(
+        None, description="its container; may be left out where there is one, or a default is annotated"
+    )
     equals: str | None = Field(None, max_length=4096, description="compare the value with this, where it is no Secret's")
     resolve: bool = Field(True, description="look into the Secret or ConfigMap; without, the right to read them is not used")
 

@@ -112,9 +112,9 @@ class ExecCheck(Check[ExecCheckParams]):
     """Run a command in a Pod's container, or in each Pod of a workload, and read what it says.
 
     A check must only look, but nothing can keep a command from writing: the operator lists what may be run in the connection's
-    `exec_allow` (without it nothing is), and should list commands that only read. It is run at each diagnosis, revalidation and
-    verification, in dry run too. Only in namespaces of the connection's scope, and never in what is protected. When the answer is
-    lost, the command may still be running.
+    `exec_allow` (without it nothing is), and should list commands that only read. It is run whenever the rule's checks are, in dry
+    run too; only in namespaces of the connection's scope, and never in what is protected. When the answer is lost, the command may
+    still be running.
     """
 
     name: ClassVar[str] = "kubernetes.exec"

@@ -18,7 +18,7 @@ from actions.kubernetes.checks.patterns import searcher
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, select
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
-from actions.kubernetes.names import Name
+from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.progress import is_ready
 from actions.kubernetes.workloads import parse_time
@@ -39,7 +39,9 @@ class LogsParams(SelectionParams):
 
     pattern: Code | None = Field(None, min_length=1, description="regular expression (RE2's syntax), found anywhere in the line")
     contains: str | None = Field(None, min_length=1, max_length=500, description="text, found anywhere in the line, as it is")
-    container: Name | None = Field(None, description="its container; may be left out where there is one, or a default is annotated")
+    container: ContainerName | None = Field(
+        None, description="its container; may be left out where there is one, or a default is annotated"
+    )
     previous: bool = Field(False, description="read what the container's run before the present one wrote, of those that have one")
     since: Duration = Field(
         timedelta(minutes=10), ge=timedelta(seconds=1), le=timedelta(days=1), description="only lines written within this span"

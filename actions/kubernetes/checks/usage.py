@@ -15,7 +15,7 @@ from actions.kubernetes.checks.limits import MOST_SAMPLES
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, objects, select
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
-from actions.kubernetes.names import Name
+from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.progress import container_statuses, is_terminating
 from actions.kubernetes.quantities import parse_quantity, whole
@@ -34,7 +34,7 @@ _STALE = timedelta(minutes=5)
 class UsageParams(SelectionParams):
     """Whose usage."""
 
-    container: Name | None = Field(None, description="count this container only; all of a Pod's when absent")
+    container: ContainerName | None = Field(None, description="count this container only; all of a Pod's when absent")
 
 
 _FACTS = {
@@ -92,7 +92,7 @@ class Usage(Check[UsageParams]):
             running = [pod for pod in pods if pod.containers]
             if not running:
                 return {**owned, "found": True, "running": 0}
-            samples = await _samples(client, selection, {pod.name for pod in running})
+            samples = await read_samples(client, selection, {pod.name for pod in running})
             return {**owned, "found": True, "running": len(running), **facts_of(running, samples, now=now)}
 
 
@@ -176,7 +176,7 @@ class Sample:
     containers: Mapping[str, Amounts]
 
 
-async def _samples(client: Client, selection: Selection, names: set[str]) -> dict[str, Sample]:
+async def read_samples(client: Client, selection: Selection, names: set[str]) -> dict[str, Sample]:
     """Return the samples of Pods by name; none when the API is not served."""
     versions = await client.served(_GROUP)
     if not versions:
