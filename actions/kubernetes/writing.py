@@ -152,7 +152,12 @@ def template_receipt(plan: Plan, workload: Workload) -> Receipt:
 
 
 async def verify_template(plan: Plan, ctx: Context, client: Client, reference: Reference) -> Verdict:
-    """Read once whether the planned template is rolled out and its Pods are well.
+    """Read once whether the template of a plan for one workload is rolled out and its Pods are well, as `verify_rollout`."""
+    return await verify_rollout(ctx, client, reference, uid=plan.targets[0].uid, template=plan.intent["template"])
+
+
+async def verify_rollout(ctx: Context, client: Client, reference: Reference, *, uid: str, template: JSON) -> Verdict:
+    """Read once whether a template, by its digest, is rolled out and its Pods are well.
 
     Unhealthy only on what does not pass by itself: Pods of this template that can't start, or a stall that a second
     reading confirms. Still rolling out, or changed by somebody else, is unknown.
@@ -162,7 +167,7 @@ async def verify_template(plan: Plan, ctx: Context, client: Client, reference: R
         workload, stalled = await confirm_stalled(client, workload)
     except NotFound:
         return Verdict(Health.UNKNOWN, f"{reference} is gone")
-    if workload.uid != plan.targets[0].uid or workload.template_digest != plan.intent["template"]:
+    if workload.uid != uid or workload.template_digest != template:
         return Verdict(Health.UNKNOWN, f"{reference}: somebody changed the Pod template after this step")
     progress = progress_of(workload)
     current = (await read_known(client, workload)).current
