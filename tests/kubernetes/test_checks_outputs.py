@@ -13,6 +13,7 @@ import pytest
 
 from actions.kubernetes.checks.disk_free import Mount, parse_df
 from actions.kubernetes.checks.exec import ExecCheck
+from actions.kubernetes.checks.limits import texts
 from actions.kubernetes.checks.outputs import df_facts, follow, json_facts, lines_facts, number_facts, ps_facts
 from actions.kubernetes.checks.processes import parse_elapsed, parse_ps, program
 from remediator.testing import assert_facts_match
@@ -413,3 +414,20 @@ def test_a_large_document_is_left_out_but_picked_from() -> None:
     facts = json_facts(json.dumps({"n": 1, "items": ["x" * 400] * 90}), {"n": "/n"})
     assert_facts_match(ExecCheck, facts)
     assert (facts["json_numbers"], facts["truncated"], "json" in facts) == ({"n": 1.0}, True, False)
+
+
+def test_all_facts_of_a_command_fit_together() -> None:
+    """`semantics.md`, 4: the largest outputs, in characters of four bytes, stay within 64 KiB with everything else."""
+    wide = "\U0001f600" * 500
+    rows = "".join(f"/dev/sd{number} 100 {number} 1 {number % 100}% /{wide}{number}\n" for number in range(300))
+    names = "".join(f"{number:5} 00:01 {wide}{number} -x\n" for number in range(300))
+    pick = {f"n{number}": f"/n{number}" for number in range(20)}
+    for facts in (
+        df_facts({"web": f"Filesystem 1K-blocks Used Available Use% Mounted on\n{rows}"}),
+        ps_facts({"web": f"PID ELAPSED COMMAND\n{names}"}),
+        json_facts(json.dumps({f"n{number}": wide for number in range(20)}), pick),
+    ):
+        samples = texts([wide] * 20)[0]
+        whole = {"stdout": samples, "stderr": samples, **facts}
+        assert_facts_match(ExecCheck, whole)
+        assert whole["truncated"]

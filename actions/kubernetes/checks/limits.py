@@ -32,8 +32,12 @@ def largest(counts: Mapping[str, T]) -> tuple[dict[str, T], bool]:
     >>> largest({"a": 1, "b": 2})
     ({'b': 2, 'a': 1}, False)
     """
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))  # type: ignore[operator]
-    kept, cut = fit(([clean(name), value] for name, value in ordered), MOST_ROWS, size=_MAP_SIZE)
+    return small(dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))))  # type: ignore[operator]
+
+
+def small(entries: Mapping[str, T]) -> tuple[dict[str, T], bool]:
+    """Return the first hundred entries, or fewer where they are long, and whether any was left out."""
+    kept, cut = fit(([clean(name), value] for name, value in entries.items()), MOST_ROWS, size=_MAP_SIZE)
     return {str(name): value for name, value in kept}, cut  # type: ignore[misc]
 
 

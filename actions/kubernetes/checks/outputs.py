@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from actions.kubernetes.checks.disk_free import Mount, parse_df
-from actions.kubernetes.checks.limits import LONGEST_TEXT, MOST_ROWS, clean, fit, largest
+from actions.kubernetes.checks.limits import LONGEST_TEXT, MOST_ROWS, clean, fit, largest, small
 from actions.kubernetes.checks.processes import Process, parse_ps
 from remediator.action import Fact, FactType
 from remediator.model import JSON, Value, canonical
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,300}(?:\.[0-9]{0,300})?(?:[eE][+-]?[0-9]{1,3})?")
 _MOST_JSON = 20_000
+"""Bytes of the fact `json`."""
 _DEEPEST = 20
 _INT64 = 2**63
 
@@ -170,18 +171,21 @@ def json_facts(output: str, pick: Mapping[str, str]) -> dict[str, Value]:
     """Return the facts of one JSON document. Raises ValueError, also for what other programs would not read alike (NaN, huge numbers)."""
     try:
         document = json.loads(output, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-        size = len(canonical(document).decode())  # which fails for halves of surrogate pairs
+        written = canonical(document)
+        written.decode()  # halves of surrogate pairs are no text
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     picked = {name: follow(document, pointer) for name, pointer in pick.items()}
+    shown, cut = small({name: clean(_text(item)) for name, item in picked.items() if isinstance(item, bool | str)})
     facts: dict[str, Value] = {
         "json_numbers": {
             name: float(item) for name, item in picked.items() if isinstance(item, int | float) and not isinstance(item, bool)
         },
-        "json_texts": {name: clean(_text(item)) for name, item in picked.items() if isinstance(item, bool | str)},
+        "json_texts": shown,
+        **({"truncated": True} if cut else {}),
     }
-    small = size <= _MOST_JSON and _is_keepable(document, _DEEPEST)
-    return {**facts, "json": _without_nulls(document)} if small else {**facts, "truncated": True}
+    kept = len(written) <= _MOST_JSON and _is_keepable(document, _DEEPEST)
+    return {**facts, "json": _without_nulls(document)} if kept else {**facts, "truncated": True}
 
 
 def _text(item: str | bool) -> str:
