@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import Reference, WorkloadParams
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.progress import progress_of
+from actions.kubernetes.restarting import restart_value, restarted
 from actions.kubernetes.templates import RESTARTED_AT, template_digest
 from actions.kubernetes.workloads import Workload, find_workload, require_observed
 from remediator.action import Action, Context, Permission, Reconciled
@@ -111,14 +111,3 @@ class RolloutRestart(Action[RolloutRestartParams]):
     async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
         """Tell by our note, which the same write leaves, whether it took effect."""
         return await writing.reconcile_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))
-
-
-def restart_value(key: str) -> str:
-    """Return the annotation's value for the step with `key`: the same at each repetition, different for every other step."""
-    return f"remediator-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
-
-
-def restarted(workload: Workload, value: str) -> dict[str, Any]:
-    """Return the workload's template with the restart annotation set to `value`."""
-    meta = workload.template["metadata"]
-    return {**workload.template, "metadata": {**meta, "annotations": {**meta.get("annotations", {}), RESTARTED_AT: value}}}
