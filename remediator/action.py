@@ -75,8 +75,11 @@ class Connection(BaseModel):
     aliases: tuple[str, ...] = ()
     max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
 
-    def placed(self, permission: Permission) -> tuple[str | None, Permission]:
-        """Return which connection a permission is needed on (None: this one), and at which place, where these settings say that."""
+    def placed(self, permission: Permission) -> tuple[str | None, Permission] | None:
+        """Return on which connection (None: this one) and at which place a permission is needed, as far as these settings say that.
+
+        None when it isn't needed with them.
+        """
         return None, permission
 
     async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:

@@ -99,8 +99,7 @@ def redis_acl(need: Need) -> str:
 def _terms(need: Need, *, sentinels: bool) -> list[str]:
     """Return patterns and terms; a pattern for all keys is narrowed to the connection's scope."""
     chosen = [one for one in need.of(PermissionKind.REDIS) if on_sentinels(one) is sentinels]
-    keys = need.settings.scope.get("key", ("*",))
-    patterns = {key for one in chosen if one.resource for key in (keys if one.resource == "*" else (one.resource,))}
+    patterns = {key for one in chosen if one.resource for key in need.resources(one)}
     return [*(f"~{pattern}" for pattern in sorted(patterns)), *sorted({verb for one in chosen for verb in one.verbs})]
 
 

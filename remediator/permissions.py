@@ -69,8 +69,15 @@ class Need:
     @property
     def rights(self) -> tuple[Right, ...]:
         """All of it, verb by verb; what something wider covers is left out."""
-        others = {Right(one.resource, verb) for one in self.permissions if one.kind is not PermissionKind.KUBERNETES for verb in one.verbs}
-        return tuple(sorted(others | kubernetes_rights(self)))
+        others = [one for one in self.permissions if one.kind is not PermissionKind.KUBERNETES]
+        each = {Right(resource, verb) for one in others for verb in one.verbs for resource in self.resources(one)}
+        return tuple(sorted(each | kubernetes_rights(self)))
+
+    def resources(self, permission: Permission) -> tuple[str, ...]:
+        """Return what a permission is for; Redis' keys are narrowed to the connection's scope."""
+        if permission.kind is PermissionKind.REDIS and permission.resource == "*":
+            return tuple(self.settings.scope.get("key", ("*",)))
+        return (permission.resource,)
 
 
 @dataclass(frozen=True)
@@ -93,9 +100,9 @@ class _Call:
             return  # a scope keeps every plan away from there
         for one in self.kind.needed(self.params):
             narrowed = self._on_object(_of_request(one, self.params))
-            if narrowed is not None:
-                connection, placed = settings.placed(narrowed)
-                yield connection, self._at_place(placed)
+            placed = settings.placed(narrowed) if narrowed is not None else None
+            if placed is not None:
+                yield placed[0], self._at_place(placed[1])
 
     def _on_object(self, one: Permission) -> Permission | None:
         """Narrow to the one object that a parameter names; None when the call names something else by another parameter."""

@@ -58,7 +58,7 @@ class KubernetesConnection(Connection):
         default_factory=dict, description="programs on the daemon's host that kubernetes.restore_secret may take values from, by name"
     )
 
-    def placed(self, permission: Permission) -> tuple[str | None, Permission]:
+    def placed(self, permission: Permission) -> tuple[str | None, Permission] | None:
         """Move rights on GitOps' objects to where they are: the cluster and namespace of Argo CD, any namespace for Flux."""
         group, _, resource = permission.resource.partition("/")
         if permission.place is not None or group not in _GITOPS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
@@ -16,7 +17,7 @@ from pydantic import Field
 
 from actions.postgres import sql
 from actions.postgres.faults import connect_fault, driver_errors
-from remediator.action import Connection, Context, SecretRef
+from remediator.action import Audit, Connection, Context, Right, SecretRef
 from remediator.duration import Duration
 from remediator.errors import PermanentError, TemporaryError
 
@@ -57,6 +58,12 @@ class PostgresConnection(Connection):
     ca_file: str | None = Field(None, description="certificates of the authorities to trust; default: the operating system's")
     connect_timeout: Duration = Field(timedelta(seconds=3), gt=timedelta(), le=timedelta(seconds=60))
     statement_timeout: Duration = Field(timedelta(seconds=5), ge=timedelta(milliseconds=10), le=timedelta(minutes=5))
+
+    async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
+        """Ask the server what the role may do. Raises `RemediatorError` when it can't be asked."""
+        from actions.postgres.audit import audit_rights
+
+        return await audit_rights(ctx, name, rights)
 
     @property
     def place(self) -> str:

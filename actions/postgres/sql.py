@@ -29,6 +29,22 @@ SELECT current_user::text AS role,
 """
 """A superuser has every role."""
 
+IS_MEMBER = "SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1::text AND pg_has_role(current_user, r.oid, 'USAGE'))"
+
+MAY_EXECUTE = "SELECT coalesce(has_function_privilege(to_regprocedure($1::text), 'EXECUTE'), false)"
+
+BEYOND = """
+SELECT attribute.name, 'attribute' AS verb
+FROM pg_roles r, LATERAL (VALUES ('SUPERUSER', r.rolsuper), ('CREATEROLE', r.rolcreaterole), ('CREATEDB', r.rolcreatedb),
+                                 ('REPLICATION', r.rolreplication), ('BYPASSRLS', r.rolbypassrls)) AS attribute(name, granted)
+WHERE r.rolname = current_user AND attribute.granted
+UNION ALL
+SELECT other.rolname::text, 'member'
+FROM pg_roles r, pg_roles other
+WHERE r.rolname = current_user AND NOT r.rolsuper AND starts_with(other.rolname, 'pg_') AND pg_has_role(r.oid, other.oid, 'MEMBER')
+"""
+"""What a role may do beyond its grants on objects: attributes and predefined roles. A superuser has all of these anyhow."""
+
 # --- which sessions ------------------------------------------------------------------------------------------------------
 
 MAINTENANCE = ("pg_dump", "pg_dumpall", "pg_restore", "pg_rewind", "vacuumdb", "reindexdb", "clusterdb", "pg_amcheck", "pg_repack")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from remediator.action import Connection, SecretRef
+from remediator.action import Audit, Connection, Context, Permission, Right, SecretRef
 from remediator.duration import Duration
 
 HostPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$")]
@@ -47,6 +48,18 @@ class RedisConnection(Connection):
     sentinel: SentinelSettings | None = None
     cluster: bool = Field(False, description="true: Redis Cluster, found through `host` and `seeds`")
     seeds: tuple[HostPort, ...] = Field((), description="more nodes of the cluster, asked when `host` does not answer")
+
+    def placed(self, permission: Permission) -> tuple[str | None, Permission] | None:
+        """Leave out what is asked of sentinels or of a cluster where there are none."""
+        on_sentinels = any(verb.startswith("+sentinel|") for verb in permission.verbs)
+        left_out = (self.sentinel is None and on_sentinels) or (not self.cluster and permission.verbs == ("+cluster|nodes",))
+        return None if left_out else (None, permission)
+
+    async def audit(self, name: str, rights: Sequence[Right], ctx: Context) -> Audit:
+        """Ask the servers what the user may do. Raises `RemediatorError` when they can't be asked."""
+        from actions.redis.audit import audit_rights
+
+        return await audit_rights(ctx, name, rights)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -13,7 +13,7 @@ from actions.http.request import HttpConnection
 from actions.kubernetes.connection import KubernetesConnection
 from actions.postgres.connection import PostgresConnection
 from actions.redis.connection import RedisConnection
-from remediator.action import Connection, Permission, PermissionKind, Right
+from remediator.action import Audit, Connection, Permission, PermissionKind, Right
 from remediator.grants import iam_policy, kubernetes_manifests, policy_rules, redis_acl, render, sql_grants
 from remediator.permissions import Need, kubernetes_rights, merge, needs
 from remediator.registry import Registry
@@ -254,12 +254,19 @@ async def test_grants_are_enough_on_a_real_server(monkeypatch: pytest.MonkeyPatc
         admin = await asyncpg.connect(server.dsn)
         await admin.execute("CREATE ROLE remediator LOGIN PASSWORD 's3cret'; REVOKE CONNECT ON DATABASE postgres FROM PUBLIC")
         await admin.execute(sql_grants(need))
-        await admin.close()
         check = REGISTRY.check("postgres.connections")
         assert check is not None
         ctx = LocalContext({"orders": settings})
         facts = await check().run(check.Params.model_validate({"connection": "orders", "idle_over": "10m"}), ctx)
         assert facts["idle_over"] == 0
+        assert await settings.audit("orders", need.rights, ctx) == Audit()
+        await admin.execute(
+            "REVOKE pg_signal_backend FROM remediator; GRANT pg_write_all_data TO remediator; ALTER ROLE remediator CREATEDB"
+        )
+        found_out = await settings.audit("orders", need.rights, ctx)
+        assert found_out.missing == (Right("pg_signal_backend", "member"),)
+        assert set(found_out.excessive) == {Right("pg_write_all_data", "member"), Right("CREATEDB", "attribute")}
+        await admin.close()
         await ctx.aclose()
 
 
@@ -273,6 +280,30 @@ rules:
         steps: [{redis.delete_keys: {connection: cache, pattern: "jobs:*"}}]
         verify: {within: 5m, hold: 30s}
 """
+
+
+async def _audited(server: RedisServer, settings: RedisConnection, rights: tuple[Right, ...], ctx: LocalContext) -> None:
+    """The user may not ask, then has exactly its terms, then too few, too many, and keys out of its scope."""
+    assert not any("cluster" in right.verb or "sentinel" in right.verb for right in rights)
+    found = await settings.audit("cache", rights, ctx)
+    assert set(found.unknown) == set(rights)
+    assert "lacks +acl|dryrun" in found.notes[0]
+    for terms, missing, excessive in (
+        (["+acl|dryrun"], set(), set()),
+        (["-unlink"], {Right("jobs:*", "+unlink")}, set()),
+        (["+unlink", "+flushall"], set(), {Right("", "+flushall")}),
+        (
+            ["-flushall", "-unlink", "allkeys"],
+            {Right("jobs:*", "+unlink")},
+            {Right("*", "+type"), Right("*", "+llen"), Right("*", "+eval")},
+        ),
+    ):
+        server.call("ACL", "SETUSER", "remediator", *terms)
+        found = await settings.audit("cache", rights, ctx)
+        assert set(found.missing) == missing
+        assert excessive <= set(found.excessive)
+        assert bool(found.excessive) is bool(excessive)
+        assert not found.unknown
 
 
 async def test_acl_is_enough_on_a_real_server_and_narrowed_to_the_scope() -> None:
@@ -298,6 +329,7 @@ async def test_acl_is_enough_on_a_real_server_and_narrowed_to_the_scope() -> Non
         assert check is not None
         facts = await check().run(check.Params.model_validate({"connection": "cache", "key": "jobs:video"}), ctx)
         assert facts["length"] == 2
+        await _audited(server, settings, need.rights, ctx)
         await ctx.aclose()
     finally:
         server.stop()
