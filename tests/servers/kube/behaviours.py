@@ -20,6 +20,8 @@ NO_IMAGE = "registry.invalid/remediator/none:1"
 OOM_LINE = "# uses more memory than it may"
 USAGE = "remediator.test/usage"
 """Annotation of a Pod: what the simulator's metrics API says it uses, as JSON: {"app": {"cpu": "250m", "memory": "64Mi"}}."""
+UNPRIVILEGED: Object = {"runAsNonRoot": True, "runAsUser": 65_534, "seccompProfile": {"type": "RuntimeDefault"}}
+"""What clusters that enforce the restricted Pod security standard ask for; the simulator runs everything as nobody anyway."""
 FOREVER = "trap 'exit 0' TERM; while :; do sleep 3600 & wait $!; done"
 
 
@@ -42,6 +44,7 @@ class Behaviour:
             "image": self.image,
             "command": ["sh", "-c", self.script],
             "workingDir": "/tmp",
+            "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": self.memory}},
         }
         if self.probe:
@@ -97,4 +100,5 @@ def pod_spec(*behaviours: Behaviour, grace: int = 1, **more: Any) -> Object:
     """Return a Pod's spec with one container per behaviour: `app`, `app-2` …; `more` are further fields of the spec."""
     names = ["app", *(f"app-{number}" for number in range(2, len(behaviours) + 1))]
     containers = [behaviour.container(name) for behaviour, name in zip(behaviours, names, strict=True)]
-    return {"containers": containers, "terminationGracePeriodSeconds": grace, "automountServiceAccountToken": False, **more}
+    basics = {"terminationGracePeriodSeconds": grace, "automountServiceAccountToken": False, "securityContext": UNPRIVILEGED}
+    return {"containers": containers, **basics, **more}
