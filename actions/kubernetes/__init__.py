@@ -11,7 +11,9 @@ from actions.kubernetes.actions.drain import Drain
 from actions.kubernetes.actions.evict_pod import EvictPod
 from actions.kubernetes.actions.exec import Exec
 from actions.kubernetes.actions.patch import Patch
+from actions.kubernetes.actions.patch_configmap import PatchConfigmap
 from actions.kubernetes.actions.resize_pvc import ResizePvc
+from actions.kubernetes.actions.restart_users import RestartUsers
 from actions.kubernetes.actions.resume_owner import ResumeOwner
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
@@ -53,6 +55,8 @@ PROVIDER = Provider(
         Autoscale,
         SuspendOwner,
         ResumeOwner,
+        PatchConfigmap,
+        RestartUsers,
     ),
     checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node, OwnerCheck),
     connections={"kubernetes": KubernetesConnection},
@@ -75,9 +79,11 @@ __all__ = [
     "Node",
     "OwnerCheck",
     "Patch",
+    "PatchConfigmap",
     "Pods",
     "Pvc",
     "ResizePvc",
+    "RestartUsers",
     "ResumeOwner",
     "Rollout",
     "RolloutRestart",
