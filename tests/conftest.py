@@ -19,7 +19,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Name the markers."""
+    """Name the markers, and refuse a cluster that is not there before anything runs."""
+    path, context = config.getoption("--kubeconfig"), config.getoption("--context")
+    if path is None and context is not None:
+        raise pytest.UsageError("--context names a context of --kubeconfig, which is missing")
+    if path is not None:
+        try:
+            read_kubeconfig(path, context)
+        except (OSError, KeyError) as error:
+            raise pytest.UsageError(f"--kubeconfig {path} --context {context}: {type(error).__name__}: {error}") from error
     config.addinivalue_line("markers", "simulated: needs the node simulator (asks for what no script can do); left out on other clusters")
 
 

@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[3]
 SERVICES = "127.77.0.0/24"
 """Cluster IPs are loopback addresses: the API server reaches the metrics server by one, and nothing leaves the machine."""
 METRICS_ADDRESS = "127.77.0.10"
+_ROOM = 2 * 2**30
+"""Bytes that must be free in memory for etcd's data to go there; containers often have 64 MB."""
 
 
 def binaries() -> Path:
@@ -180,7 +182,6 @@ class ControlPlane:
             "--enable-priority-and-fairness=false",
             "--profiling=false",
             "--event-ttl=30m",
-            "--v=1",
         ]
 
     def _start_controllers(self) -> None:
@@ -251,7 +252,8 @@ def kubeconfig_of(layout: Layout) -> dict[str, Any]:
 def _scratch(what: str, parent: str | None = None) -> Path:
     """Make a directory, in memory where that can be; and remove those of processes that died without doing so."""
     memory = Path("/dev/shm")
-    base = Path(parent) if parent else memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    roomy = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
+    base = Path(parent) if parent else memory if roomy else Path(tempfile.gettempdir())
     prefix = f"remediator-{what}-"
     for left in base.glob(f"{prefix}*"):
         if not Path("/proc", left.name.removeprefix(prefix)).exists():
