@@ -4,6 +4,7 @@ Speaks raw JSON to the API server. The SDK is imported only to load a kubeconfig
 `checks/` only read; `actions/` change; the modules here are what both stand on, and hold no action of their own.
 """
 
+from actions.kubernetes.actions.apply import Apply
 from actions.kubernetes.actions.autoscale import Autoscale
 from actions.kubernetes.actions.cordon import Cordon
 from actions.kubernetes.actions.delete_pod import DeletePod
@@ -45,6 +46,7 @@ PROVIDER = Provider(
         SetEnv,
         SetResources,
         Patch,
+        Apply,
         Cordon,
         DeletePod,
         Drain,
@@ -64,6 +66,7 @@ PROVIDER = Provider(
 
 __all__ = [
     "PROVIDER",
+    "Apply",
     "Autoscale",
     "Cordon",
     "DeletePod",

@@ -16,7 +16,7 @@ from remediator.model import JSON, canonical
 Scalar = str | int | float | bool
 
 LARGEST = 65_536
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
+PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ESCAPED = re.compile(r"\{(\{[A-Za-z_][A-Za-z0-9_]*\})\}")
 _CONSTANT = frozenset(
     {"secretKeyRef", "secretRef", "secretName", "secret", "imagePullSecrets", "serviceAccountName", "serviceAccount", "securityContext"}
@@ -45,7 +45,7 @@ def bind(tree: JSON, args: Mapping[str, Scalar]) -> JSON:
         return [bind(item, args) for item in tree]
     if not isinstance(tree, str):
         return tree
-    found, literal = _PLACEHOLDER.fullmatch(tree), _ESCAPED.fullmatch(tree)
+    found, literal = PLACEHOLDER.fullmatch(tree), _ESCAPED.fullmatch(tree)
     if literal:
         return literal[1]
     if found is None:
@@ -75,7 +75,7 @@ def _placeholders(tree: JSON, place: Place = ()) -> Iterator[tuple[str, Place]]:
     elif isinstance(tree, list | tuple):
         for item in tree:
             yield from _placeholders(item, place)
-    elif isinstance(tree, str) and (found := _PLACEHOLDER.fullmatch(tree)):
+    elif isinstance(tree, str) and (found := PLACEHOLDER.fullmatch(tree)):
         yield found[1], place
 
 
