@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
-from remediator.action import Permission, Right
+from remediator.action import Identity, Permission, Right
 from remediator.grants import policy_rules
+from remediator.guards import NotItself
+from remediator.model import Plan
 from remediator.permissions import CLUSTER_SCOPED
+from tests.servers.kube.workloads import Workloads
+from tests.servers.ports import eventually
 
 Object = dict[str, Any]
 EVERYWHERE = "*"
@@ -39,3 +44,27 @@ def each_without_one(rights: Iterable[Right]) -> Iterator[tuple[Right, list[Righ
 def budget(name: str, *, least: int | str, **labels: str) -> Object:
     """Return a PodDisruptionBudget for the Pods with these labels."""
     return {"metadata": {"name": name}, "spec": {"minAvailable": least, "selector": {"matchLabels": labels}}}
+
+
+async def protect(run: Workloads, body: Object, *, allowed: int) -> None:
+    """Make a PodDisruptionBudget and wait until its controller has counted so many Pods that may go."""
+    versions = await run.api.served("policy")
+    path = f"/apis/policy/{'v1' if 'v1' in versions else 'v1beta1'}/namespaces/{run.namespace}/poddisruptionbudgets"
+    await run.api.create(path, body)
+
+    async def counted() -> bool:
+        status = (await run.api.get(f"{path}/{body['metadata']['name']}")).get("status") or {}
+        return status.get("observedGeneration") == 1 and status.get("disruptionsAllowed") == allowed
+
+    await eventually(counted, what="the budget is counted")
+
+
+def ready(pod: Object) -> bool:
+    """Tell whether a Pod is ready."""
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in pod.get("status", {}).get("conditions") or ())
+
+
+def protected_by(plan: Plan, identity: Identity) -> bool:
+    """Tell whether the guard that keeps the daemon from acting on itself refuses a plan."""
+    case: Any = SimpleNamespace(plans=[plan], bounds=SimpleNamespace(identity=identity))
+    return bool(NotItself().judge(case).reason)

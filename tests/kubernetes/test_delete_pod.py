@@ -13,11 +13,10 @@ from actions.kubernetes import DeletePod, EvictPod
 from actions.kubernetes.pod_removal import PodRemoval
 from remediator.action import Action, Identity, Settled
 from remediator.errors import NotReversible, PermissionMissing, PlanRefused, PreconditionChanged
-from remediator.guards import NotItself
 from remediator.model import JSON, Health, Plan, Receipt, canonical
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
-from tests.kubernetes.removing import budget, each_without_one, grants, rights_of
+from tests.kubernetes.removing import budget, each_without_one, grants, protect, protected_by, ready, rights_of
 from tests.servers.kube import behaviours
 from tests.servers.kube.workloads import Workloads
 from tests.servers.ports import eventually
@@ -42,7 +41,7 @@ class OnPods(ActionConformance):
     async def prepare(self) -> tuple[LocalContext, Mapping[str, Any]]:
         """Name a Pod."""
         await self.run.available("Deployment", "web")
-        self.pods = await self.run.until_pods("web", lambda pods: len(pods) == 3 and all(map(_is_ready, pods)))
+        self.pods = await self.run.until_pods("web", lambda pods: len(pods) == 3 and all(map(ready, pods)))
         wish = {"cluster": "prod", "namespace": self.run.namespace, "pod": self.pods[0]["metadata"]["name"]}
         return self._ctx, wish
 
@@ -60,7 +59,7 @@ class OnPods(ActionConformance):
             return len(seen) >= 3 and len(set(seen[-3:])) == 1
 
         await eventually(quiet, what="the server is done", every=0.05)
-        await self.run.until_pods("web", lambda pods: len(pods) == 3 and all(map(_is_ready, pods)))
+        await self.run.until_pods("web", lambda pods: len(pods) == 3 and all(map(ready, pods)))
         if receipt is not None:
             await self.run.until_gone("Pod", self.pods[0]["metadata"]["name"])
 
@@ -75,10 +74,6 @@ class TestDeletePod(OnPods):
 
 class TestEvictPod(OnPods):
     action: ClassVar[Action[Any]] = EVICT
-
-
-def _is_ready(pod: Object) -> bool:
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in pod.get("status", {}).get("conditions") or ())
 
 
 def params(run: Workloads, action: PodRemoval = DELETE, **wish: Any) -> Any:
@@ -130,21 +125,8 @@ async def sicken(run: Workloads, *pods: Object) -> None:
         await run.api.exec(run.namespace, pod["metadata"]["name"], ["rm", "ready"], container=None, timeout=5, limit=100)
     uids = {pod["metadata"]["uid"] for pod in pods}
     await run.until_pods(
-        "web", lambda found: not any(_is_ready(pod) for pod in found if pod["metadata"]["uid"] in uids), what="they are not ready"
+        "web", lambda found: not any(ready(pod) for pod in found if pod["metadata"]["uid"] in uids), what="they are not ready"
     )
-
-
-async def protect(run: Workloads, body: Object, *, allowed: int) -> None:
-    """Make a PodDisruptionBudget and wait until its controller has counted."""
-    versions = await run.api.served("policy")
-    path = f"/apis/policy/{'v1' if 'v1' in versions else 'v1beta1'}/namespaces/{run.namespace}/poddisruptionbudgets"
-    await run.api.create(path, body)
-
-    async def counted() -> bool:
-        status = (await run.api.get(f"{path}/{body['metadata']['name']}")).get("status") or {}
-        return status.get("observedGeneration") == 1 and status.get("disruptionsAllowed") == allowed
-
-    await eventually(counted, what="the budget is counted")
 
 
 # --- which Pods ----------------------------------------------------------------------------------------------------------------
@@ -177,7 +159,7 @@ async def test_crash_looping_pods_are_told_from_others(run: Workloads, ctx: Loca
     await run("StatefulSet", "web", SECOND_CRASHES, replicas=3)
     await run.until_pods("web", lambda pods: len(pods) == 3)
     await run.until("Pod", "web-1", lambda pod: restarts(pod) >= 3, what="it keeps crashing")
-    await run.until_pods("web", lambda pods: sum(map(_is_ready, pods)) == 2)
+    await run.until_pods("web", lambda pods: sum(map(ready, pods)) == 2)
     for _ in range(3):
         plan = await DELETE.plan(params(run, owner="statefulset/web", crash_looping=True), ctx)
         assert [target.id.rpartition("/")[2] for target in plan.targets] == ["web-1"]
@@ -203,7 +185,7 @@ async def test_a_pod_by_name_is_locked_by_its_workload(run: Workloads, ctx: Loca
     async def made() -> bool:
         nonlocal found
         found = await run.api.list(run.path("Pod"), {"labelSelector": "job-name=once"})
-        return bool(found) and _is_ready(found[0])
+        return bool(found) and ready(found[0])
 
     await eventually(made, what="the job's Pod")
     plan = await DELETE.plan(params(run, pod=found[0]["metadata"]["name"], min_healthy=0), ctx)
@@ -275,16 +257,8 @@ async def test_s11_its_own_pod_is_protected(run: Workloads, ctx: LocalContext) -
     pod = (await run.pods("web"))[0]["metadata"]["name"]
     plan = await DELETE.plan(params(run, pod=pod), ctx)
     for protected in (f"kubernetes:prod/{run.namespace}/", f"kubernetes:prod/{run.namespace}/deployment/web", plan.targets[0].id):
-        assert denies(plan, protected)
-    assert not denies(plan, "kubernetes:prod/elsewhere/")
-
-
-def denies(plan: Plan, protected: str) -> bool:
-    """Tell whether the guard refuses a plan when this is protected."""
-    from types import SimpleNamespace
-
-    case: Any = SimpleNamespace(plans=[plan], bounds=SimpleNamespace(identity=Identity(protected=frozenset({protected}))))
-    return bool(NotItself().judge(case).reason)
+        assert protected_by(plan, Identity(protected=frozenset({protected})))
+    assert not protected_by(plan, Identity(protected=frozenset({"kubernetes:prod/elsewhere/"})))
 
 
 # --- what must stay healthy --------------------------------------------------------------------------------------------------------
@@ -348,7 +322,7 @@ async def test_pods_go_one_at_a_time_each_when_the_others_are_well(
     async def watch() -> None:
         nonlocal fewest
         while not ended.is_set():
-            fewest = min(fewest, sum(map(_is_ready, await run.pods("web"))))
+            fewest = min(fewest, sum(map(ready, await run.pods("web"))))
             await asyncio.sleep(0.05)
 
     watching = asyncio.create_task(watch())
@@ -406,7 +380,7 @@ async def test_robusta_345_a_healthy_new_pod_is_not_deleted(action: PodRemoval, 
     await run.delete("Pod", "web-0")
 
     def replaced(pods: list[Object]) -> bool:
-        return len(pods) == 2 and all(map(_is_ready, pods)) and pods[0]["metadata"]["uid"] != old["metadata"]["uid"]
+        return len(pods) == 2 and all(map(ready, pods)) and pods[0]["metadata"]["uid"] != old["metadata"]["uid"]
 
     new = await run.until_pods("web", replaced)
     with pytest.raises(PreconditionChanged, match="another one has its name"):
@@ -425,7 +399,7 @@ async def test_a_pod_that_recovered_is_left(action: PodRemoval, run: Workloads, 
     assert len(plan.targets) == 2
     well = plan.targets[0].id.rpartition("/")[2]
     await run.api.exec(run.namespace, well, ["touch", "ready"], container=None, timeout=5, limit=100)
-    await run.until("Pod", well, _is_ready)
+    await run.until("Pod", well, ready)
     receipt = await action.apply(plan, ctx)
     assert receipt.touched == (plan.targets[1].id,)
     assert "has not been unready" in receipt.message

@@ -101,6 +101,7 @@ class Drain(Cordoning[DrainParams]):
         if len(load.going) > params.max:
             raise PlanRefused(f"{node} has {len(load.going)} Pods to evict, more than `max` ({params.max}): none is")
         pins = [Pin.of(params.cluster, pod, controllers[uid_of(pod)]) for pod in load.going]
+        await _refuse_stuck(client, node, pins, params.min_healthy)
         await _rehearse(client, ctx, node, pins, params.way)
         return self._plan(params, node, load, pins)
 
@@ -196,6 +197,17 @@ class Drain(Cordoning[DrainParams]):
 
 def _planned(plan: Plan) -> tuple[DrainParams, list[Pin]]:
     return DrainParams.model_validate(dict(plan.intent["wish"])), [Pin.planned(item) for item in plan.intent["pods"]]
+
+
+async def _refuse_stuck(client: Client, node: Node, pins: Sequence[Pin], percent: int) -> None:
+    """Raise `PlanRefused` for Pods that could not go even if all their siblings were well: the drain would never end."""
+    for controller in sorted({pin.controller for pin in pins if pin.controller is not None}, key=str):
+        group = await read_group(client, controller)
+        if group is not None and (group.desired - 1) * 100 < percent * group.desired:
+            raise PlanRefused(
+                f"{node} can't be drained: {controller} shall have {group.desired} Pods, and without one of them less than {percent} % "
+                "(min_healthy) would be ready; set `min_healthy: 0` to let the last one go"
+            )
 
 
 async def _rehearse(client: Client, ctx: Context, node: Node, pins: Sequence[Pin], way: Way) -> None:
