@@ -65,15 +65,14 @@ def entries(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
     return body["metadata"].get("managedFields") or ()
 
 
-def last_applied(body: Mapping[str, Any], managers: Mapping[str, str]) -> Mapping[str, Any] | None:
-    """Return the configuration that one of `managers` last applied from the client's side; None where no such record is theirs."""
-    if not any(entry.get("manager") in managers and owns(entry, _LAST_APPLIED_PATH) for entry in entries(body)):
-        return None
+def last_applied(body: Mapping[str, Any], managers: Mapping[str, str]) -> tuple[str, Mapping[str, Any]] | None:
+    """Return who of `managers` last applied the object from the client's side, and what; None where no such record is theirs."""
+    who = [str(entry["manager"]) for entry in entries(body) if entry.get("manager") in managers and owns(entry, _LAST_APPLIED_PATH)]
     try:
         found = json.loads((body["metadata"].get("annotations") or {}).get(LAST_APPLIED, ""))
     except ValueError:
         return None
-    return found if isinstance(found, dict) else None
+    return (who[0], found) if who and isinstance(found, dict) else None
 
 
 def holds(value: Any, path: Path) -> bool:

@@ -102,19 +102,21 @@ def asserted_by(body: Mapping[str, Any], path: Path) -> Owner | None:
         if reference.get("controller"):
             return Owner(f"{reference.get('kind')} {reference.get('name')}", "its controller, by ownerReferences")
     applied = last_applied(body, _GITOPS)
-    if applied is not None and not holds(applied, path):
-        return None  # what was written of it then is what the server filled in
+    if applied is not None:
+        # Whoever has written the field since, and whatever the server filled in when the field was left out.
+        manager, config = applied
+        return _by_manager(body, manager, f"{manager} applies {written(path)}") if holds(config, path) else None
     for entry in entries(body):
         if entry.get("manager") in _GITOPS and owns(entry, path):
-            return _by_manager(body, entry["manager"], path)
+            return _by_manager(body, entry["manager"], f"manager {entry['manager']} of {written(path)}")
     return None
 
 
-def _by_manager(body: Mapping[str, Any], manager: str, path: Path) -> Owner:
+def _by_manager(body: Mapping[str, Any], manager: str, evidence: str) -> Owner:
     name = _GITOPS[manager]
     noted = _by_gitops_notes(body)
     place = noted.place if noted is not None and noted.name == name else _by_common_label(body) if name == "Argo CD" else None
-    return Owner(name, f"manager {manager} of {written(path)}", place=place)
+    return Owner(name, evidence, place=place)
 
 
 def _by_gitops_notes(body: Mapping[str, Any]) -> Owner | None:
