@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from ssl import SSLContext
 from typing import TypeVar
@@ -26,6 +26,8 @@ _LONGEST_REFUSAL = 65_536
 _LARGEST_FRAME = 16 * 2**20
 _CONNECTING = 0.75
 """Part of the deadline that connecting may take, so that a server that can't be reached is told from one that does not answer."""
+_FAREWELL = 1.0
+"""Seconds that the other side of a websocket has for closing it in good order."""
 _WAITING = 0.5
 """Part of it that waiting for a turn may take: what is sent with no time left would only end in doubt."""
 _NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError)
@@ -189,7 +191,10 @@ class Transport:
             try:
                 yield opened
             finally:
-                await opened.close()
+                # aiohttp waits for the other side's farewell after each message anew: endless output would keep it waiting for ever.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_FAREWELL):
+                        await opened.close()
 
     def text(self, request: object, error: BaseException, what: str = "can't be reached") -> str:
         """Return a message about a request and what became of it."""
@@ -288,7 +293,7 @@ class Transport:
                     protocols=protocols,
                     headers=self._headers(request, token),
                     max_msg_size=_LARGEST_FRAME,
-                    timeout=aiohttp.ClientWSTimeout(ws_close=1.0),
+                    timeout=aiohttp.ClientWSTimeout(ws_close=_FAREWELL),
                     proxy=self.endpoint.proxy,
                     server_hostname=self.endpoint.tls_name,
                 )

@@ -114,6 +114,68 @@ async def test_rehearse_offline_touches_no_store(alone: Commands, tmp_path: Path
     assert not store.exists()
 
 
+PERMISSIONS = """\
+rules:
+  - name: site-down
+    match: ['alertname = "SiteDown"']
+    checks: {db: {postgres.connections: {connection: orders}}}
+    remedies:
+      - name: switch off
+        steps: [{http.request: {connection: flags, method: PUT, path: /flags/checkout, json: {enabled: false}}}]
+        verify: {within: 5m, hold: 30s}
+"""
+CONNECTIONS = """\
+connections:
+  orders: {kind: postgres, host: 127.0.0.1, port: 1, user: remediator, database: shop, ssl: disable}
+  flags: {kind: http, base_url: 'https://flags.example.com'}
+"""
+
+
+@pytest.fixture
+def needy(tmp_path: Path, pack: Path) -> Path:
+    """Write settings whose rules need rights on a database and of a gateway."""
+    (pack / "site-down.yaml").write_text(PERMISSIONS)
+    settings = tmp_path / "remediator.yaml"
+    settings.write_text(f"{CONNECTIONS}packs: {{mine: {{path: {pack}}}}}\n")
+    return settings
+
+
+async def test_permissions_are_printed_for_each_systems_owner(alone: Commands, needy: Path, tmp_path: Path) -> None:
+    """As text under a comment, as JSON, or as files; for all connections or those that are named."""
+    done = await alone("permissions", "--config", str(needy))
+    assert done.code == 0, done.error
+    assert 'GRANT pg_read_all_stats TO "remediator";' in done.out
+    assert "# flags.http\nPUT /flags/checkout\n" in done.out
+    found = json.loads((await alone("permissions", "flags", "--json", "--config", str(needy))).out)
+    assert found == {"flags.http": "PUT /flags/checkout\n"}
+    done = await alone("permissions", "--output", str(tmp_path / "out"), "--config", str(needy))
+    assert done.code == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["flags.http", "orders.sql"]
+
+
+async def test_permissions_that_can_not_be_checked_are_no_success(alone: Commands, needy: Path) -> None:
+    """Exit code 3 when a system does not answer; what can't be asked by its nature is told, and no fault."""
+    done = await alone("permissions", "--check", "--json", "--config", str(needy))
+    assert done.code == 3
+    assert "could not be checked" in done.error
+    found = json.loads(done.out)
+    assert {right["resource"] for right in found["orders"]["unknown"]} >= {"pg_read_all_stats"}
+    assert found["flags"]["notes"] == ["not checked: this kind of system can't be asked what credentials may do"]
+    assert (await alone("permissions", "flags", "--check", "--config", str(needy))).code == 0
+
+
+async def test_permissions_used_wrongly(alone: Commands, needy: Path) -> None:
+    """Exit code 2, and what is wrong."""
+    for arguments, said in (
+        (("nope",), "there is no connection 'nope'; there are flags, orders"),
+        (("--account", "Remediator"), "write it as NAMESPACE/NAME"),
+        (("--check", "--output", "x"), "either --check or --output"),
+    ):
+        done = await alone("permissions", *arguments, "--config", str(needy))
+        assert done.code == 2
+        assert said in done.error
+
+
 async def test_token_is_shown_once_with_its_hash(alone: Commands, tmp_path: Path) -> None:
     """The settings get the hash only, and they load."""
     found = json.loads((await alone("token", "bob", "--role", "responder", "--json")).out)
