@@ -53,7 +53,7 @@ class Api:
     def __init__(self, entry: Entry, *, agent: str) -> None:
         self._server = entry.server
         headers = {"User-Agent": agent, **({"Authorization": f"Bearer {entry.token}"} if entry.token else {})}
-        connector = aiohttp.TCPConnector(ssl=entry.tls(), limit=0)
+        connector = aiohttp.TCPConnector(ssl=entry.tls(), limit=48)  # thousands of Pods must not mean thousands of connections
         self._session = aiohttp.ClientSession(headers=headers, connector=connector, timeout=aiohttp.ClientTimeout(total=30))
 
     async def aclose(self) -> None:

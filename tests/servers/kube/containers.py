@@ -138,7 +138,6 @@ class Container:
         self.idle.clear()
         assert self.process.stdout is not None
         self._reader = asyncio.create_task(self.log.keep(self.process.stdout))
-        self.ready = not self.has_probe
 
     def _make_directory(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -14,16 +14,18 @@ from tests.servers.kube.api import Api, ApiError
 from tests.servers.kube.containers import stamp
 
 Object = dict[str, Any]
-_REMEMBERED = 2_000
+_REMEMBERED = 10_000
+_WRITERS = 6
 
 
 class Events:
-    """Writes events one after the other, in the background; losing some is what kubelets do too."""
+    """Writes events in the background, a few at a time; losing some is what kubelets do too."""
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._counts: OrderedDict[str, tuple[str, int]] = OrderedDict()
-        self._queue: asyncio.Queue[Object] = asyncio.Queue(1_000)
+        self._counts: OrderedDict[str, int] = OrderedDict()
+        # What is told of one thing is written in its order: each writer has its own queue.
+        self._queues: list[asyncio.Queue[Object]] = [asyncio.Queue(2_000) for _ in range(_WRITERS)]
 
     def say(self, pod: Object, *, kind: str, reason: str, message: str, field: str, host: str) -> None:
         """Tell of something that happened to a Pod."""
@@ -42,13 +44,19 @@ class Events:
             "lastTimestamp": now,
             "count": 1,
         }
-        if not self._queue.full():
-            self._queue.put_nowait(event)
+        queue = self._queues[int(key, 16) % _WRITERS]
+        if not queue.full():
+            queue.put_nowait(event)
 
     async def run(self) -> None:
         """Write what was told, for ever."""
+        async with asyncio.TaskGroup() as group:
+            for queue in self._queues:
+                group.create_task(self._write_from(queue))
+
+    async def _write_from(self, queue: asyncio.Queue[Object]) -> None:
         while True:
-            event = await self._queue.get()
+            event = await queue.get()
             try:
                 await self._write(event)
             except (ApiError, aiohttp.ClientError, TimeoutError):
@@ -57,8 +65,8 @@ class Events:
     async def _write(self, event: Object) -> None:
         name = event["metadata"]["name"]
         path = f"/api/v1/namespaces/{event['metadata']['namespace']}/events"
-        first, count = self._counts.get(name, ("", 0))
-        self._counts[name] = (first or event["firstTimestamp"], count + 1)
+        count = self._counts.get(name, 0)
+        self._counts[name] = count + 1
         self._counts.move_to_end(name)
         if len(self._counts) > _REMEMBERED:
             self._counts.popitem(last=False)

@@ -25,6 +25,8 @@ from tests.servers.kube.environment import environment_of
 from tests.servers.kube.events import Events
 
 Object = dict[str, Any]
+_NOTICED_AFTER = 0.1
+"""Seconds; a kubelet looks once a second."""
 
 
 @dataclass(frozen=True)
@@ -132,17 +134,23 @@ class SimulatedPod:
         while self._grace is None:
             await container.start()
             self._say(container, "Normal", "Started", f"Started container {container.name}")
-            self._dirty.set()
-            probes = [asyncio.create_task(self._probe(container, kind)) for kind in ("readinessProbe", "livenessProbe")]
+            watching = [asyncio.create_task(self._notice(container))]
+            watching += [asyncio.create_task(self._probe(container, kind)) for kind in ("readinessProbe", "livenessProbe")]
             try:
                 await container.ended()
             finally:
-                for probe in probes:
-                    probe.cancel()
+                for task in watching:
+                    task.cancel()
             self._dirty.set()
             if self._policy == "Never" or (self._policy == "OnFailure" and container.ends[-1]["exitCode"] == 0):
                 return
             await self._back_off(container)
+
+    async def _notice(self, container: Container) -> None:
+        """See that a container runs, a moment late as kubelets are: one that ends at once is never told to be ready."""
+        await asyncio.sleep(_NOTICED_AFTER)
+        container.ready = container.process is not None and not container.has_probe
+        self._dirty.set()
 
     async def _back_off(self, container: Container) -> None:
         wait = container.back_off
@@ -171,7 +179,7 @@ class SimulatedPod:
             self._dirty.set()
             self._say(container, "Normal", "BackOff", f'Back-off pulling image "{image}"')
             await asyncio.sleep(wait)
-            wait = min(wait * 2, 30.0)
+            wait = min(wait * 3, 300.0)
 
     async def _configure(self, container: Container) -> None:
         """Put together its environment; wait in CreateContainerConfigError while what it names is not there."""
@@ -243,8 +251,18 @@ class SimulatedPod:
         await self._idle()
         await self.around.node_up(self._node).wait()
         await self._write()
-        with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
+        while not await self._let_go():  # noqa: ASYNC110 - it is the API server that is asked
+            await asyncio.sleep(1)
+
+    async def _let_go(self) -> bool:
+        """Delete the object for good; tell whether it, or this one of its name, is gone."""
+        try:
             await self.around.api.delete(self.path, {"gracePeriodSeconds": 0, "preconditions": {"uid": self.uid}})
+        except ApiError as error:
+            return error.status == 409
+        except (aiohttp.ClientError, TimeoutError):
+            return False
+        return True
 
     async def _idle(self) -> None:
         for container in self.containers.values():
