@@ -44,7 +44,7 @@ class KubernetesConnection(Connection):
     ca_file: str | None = Field(None, description="CA certificates (PEM) for `server`; the system's when absent")
     proxy: str | None = Field(None, description="URL of an HTTP proxy; the environment's is not used")
     timeout: Duration = Field(timedelta(seconds=10), description="for one request in all, waiting for its turn included")
-    max_requests: int = Field(20, ge=1, le=1000, description="most requests under way at once; more wait for their turn")
+    max_requests: int = Field(20, ge=1, le=1000, description="most requests under way at once, and most commands; more wait for their turn")
     exec_allow: tuple[tuple[str, ...], ...] = Field(
         (),
         description="commands that may be run in containers, each an argv of exact elements and globs, `**` at its end for any more; "

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import yaml
 
 from remediator.errors import PermanentError
 
@@ -95,5 +96,8 @@ async def _load(path: Path, context: str | None, cluster: str) -> tuple[Any, Any
     try:
         loader = await sdk.load_kube_config(config_file=str(path), context=context, client_configuration=config, persist_config=False)
     except sdk.ConfigException as error:
-        raise PermanentError(f"connection {cluster!r}: kubeconfig {path}: {error}") from error
+        # What follows says where, and quotes the whole user with its token.
+        raise PermanentError(f"connection {cluster!r}: kubeconfig {path}: {str(error).partition(' in ')[0][:200]}") from None
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise PermanentError(f"connection {cluster!r}: kubeconfig {path} is malformed ({type(error).__name__})") from None
     return config, loader

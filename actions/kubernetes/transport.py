@@ -52,7 +52,7 @@ class Endpoint:
     timeout: float = 10.0
     """Seconds for one request in all, waiting for its turn included."""
     max_requests: int = 20
-    """Most requests under way at once; more wait for their turn."""
+    """Most requests under way at once, and most commands; more wait for their turn."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,8 @@ class Transport:
         self._agent = agent
         self._sessions = _Sessions(endpoint)
         self._turns = asyncio.Semaphore(endpoint.max_requests)
+        self._stream_turns = asyncio.Semaphore(endpoint.max_requests)
+        """Turns of their own: commands may take minutes, and must not keep everything else waiting."""
         self.rejected = False
         """True once server and client did not accept each other in a way that only reading the settings' files again may change."""
         self.busy = 0
@@ -183,7 +185,7 @@ class Transport:
         and nothing (or a server error) came back.
         """
         deadline = self._deadline()
-        async with self._turn(request):
+        async with self._turn(request, self._stream_turns):
             opened = await self._let_in(lambda token: self._open(request, protocols, token, deadline), request, deadline)
             if isinstance(opened, Answer):
                 error = error_of(opened, cluster=self.endpoint.cluster, request=str(request))
@@ -205,27 +207,27 @@ class Transport:
         return asyncio.get_running_loop().time() + self.endpoint.timeout
 
     @asynccontextmanager
-    async def _turn(self, request: Request) -> AsyncIterator[None]:
+    async def _turn(self, request: Request, turns: asyncio.Semaphore) -> AsyncIterator[None]:
         """Wait for a turn. Raises `TemporaryError` when none comes in time."""
         self.busy += 1
         try:
             try:
                 async with asyncio.timeout(self.endpoint.timeout * _WAITING):
-                    await self._turns.acquire()
+                    await turns.acquire()
             except TimeoutError as error:
                 said = f"{self.endpoint.max_requests} requests are under way already (max_requests), and none of them ended in time"
                 raise TemporaryError(f"cluster {self.endpoint.cluster!r}: {request}: {said}; it was not sent") from error
             try:
                 yield
             finally:
-                self._turns.release()
+                turns.release()
         finally:
             self.busy -= 1
 
     async def _send(self, session: aiohttp.ClientSession, request: Request) -> Received:
         """Send a request, again after as many 429s as the deadline allows; each of them says that nothing was done."""
         deadline = self._deadline()
-        async with self._turn(request):
+        async with self._turn(request, self._turns):
             while True:
                 received = await self._let_in(lambda token: self._exchange(session, request, token, deadline), request, deadline)
                 pause = self._pause(received.answer, request, deadline)

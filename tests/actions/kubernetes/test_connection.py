@@ -315,6 +315,27 @@ async def test_kubeconfig_is_loaded_by_context(cluster: FakeCluster, tmp_path: P
             await connect(ctx, "prod")
 
 
+@pytest.mark.parametrize(
+    ("user", "said"),
+    [
+        ({"auth-provider": {"name": "oidc", "config": {"refresh-token": "hunter2"}}}, "Expected key client-id"),
+        ({"auth-provider": {"name": "oidc", "token": "hunter2"}}, "malformed"),
+        ("hunter2: [", "malformed"),
+        ("", "malformed"),
+    ],
+)
+async def test_malformed_kubeconfigs_show_no_secret(cluster: FakeCluster, tmp_path: Path, user: Any, said: str) -> None:
+    """The SDK quotes whole users in its errors; what is told names the file and the fault."""
+    path = kubeconfig(tmp_path / "config", cluster, user if isinstance(user, dict) else {})
+    if isinstance(user, str):
+        path.write_text(user)
+    ctx = LocalContext({"prod": KubernetesConnection(kubeconfig=str(path), context="prod")})
+    with pytest.raises(PermanentError, match=said) as caught:
+        await connect(ctx, "prod")
+    assert "hunter2" not in str(caught.value)
+    assert "connection 'prod'" in str(caught.value)
+
+
 async def test_expired_plugin_token_is_renewed_once_and_the_write_sent_again(cluster: FakeCluster, tmp_path: Path) -> None:
     """A 401 says that nothing was done: the plugin is asked for a new token, and the same request is sent once more."""
     cluster.run("deployments", "web", "shop/web:1.0")
