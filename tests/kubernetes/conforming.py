@@ -72,7 +72,7 @@ class OnWorkload(ActionConformance):
 
     async def settle(self, plan: Plan, receipt: Receipt | None, ctx: Any) -> None:
         """Wait until all Pods are there; after a crash, until the server has dealt with what was sent."""
-        if receipt is not None:
+        if receipt is not None and not plan.undoes:
             await self.run.available(self.kind, self.name)
             return
         await self._quiet()
