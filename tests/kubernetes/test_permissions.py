@@ -205,6 +205,11 @@ ACTIONS = {
     "kubernetes.set_env": ["deployment: web, set: {A: '1'}"],
     "kubernetes.set_resources": ["statefulset: db, limits: {memory: 128Mi}"],
     "kubernetes.autoscale": ["deployment: web, min: 2, max: 4, cpu: 70"],
+    "kubernetes.patch": ["kind: ConfigMap, name: settings, type: merge, patch: {data: {a: '2'}}"],
+    "kubernetes.patch_configmap": ["configmap: settings, set: {a: '3'}"],
+    "kubernetes.apply": ["manifest: {apiVersion: v1, kind: ConfigMap, metadata: {name: made}, data: {a: '1'}}"],
+    "kubernetes.restore_secret": ["secret: db, keys: [password], from_secret: {namespace: NAMESPACE, name: backup}"],
+    "kubernetes.delete_pod": ["pod: alone, bare: true"],
 }
 
 
@@ -218,18 +223,25 @@ def only(name: str, wish: str, namespace: str, *, action: bool) -> Need:
 
 async def workloads(run: Workloads) -> None:
     """Make what the calls are about."""
-    await asyncio.gather(run("Deployment", "web", behaviours.RUNS), run("StatefulSet", "db", behaviours.RUNS), run("Pod", "alone"))
+    await asyncio.gather(
+        run("Deployment", "web", behaviours.RUNS),
+        run("StatefulSet", "db", behaviours.RUNS),
+        run("Pod", "alone"),
+        run.create("ConfigMap", {"metadata": {"name": "settings"}, "data": {"a": "1"}}),
+        run.create("Secret", {"metadata": {"name": "db"}, "data": {}}),
+        run.create("Secret", {"metadata": {"name": "backup"}, "stringData": {"password": "x"}}),
+    )
 
 
-def wishes(of: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+def wishes(of: Mapping[str, Sequence[str]], namespace: str) -> list[tuple[str, str]]:
     """Return names with each of their wishes."""
-    return [(name, wish) for name, several in of.items() for wish in several]
+    return [(name, wish.replace("NAMESPACE", namespace)) for name, several in of.items() for wish in several]
 
 
 async def test_narrowed_rights_are_enough_for_every_check(account: Account, run: Workloads, namespace: str) -> None:
     """Only the named kind and, where it can be, only the named object: each check finds what it looks for all the same."""
     await workloads(run)
-    for name, wish in wishes(CHECKS):
+    for name, wish in wishes(CHECKS, namespace):
         need = only(name, wish, namespace, action=False)
         ctx = await granted(account, need)
         kind = REGISTRY.check(name)
@@ -242,7 +254,7 @@ async def test_narrowed_rights_are_enough_for_every_check(account: Account, run:
 async def test_narrowed_rights_are_enough_for_every_action(account: Account, run: Workloads, namespace: str) -> None:
     """Planning, the write and the reading afterwards, each with what was generated for that one call."""
     await workloads(run)
-    for name, wish in wishes(ACTIONS):
+    for name, wish in wishes(ACTIONS, namespace):
         need = only(name, wish, namespace, action=True)
         assert not [right for right in need.rights if right.verb == "patch" and not right.name and right.resource.startswith("apps/")]
         ctx = await granted(account, need, key=f"{name}/{wish}")
