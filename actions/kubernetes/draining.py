@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from actions.kubernetes.client import Client
-from actions.kubernetes.controllers import Controller, Object, has_ended, in_order, is_mirror, name_of, namespace_of, uid_of
+from actions.kubernetes.controllers import Controller, Object, has_ended, is_mirror, name_of, namespace_of, uid_of
 from actions.kubernetes.progress import is_terminating
 from remediator.errors import PlanRefused
 
@@ -21,7 +21,7 @@ class Load:
     """The Pods of a node, sorted by what becomes of them."""
 
     going: tuple[Object, ...]
-    """Those to evict, in their order."""
+    """Those to evict, by name."""
     leaving: tuple[Object, ...]
     """Those that somebody deletes already."""
 
@@ -38,8 +38,11 @@ class Load:
 def load_of(pods: Sequence[Object]) -> Load:
     """Sort the Pods of a node. Those of DaemonSets and static ones stay, and those that have ended hold nothing up."""
     moving = [pod for pod in pods if not (is_mirror(pod) or has_ended(pod) or _is_daemon(pod))]
-    going = [pod for pod in moving if not is_terminating(pod)]
-    return Load(tuple(in_order(going)), tuple(pod for pod in moving if is_terminating(pod)))
+    moving.sort(key=lambda pod: (namespace_of(pod), name_of(pod)))
+    return Load(
+        going=tuple(pod for pod in moving if not is_terminating(pod)),
+        leaving=tuple(pod for pod in moving if is_terminating(pod)),
+    )
 
 
 def _is_daemon(pod: Object) -> bool:

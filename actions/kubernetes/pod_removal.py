@@ -22,6 +22,7 @@ from actions.kubernetes.controllers import (
     has_ended,
     in_order,
     name_of,
+    namespace_of,
     node_of,
     pod_target,
     read_group,
@@ -53,10 +54,10 @@ _SKEW = timedelta(seconds=5)
 
 
 class RemovalParams(ClusterParams):
-    """Which Pods: one by name, or those of a workload that meet every condition given."""
+    """Which Pods: one by name (with `owner`, only if it belongs to that workload), or those of a workload that meet every condition."""
 
     pod: Name | None = Field(None, description="name of one Pod")
-    owner: OwnerName | None = Field(None, description="KIND/NAME of the workload, with at least one condition")
+    owner: OwnerName | None = Field(None, description="KIND/NAME of the workload; without `pod`, at least one condition")
     crash_looping: bool = Field(False, description="only Pods with a container that keeps crashing")
     not_ready_for: Duration | None = Field(None, description="only Pods that have not been ready for at least this long")
     node: Name | None = Field(None, description="only Pods on this node")
@@ -71,9 +72,9 @@ class RemovalParams(ClusterParams):
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.pod is None) == (self.owner is None):
-            raise ValueError("set exactly one of pod and owner")
-        if self.owner is not None and not (self.crash_looping or self.not_ready_for is not None or self.node is not None):
+        if self.pod is None and self.owner is None:
+            raise ValueError("set pod, owner, or both")
+        if self.pod is None and not (self.crash_looping or self.not_ready_for is not None or self.node is not None):
             raise ValueError("owner needs a condition: crash_looping, not_ready_for or node")
         if self.grace is not None and self.grace.total_seconds() % 1:
             raise ValueError("grace is in whole seconds")
@@ -149,15 +150,15 @@ class PodRemoval(Action[RemovalParams]):
         if situation is None:
             raise PlanRefused(f"{controller} is gone; its Pods will follow it")
         pods = situation.group.pods if situation.group is not None else bare
-        chosen = _choose(pods, params, ctx.now, what=str(controller))
-        pins = [Pin.of(params.cluster, pod, controller) for pod in chosen[: params.max]]
+        fitting = _choose(pods, params, ctx.now, what=str(controller))
+        chosen = fitting[: params.max]
         if (reason := situation.objection(chosen[0], params.limits)) is not None:
-            raise PlanRefused(f"pod {pins[0].place} must stay: {reason}")
+            raise PlanRefused(f"pod {namespace_of(chosen[0])}/{name_of(chosen[0])} must stay: {reason}")
         warnings = situation.warnings(pods, params.failure_domain)
-        if len(chosen) > params.max:
-            warnings += (f"{len(chosen) - params.max} more are left for later: the ceiling is {params.max}",)
-        warnings += await self._rehearse(client, pins, params, situation, chosen)
-        return self._plan(params, pins, chosen[: params.max], situation, warnings=warnings)
+        if len(fitting) > len(chosen):
+            warnings += (f"{len(fitting) - len(chosen)} more are left for later: the ceiling is {params.max}",)
+        warnings += await self._rehearse(client, params, controller, situation, chosen)
+        return self._plan(params, controller, situation, sorted(chosen, key=name_of), warnings=warnings)
 
     async def _meant(self, client: Client, params: RemovalParams) -> tuple[Controller | None, Sequence[Object]]:
         """Return the controller of the Pods meant, or the bare Pod. Raises `PlanRefused`."""
@@ -174,17 +175,18 @@ class PodRemoval(Action[RemovalParams]):
         return controller, [pod]
 
     async def _rehearse(
-        self, client: Client, pins: Sequence[Pin], params: RemovalParams, situation: Situation, pods: Sequence[Object]
+        self, client: Client, params: RemovalParams, controller: Controller | None, situation: Situation, pods: Sequence[Object]
     ) -> tuple[str, ...]:
         """Let the server check each. Raises `PlanRefused` when the first may not go; the others may have to wait for their turn."""
         warnings = []
-        for pin, pod in zip(pins, pods, strict=False):
+        for pod in pods:
+            pin = Pin.of(params.cluster, pod, controller)
             try:
                 await self._way(params).send(client, pin, dry_run=True)
             except Blocked as error:
                 several = ", ".join(budget.name for budget in covering(situation.budgets, pod))
                 text = str(error) if error.budget else f"{error} ({several})"
-                if pin is pins[0]:
+                if pod is pods[0]:
                     raise PlanRefused(f"pod {pin.place} must stay: {text}") from error
                 warnings.append(f"pod {pin.place} will have to wait: {text}")
         return tuple(warnings)
@@ -193,8 +195,15 @@ class PodRemoval(Action[RemovalParams]):
         return Way(evict=self.evicts, grace=params.seconds)
 
     def _plan(
-        self, params: RemovalParams, pins: Sequence[Pin], pods: Sequence[Object], situation: Situation, *, warnings: tuple[str, ...]
+        self,
+        params: RemovalParams,
+        controller: Controller | None,
+        situation: Situation,
+        pods: Sequence[Object],
+        *,
+        warnings: tuple[str, ...],
     ) -> Plan:
+        pins = [Pin.of(params.cluster, pod, controller) for pod in pods]
         group, way = situation.group, self._way(params)
         verb = "Evict" if self.evicts else "Delete"
         total = len(pods) if group is None else max(group.desired, len(group.pods))
@@ -263,7 +272,7 @@ def _choose(pods: Sequence[Object], params: RemovalParams, now: datetime, *, wha
     """Return the Pods that meet the wish, in the order in which they go. Raises `PlanRefused` when there is none."""
     if params.pod is not None:
         named = [pod for pod in pods if name_of(pod) == params.pod]
-        reason = next((params.unmet(pod, now) for pod in named), "it has ended, or does not belong to its controller any more")
+        reason = next((params.unmet(pod, now) for pod in named), f"it is not there, has ended, or is not one of {what}")
         if named and is_terminating(named[0]):
             reason = "it is being deleted already"
         if reason is not None:
@@ -276,7 +285,7 @@ def _choose(pods: Sequence[Object], params: RemovalParams, now: datetime, *, wha
 
 
 def _receipt(progress: Progress, way: Way, *, of: int, at: datetime) -> Receipt:
-    rest = f"; left: {progress.reasons}" if progress.left else ""
+    rest = f"; left: {progress.reasons}" if progress.reasons else ""
     data = {
         "gone": [pin.uid for pin in progress.gone],
         "left": dict(progress.left),

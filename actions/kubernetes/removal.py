@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actions.kubernetes.client import Client
-from actions.kubernetes.controllers import Controller, Object, find_pod, is_mirror, name_of, namespace_of, pod_path, uid_of
+from actions.kubernetes.controllers import Controller, Object, find_pod, in_order, is_mirror, name_of, namespace_of, pod_path, uid_of
 from actions.kubernetes.disruption import Limits, Situation, read_situation
 from actions.kubernetes.errors import Blocked
 from actions.kubernetes.progress import is_ready, is_terminating
@@ -98,14 +98,16 @@ class Progress:
 
     gone: list[Pin] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
-    """Reason by the name of the Pod (`NAMESPACE/NAME`)."""
+    """Those that are still meant, and the reason why they did not go, by `NAMESPACE/NAME`."""
+    spared: dict[str, str] = field(default_factory=dict)
+    """Those that are no longer meant: gone already, replaced, or well again."""
     staying: int | None = None
     """Ready Pods of the first Pod's controller that are not to go, at the first look."""
 
     @property
     def reasons(self) -> str:
         """All reasons in one text."""
-        return "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
+        return "; ".join(f"{name}: {reason}" for name, reason in {**self.left, **self.spared}.items())
 
 
 @dataclass
@@ -128,15 +130,15 @@ class Removal:
         why the rest was left. `OutcomeUnknown` is always raised: only a look tells how far it went.
         """
         self.pinned = frozenset(pin.uid for pin in pins)
-        pause, pending = PAUSE, list(pins)
+        pause, pending = PAUSE, await self._in_order(pins)
         while pending:
             try:
                 pending = await self._round(pending, wanted)
             except (TemporaryError, PermanentError) as error:
                 if not (self.wrote or self.progress.gone):
                     raise
-                gone = {pin.uid for pin in self.progress.gone}
-                self.progress.left |= {pin.place: str(error) for pin in pending if pin.uid not in gone}
+                done = {*(pin.place for pin in self.progress.gone), *self.progress.spared}
+                self.progress.left |= {pin.place: str(error) for pin in pending if pin.place not in done}
                 break
             if not pending or asyncio.get_running_loop().time() + pause > self.until:
                 break
@@ -144,22 +146,29 @@ class Removal:
             pause = min(pause * 1.5, LONGEST_PAUSE)
         return self.progress
 
+    async def _in_order(self, pins: Sequence[Pin]) -> list[Pin]:
+        """Return those that serve nobody first, then the oldest; plans list them by name, so that they stay the same plans."""
+        there = await present(self.client, pins)
+        going = {uid_of(pod): index for index, pod in enumerate(in_order(list(there.values())))}
+        return sorted(pins, key=lambda pin: going.get(pin.uid, -1))
+
     async def _round(self, pins: Sequence[Pin], wanted: Wanted) -> list[Pin]:
         """Try each Pod once; return those that may go later."""
         later = []
         for pin in pins:
             reason, final = await self._try(pin, wanted)
+            self.progress.left.pop(pin.place, None)
             if reason is None:
                 self.progress.gone.append(pin)
-                self.progress.left.pop(pin.place, None)
-                continue
-            self.progress.left[pin.place] = reason
-            if not final:
+            elif final:
+                self.progress.spared[pin.place] = reason
+            else:
+                self.progress.left[pin.place] = reason
                 later.append(pin)
         return later
 
     async def _try(self, pin: Pin, wanted: Wanted) -> tuple[str | None, bool]:
-        """Look once, and take the Pod if it may go. Return why not, and whether waiting is of no use."""
+        """Look once, and take the Pod if it may go. Return why not, and whether it is no longer meant."""
         situation, pod = await self._look(pin)
         if pod is None or situation is None:
             return "it is gone already, or another one has its name", True

@@ -68,3 +68,22 @@ def protected_by(plan: Plan, identity: Identity) -> bool:
     """Tell whether the guard that keeps the daemon from acting on itself refuses a plan."""
     case: Any = SimpleNamespace(plans=[plan], bounds=SimpleNamespace(identity=identity))
     return bool(NotItself().judge(case).reason)
+
+
+class Meddled:
+    """Lets calls of a context's client go wrong after they took effect, or instead of it."""
+
+    def __init__(self, client: Any, verb: str) -> None:
+        self._plain, self.calls = getattr(client, verb), 0
+        self.faults: dict[int, tuple[bool, Exception]] = {}
+        setattr(client, verb, self)
+
+    async def __call__(self, path: str, *args: Any, **more: Any) -> Any:
+        if more.get("dry_run"):
+            return await self._plain(path, *args, **more)
+        self.calls += 1
+        done, fault = self.faults.get(self.calls, (True, None))
+        result = await self._plain(path, *args, **more) if done else None
+        if fault is not None:
+            raise fault
+        return result

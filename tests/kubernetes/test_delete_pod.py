@@ -10,13 +10,14 @@ import pytest
 from pydantic import ValidationError
 
 from actions.kubernetes import DeletePod, EvictPod
+from actions.kubernetes.connection import connect
 from actions.kubernetes.pod_removal import PodRemoval
 from remediator.action import Action, Identity, Settled
-from remediator.errors import NotReversible, PermissionMissing, PlanRefused, PreconditionChanged
+from remediator.errors import NotReversible, OutcomeUnknown, PermissionMissing, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import JSON, Health, Plan, Receipt, canonical
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
-from tests.kubernetes.removing import budget, each_without_one, grants, protect, protected_by, ready, rights_of
+from tests.kubernetes.removing import Meddled, budget, each_without_one, grants, protect, protected_by, ready, rights_of
 from tests.servers.kube import behaviours
 from tests.servers.kube.workloads import Workloads
 from tests.servers.ports import eventually
@@ -192,11 +193,26 @@ async def test_a_pod_by_name_is_locked_by_its_workload(run: Workloads, ctx: Loca
     assert plan.targets[0].lock == f"kubernetes:prod/{run.namespace}/job/once"
 
 
+async def test_a_pod_named_by_an_alert_may_be_bound_to_its_workload(run: Workloads, ctx: LocalContext) -> None:
+    """With both, a label that names another workload's Pod leads nowhere; the plan stays the same whatever comes first by age."""
+    await run("Deployment", "web", behaviours.RUNS, replicas=2)
+    await run("Deployment", "api", behaviours.RUNS, replicas=2)
+    web, api = names(await run.pods("web")), names(await run.pods("api"))
+    plan = await DELETE.plan(params(run, pod=web[0], owner="deployment/web"), ctx)
+    assert [target.id.rpartition("/")[2] for target in plan.targets] == web[:1]
+    with pytest.raises(PlanRefused, match=r"it is not there, has ended, or is not one of deployment .*/web"):
+        await DELETE.plan(params(run, pod=api[0], owner="deployment/web"), ctx)
+    node = (await run.pods("web"))[0]["spec"]["nodeName"]
+    plans = [await DELETE.plan(params(run, owner="deployment/web", node=node, min_healthy=0), ctx) for _ in range(2)]
+    assert plans[0].hash == plans[1].hash
+    ordered = [target.id for target in plans[0].targets]
+    assert ordered == sorted(ordered)
+
+
 @pytest.mark.parametrize(
     "wish",
     [
         {},
-        {"pod": "x", "owner": "deployment/web", "crash_looping": True},
         {"owner": "deployment/web"},
         {"owner": "service/web", "crash_looping": True},
         {"owner": "deployment/../../secrets/x", "crash_looping": True},
@@ -404,6 +420,7 @@ async def test_a_pod_that_recovered_is_left(action: PodRemoval, run: Workloads, 
     assert receipt.touched == (plan.targets[1].id,)
     assert "has not been unready" in receipt.message
     assert well in names(await run.pods("web"))
+    await verified(action, plan, receipt, ctx)
 
 
 async def test_lost_in_the_middle_is_told_pod_by_pod(run: Workloads, ctx: LocalContext) -> None:
@@ -422,6 +439,45 @@ async def test_lost_in_the_middle_is_told_pod_by_pod(run: Workloads, ctx: LocalC
     assert "did not get that far" in found.receipt.message
     await run.until_gone("Pod", plan.targets[1].id.rpartition("/")[2])
     assert (await DELETE.verify(plan, found.receipt, ctx)).health is Health.UNHEALTHY
+
+
+async def two_sick(action: PodRemoval, run: Workloads, ctx: LocalContext) -> Plan:
+    """Plan to take two of three Pods."""
+    await run("Deployment", "web", FICKLE, replicas=3)
+    await sicken(run, *(await run.pods("web"))[:2])
+    return await action.plan(params(run, action, owner="deployment/web", not_ready_for="0s", min_healthy=0, failure_domain="none"), ctx)
+
+
+@BOTH
+async def test_a_lost_answer_is_unknown_until_it_is_looked_into(action: PodRemoval, run: Workloads, ctx: LocalContext) -> None:
+    """The second Pod's answer is lost after it went: never called done, never sent again, and told by reading."""
+    plan = await two_sick(action, run, ctx)
+    client = await connect(ctx, "prod")
+    meddled = Meddled(client, "create" if action is EVICT else "delete")
+    meddled.faults[2] = (True, OutcomeUnknown("the connection broke"))
+    with pytest.raises(OutcomeUnknown):
+        await action.apply(plan, ctx)
+    assert meddled.calls == 2
+    found = await action.reconcile(plan, ctx)
+    assert found.settled is Settled.APPLIED
+    assert found.receipt is not None
+    assert set(found.receipt.touched) == {target.id for target in plan.targets}
+    await verified(action, plan, found.receipt, ctx)
+
+
+@BOTH
+async def test_an_error_after_the_first_pod_is_told_as_what_it_left(action: PodRemoval, run: Workloads, ctx: LocalContext) -> None:
+    """That nothing was done would be a lie by then; before the first Pod it is true, and may be tried again."""
+    plan = await two_sick(action, run, ctx)
+    client = await connect(ctx, "prod")
+    meddled = Meddled(client, "create" if action is EVICT else "delete")
+    meddled.faults = {1: (False, TemporaryError("too many requests")), 3: (False, TemporaryError("too many requests"))}
+    with pytest.raises(TemporaryError, match="too many requests"):
+        await action.apply(plan, ctx)
+    receipt = await action.apply(plan, ctx)
+    assert len(receipt.touched) == 1
+    assert list(receipt.data["left"].values()) == ["too many requests"]
+    await verified(action, plan, receipt, ctx, as_=Health.UNHEALTHY)
 
 
 # --- rights --------------------------------------------------------------------------------------------------------------------------

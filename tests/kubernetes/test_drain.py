@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import pytest
 
 from actions.kubernetes import Drain, KubernetesConnection, Uncordon
+from actions.kubernetes.connection import connect
 from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Identity, Settled
-from remediator.errors import PermissionMissing, PlanRefused, PreconditionChanged
+from remediator.errors import OutcomeUnknown, PermissionMissing, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.guards import lock_keys
 from remediator.model import JSON, Health, Plan, Receipt, canonical
 from remediator.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
-from tests.kubernetes.removing import budget, each_without_one, grants, protect, protected_by, ready, rights_of
+from tests.kubernetes.removing import Meddled, budget, each_without_one, grants, protect, protected_by, ready, rights_of
 from tests.servers.kube import behaviours
 from tests.servers.kube.workloads import Workloads
 from tests.servers.ports import eventually
@@ -307,6 +308,38 @@ async def test_lost_in_the_middle_is_told_pod_by_pod(run: Workloads, nodes: OwnN
     other = LocalContext({"prod": node_ctx.connection(KubernetesConnection, "prod")}, key="run-9/1")
     assert (await Uncordon().plan(Uncordon.Params(cluster="prod", node=one), other)).noop
     await other.aclose()
+
+
+async def test_an_error_after_the_cordon_is_told_as_what_it_left(run: Workloads, nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """The node is cordoned by then: nothing was done would be a lie."""
+    one = await nodes()
+    await run("Deployment", "web", behaviours.RUNS, replicas=2, pod=nodes.only)
+    plan = await DRAIN.plan(params(one), node_ctx)
+    meddled = Meddled(await connect(node_ctx, "prod"), "create")
+    meddled.faults[1] = (False, TemporaryError("too many requests"))
+    receipt = await DRAIN.apply(plan, node_ctx)
+    assert receipt.touched == (plan.targets[0].id,)
+    assert list(receipt.data["left"].values()) == ["too many requests"] * 2
+    assert (await DRAIN.verify(plan, receipt, node_ctx)).health is Health.UNHEALTHY
+    await DRAIN.apply(await DRAIN.undo(plan, receipt, node_ctx), node_ctx)
+    assert "unschedulable" not in (await nodes.get(one))["spec"]
+
+
+async def test_a_lost_answer_is_told_by_reading(run: Workloads, nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """Of the cordon, and of an eviction: raised as unknown, and found out by our note and the Pods' uids."""
+    one = await nodes()
+    await run("Deployment", "web", behaviours.RUNS, replicas=2, pod=nodes.only)
+    plan = await DRAIN.plan(params(one), node_ctx)
+    client = await connect(node_ctx, "prod")
+    for verb, gone in (("patch", 0), ("create", 1)):
+        meddled = Meddled(client, verb)
+        meddled.faults[1] = (True, OutcomeUnknown("the connection broke"))
+        with pytest.raises(OutcomeUnknown):
+            await DRAIN.apply(plan, node_ctx)
+        found = await DRAIN.reconcile(plan, node_ctx)
+        assert found.settled is Settled.APPLIED
+        assert found.receipt is not None
+        assert (len(found.receipt.data["gone"]), len(found.receipt.data["left"])) == (gone, 2 - gone)
 
 
 # --- rights --------------------------------------------------------------------------------------------------------------------------

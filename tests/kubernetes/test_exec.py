@@ -115,6 +115,16 @@ async def test_values_from_outside_stay_one_element(run: Workloads, allowed: Loc
     assert count.stdout.split() == [b"1"]
 
 
+async def test_a_pod_named_by_an_alert_may_be_bound_to_its_workload(run: Workloads, allowed: LocalContext) -> None:
+    """With both, a label that names another workload's Pod leads nowhere."""
+    await run("StatefulSet", "web", behaviours.RUNS, replicas=2)
+    await run("StatefulSet", "api", behaviours.RUNS)
+    plan = await EXEC.plan(params(run, "touch", "x", pod="web-1", owner="statefulset/web"), allowed)
+    assert [target.id.rpartition("/")[2] for target in plan.targets] == ["web-1"]
+    with pytest.raises(PlanRefused, match=r"pod/api-0 of statefulset/web .* has no Pod"):
+        await EXEC.plan(params(run, "touch", "x", pod="api-0", owner="statefulset/web"), allowed)
+
+
 @pytest.mark.parametrize(
     "wish",
     [
@@ -124,7 +134,7 @@ async def test_values_from_outside_stay_one_element(run: Workloads, allowed: Loc
         {"argv": ["rm", "x"], "args": {"x": "y"}},
         {"argv": []},
         {"argv": "rm -rf /"},
-        {"argv": ["ls"], "owner": "deployment/web"},
+        {"argv": ["ls"], "pod": None},
         {"argv": ["ls"], "max_pods": 21},
         {"argv": ["ls"], "accept": []},
         {"argv": ["ls"], "container": "../x"},

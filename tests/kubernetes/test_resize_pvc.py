@@ -211,6 +211,22 @@ async def _condition(run: Workloads, kind: str) -> None:
     await run.merge(CLAIM, "data", {"status": {"conditions": [{"type": kind, "status": "True"}]}}, sub="status")
 
 
+async def test_a_size_that_somebody_else_says_is_left_to_them(run: Workloads, ctx: LocalContext, expandable: Object) -> None:
+    """Argo CD could not make it smaller again, and its syncs would fail; a StatefulSet never says the size of a claim again."""
+    tracking = {"argocd.argoproj.io/tracking-id": f"shop:/PersistentVolumeClaim:{run.namespace}/data"}
+    await run.merge(CLAIM, "data", {"metadata": {"annotations": tracking}})
+    with pytest.raises(PlanRefused, match="managed by Argo CD"):
+        await RESIZE.plan(params(run, size="20Gi"), ctx)
+    plan = await RESIZE.plan(params(run, size="20Gi", owner="ignore"), ctx)
+    assert "managed by Argo CD" in plan.warnings[0]
+    keeper = await run("StatefulSet", "db", behaviours.RUNS)
+    owner = {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "db", "uid": keeper["metadata"]["uid"], "controller": True}
+    meta = {"annotations": dict.fromkeys(tracking), "ownerReferences": [owner]}
+    await run.merge(CLAIM, "data", {"metadata": meta})
+    plan = await RESIZE.plan(params(run, size="20Gi"), ctx)
+    assert plan.changes
+
+
 async def test_users_are_told_what_stays_as_it_is(kube: Kube, run: Workloads, ctx: LocalContext, expandable: Object) -> None:
     """New replicas of a StatefulSet get the old size; a volume nobody mounts may not grow its file system."""
     plan = await RESIZE.plan(params(run, size="20Gi"), ctx)

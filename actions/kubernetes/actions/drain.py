@@ -235,7 +235,7 @@ async def _until_ended(client: Client, pins: Sequence[Pin], until: float) -> Non
 def _receipt(plan: Plan, progress: Progress, *, note: str | None, of: int) -> Receipt:
     cordoned = bool(plan.precondition["cordoned"])
     flag = "was cordoned before" if cordoned else "cordoned"
-    rest = f"; left: {progress.reasons}" if progress.left else ""
+    rest = f"; left: {progress.reasons}" if progress.reasons else ""
     data = {"uid": plan.precondition["uid"], "note": note, "gone": [pin.uid for pin in progress.gone], "left": dict(progress.left)}
     text = f"node {plan.intent['node']} {flag}, {len(progress.gone)} of {of} Pods evicted{rest}"
     return Receipt(text, data, (*(() if cordoned else (plan.targets[0].id,)), *(pin.id for pin in progress.gone)))

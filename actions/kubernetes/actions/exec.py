@@ -34,7 +34,7 @@ _KEPT = 65_536
 class ExecParams(ClusterParams):
     """In which Pods, in which container, which command."""
 
-    pod: Name | None = Field(None, description="name of one Pod")
+    pod: Name | None = Field(None, description="name of one Pod; with `owner`, only if it belongs to that workload")
     owner: OwnerName | None = Field(None, description="KIND/NAME of a workload")
     container: ContainerName | None = Field(
         None, description="its container; may be left out where there is one, or a default is annotated"
@@ -53,10 +53,16 @@ class ExecParams(ClusterParams):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (self.pod is None) == (self.owner is None):
-            raise ValueError("set exactly one of pod and owner")
+        if self.pod is None and self.owner is None:
+            raise ValueError("set pod, owner, or both")
         _ = self.command
         return self
+
+    @property
+    def what(self) -> str:
+        """The Pods in words."""
+        pod = f"pod/{self.pod}" if self.pod is not None else ""
+        return f"{' of '.join(filter(None, (pod, self.owner)))} in namespace {self.namespace}"
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -120,7 +126,7 @@ class Exec(Action[ExecParams]):
         pods = await _candidates(client, params)
         running = [pod for pod in pods if _runs(pod, _container(pod, params))]
         if not running:
-            raise PlanRefused(f"none of the {len(pods)} Pods of {params.owner or params.pod} in {params.namespace} runs that container")
+            raise PlanRefused(f"none of the {len(pods)} Pods of {params.what} runs that container")
         chosen = running[: params.max_pods]
         warnings = [f"{len(pods) - len(running)} Pods don't run"] if len(running) < len(pods) else []
         warnings += [f"{len(running) - len(chosen)} more are left: max_pods is {params.max_pods}"] if len(chosen) < len(running) else []
@@ -176,9 +182,10 @@ async def _candidates(client: Client, params: ExecParams) -> list[Object]:
     else:
         pod = await find_pod(client, params.namespace, str(params.pod))
         pods = [pod] if pod is not None else []
-    staying = [pod for pod in pods if not (has_ended(pod) or is_terminating(pod))]
+    named = [pod for pod in pods if params.pod is None or name_of(pod) == params.pod]
+    staying = [pod for pod in named if not (has_ended(pod) or is_terminating(pod))]
     if not staying:
-        raise PlanRefused(f"{params.owner or f'pod/{params.pod}'} in namespace {params.namespace} has no Pod (any more)")
+        raise PlanRefused(f"{params.what} has no Pod (any more)")
     return sorted(staying, key=name_of)
 
 
@@ -201,7 +208,7 @@ def _plan(
     command = shlex.join(params.command)
     return Plan(
         action="kubernetes.exec",
-        summary=f"Run `{command}` in {len(pods)} of {total} Pods of {params.owner or f'pod/{params.pod}'} in {params.namespace}",
+        summary=f"Run `{command}` in {len(pods)} of {total} Pods of {params.what}",
         targets=targets,
         intent={
             "namespace": params.namespace,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
@@ -13,6 +13,7 @@ from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.controllers import Object, uid_of
 from actions.kubernetes.names import ClusterParams, Name
+from actions.kubernetes.owners import owner_of
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.quantities import parse_quantity, whole
 from remediator.action import Action, Context, Permission, Reconciled, Settled
@@ -41,6 +42,7 @@ class ResizePvcParams(ClusterParams):
     size: Size | None = Field(None, description="absolute size, e.g. 100Gi")
     factor: float | None = Field(None, gt=1, le=10, description="times its present size, rounded up to whole GiB; needs `max`")
     max: Size | None = Field(None, description="never larger than this")
+    owner: Literal["refuse", "ignore"] = Field("refuse", description="what to do when GitOps, Helm or an operator owns the size")
 
     @model_validator(mode="after")
     def _one_wish(self) -> Self:
@@ -100,6 +102,7 @@ class ResizePvc(Action[ResizePvcParams]):
             raise PlanRefused(str(error)) from error
         what = f"claim {params.namespace}/{params.claim}"
         _refuse_state(claim, what)
+        owned = _owned(claim, what, refuse=params.owner == "refuse")
         await _refuse_class(client, claim, what)
         before, capacity = _requested(claim), _capacity(claim)
         after, note = params.wished(capacity)
@@ -111,7 +114,7 @@ class ResizePvc(Action[ResizePvcParams]):
             result = await client.patch(_path(params.namespace, params.claim), _wish(after), dry_run=True)
             after = _requested(result)  # as the server writes it
         warnings = await _warnings(client, params)
-        return _plan(params, claim, before=before, after=after, noop=noop, warnings=(*([note] if note else []), *warnings))
+        return _plan(params, claim, before=before, after=after, noop=noop, warnings=(*([note] if note else []), *owned, *warnings))
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
         """Compare uid and size with the plan's, then ask for the new size in one write locked by resourceVersion."""
@@ -204,6 +207,17 @@ def _refuse_state(claim: Object, what: str) -> None:
     pending = _conditions(claim) & {"Resizing", "FileSystemResizePending"}
     if pending or parse_quantity(_requested(claim)) > _capacity(claim):
         raise PlanRefused(f"a resize of {what} is under way ({', '.join(sorted(pending)) or f'it asks for {_requested(claim)}'})")
+
+
+def _owned(claim: Object, what: str, *, refuse: bool) -> tuple[str, ...]:
+    """Raise `PlanRefused` (or return a warning) where somebody else says how large the claim shall be. A StatefulSet never does again."""
+    owner = owner_of(claim, ("spec", "resources", "requests", "storage"))
+    if owner is None or owner.name.startswith("StatefulSet "):
+        return ()
+    text = f"{what} is managed by {owner}, which can't make it smaller again and would fail when it tries"
+    if refuse:
+        raise PlanRefused(f"{text}: raise the size there, or set `owner: ignore` to act all the same")
+    return (text,)
 
 
 async def _refuse_class(client: Client, claim: Object, what: str) -> None:
