@@ -15,6 +15,7 @@ from actions.kubernetes.actions.patch import Patch
 from actions.kubernetes.actions.patch_configmap import PatchConfigmap
 from actions.kubernetes.actions.resize_pvc import ResizePvc
 from actions.kubernetes.actions.restart_users import RestartUsers
+from actions.kubernetes.actions.restore_secret import RestoreSecret
 from actions.kubernetes.actions.resume_owner import ResumeOwner
 from actions.kubernetes.actions.rollout_restart import RolloutRestart
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
@@ -59,6 +60,7 @@ PROVIDER = Provider(
         ResumeOwner,
         PatchConfigmap,
         RestartUsers,
+        RestoreSecret,
     ),
     checks=(Rollout, Pods, Logs, Events, Env, Usage, ExecCheck, Pvc, Hpa, Node, OwnerCheck),
     connections={"kubernetes": KubernetesConnection},
@@ -87,6 +89,7 @@ __all__ = [
     "Pvc",
     "ResizePvc",
     "RestartUsers",
+    "RestoreSecret",
     "ResumeOwner",
     "Rollout",
     "RolloutRestart",

@@ -26,6 +26,9 @@ Name = Annotated[str, StringConstraints(pattern=rf"^{NAME}$", max_length=LONGEST
 ContainerName = Annotated[str, StringConstraints(pattern=rf"^{_LABEL}$", max_length=63)]
 """A DNS-1123 label, as the API server demands of containers."""
 
+DataKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=LONGEST_NAME)]
+"""A key of a ConfigMap or Secret, as the API server demands."""
+
 
 class Kind(Enum):
     """The kinds of workload that have revisions."""

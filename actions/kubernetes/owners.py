@@ -71,6 +71,7 @@ class Owner:
 
 _TRACKING = "argocd.argoproj.io/tracking-id"
 _INSTANCE = "argocd.argoproj.io/instance"
+_CERTIFICATE = "cert-manager.io/certificate-name"
 _COMMON_INSTANCE = "app.kubernetes.io/instance"
 _FLUX = {"kustomize.toolkit.fluxcd.io": "kustomization", "helm.toolkit.fluxcd.io": "helmrelease"}
 _GITOPS = {
@@ -93,7 +94,12 @@ def owner_of(thing: Workload | Mapping[str, Any], field: str | Path) -> Owner | 
     if sure is not None:
         return sure
     noted = _by_gitops_notes(body)
-    return noted if noted is not None and not _leaves(body, path) else _by_helm(body, path)
+    if noted is not None and not _leaves(body, path):
+        return noted
+    certificate = (body["metadata"].get("annotations") or {}).get(_CERTIFICATE)
+    if certificate and path[:1] == ("data",):
+        return Owner("cert-manager", f"annotation {_CERTIFICATE}={certificate}")
+    return _by_helm(body, path)
 
 
 def asserted_by(body: Mapping[str, Any], path: Path) -> Owner | None:

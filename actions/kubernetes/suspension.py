@@ -7,7 +7,7 @@ until when that was meant to last. It is the only evidence: what carries no note
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -130,6 +130,13 @@ async def ask_owner(
     if on_owner is OnOwner.REFUSE:
         raise PlanRefused(refusal(thing, field, owner, when=when))
     return Leave((f"{owner} would put it back {when}",))
+
+
+async def ask_owners(ctx: Context, cluster: str, thing: Workload | Mapping[str, Any], paths: Sequence[Path], *, on_owner: OnOwner) -> Leave:
+    """Ask for several fields of one object, as `ask_owner` does for one; an object has one GitOps owner."""
+    leaves = [await ask_owner(ctx, cluster, thing, path, on_owner=on_owner) for path in paths]
+    through = next((leave.through for leave in leaves if leave.through is not None), None)
+    return Leave(tuple(dict.fromkeys(words for leave in leaves for words in leave.warnings)), through)
 
 
 async def _when(ctx: Context, cluster: str, thing: Workload | Mapping[str, Any], owner: Owner) -> str:

@@ -12,12 +12,12 @@ from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.disclosure import is_secret, shown
 from actions.kubernetes.edits import LONGEST_LINE, Edit, Grammar, Op, checked, filled, in_turn, inverses, places, told
-from actions.kubernetes.names import ClusterParams, Name
+from actions.kubernetes.names import ClusterParams, DataKey, Name
 from actions.kubernetes.objects import ObjectReference, Thing, allowed, find_thing
 from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.permissions import rbac
-from actions.kubernetes.suspension import Leave, ask_owner, kept_leave, require_leave
-from remediator.action import Action, Code, Context, Permission, Reconciled, Settled
+from actions.kubernetes.suspension import Leave, ask_owners, kept_leave, require_leave
+from remediator.action import CODE, Action, Context, Permission, Reconciled, Settled
 from remediator.errors import NotFound, NotReversible, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Repeat, Risk, Verdict, digest
 
@@ -27,8 +27,7 @@ _LARGEST = 1024 * 1024
 _MOST_EDITS = 20
 _LONGEST_BACK = 128 * 1024
 
-DataKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-"""A key of a ConfigMap or Secret, as the API server demands."""
+Texts = Annotated[Mapping[DataKey, str], Field(json_schema_extra=CODE)]
 ArgName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
 
 
@@ -36,10 +35,10 @@ class PatchConfigmapParams(ClusterParams):
     """Which ConfigMap, and what to change. Texts are constants; `{name}` in them stands for the value of `args`."""
 
     configmap: Name = Field(description="name of the ConfigMap")
-    set: Mapping[DataKey, Code] = Field(default_factory=dict, description="whole values by key")
-    remove: tuple[DataKey, ...] = Field((), description="keys that go")
-    append: Mapping[DataKey, Code] = Field(default_factory=dict, description="by key, a line at the end of its value, unless it is there")
-    delete: Mapping[DataKey, Code] = Field(default_factory=dict, description="by key, a line of its value that goes, wherever it is")
+    set: Texts = Field(default_factory=dict, description="whole values by key")
+    remove: Annotated[tuple[DataKey, ...], Field(json_schema_extra=CODE)] = Field((), description="keys that go")
+    append: Texts = Field(default_factory=dict, description="by key, a line at the end of its value, unless it is there")
+    delete: Texts = Field(default_factory=dict, description="by key, a line of its value that goes, wherever it is")
     args: Mapping[ArgName, str] = Field(default_factory=dict, description="values for the places in the texts")
     grammar: Mapping[ArgName, Grammar] = Field(default_factory=dict, description="what each of `args` must be; anything else is refused")
     max_lines: int = Field(10_000, ge=1, description="never append to a value that has as many lines")
@@ -119,11 +118,8 @@ class PatchConfigmap(Action[PatchConfigmapParams]):
         thing = await find_thing(client, _KIND, params.namespace, params.configmap)
         after = _wished(thing, edits, most=params.max_lines)
         changed = {key: value for key, value in after.items() if value != _data(thing).get(key)}
-        leaves = [await ask_owner(ctx, params.cluster, thing.body, ("data", key), on_owner=params.owner) for key in sorted(changed)]
-        leave = Leave(
-            tuple(dict.fromkeys(words for one in leaves for words in one.warnings)),
-            next((one.through for one in leaves if one.through is not None), None),  # one object has one such owner
-        )
+        paths = [("data", key) for key in sorted(changed)]
+        leave = await ask_owners(ctx, params.cluster, thing.body, paths, on_owner=params.owner)
         return await self._plan(client, params.cluster, thing, [edit for edit in edits if edit.key in changed], leave=leave)
 
     async def _plan(self, client: Client, cluster: str, thing: Thing, edits: Sequence[Edit], *, leave: Leave, undoes: bool = False) -> Plan:
