@@ -22,7 +22,8 @@ from remediator.errors import TemporaryError
 
 LARGEST = 64 * 2**20
 """Most bytes of one answer; 500 large Pods take a quarter of that."""
-_LONGEST_REFUSAL = 65_536
+_LONGEST_REFUSAL = 4 * 2**20
+"""Most bytes of a refusal; servers quote the whole object in some."""
 _LARGEST_FRAME = 16 * 2**20
 _CONNECTING = 0.75
 """Part of the deadline that connecting may take, so that a server that can't be reached is told from one that does not answer."""
@@ -200,8 +201,7 @@ class Transport:
 
     def text(self, request: object, error: BaseException, what: str = "can't be reached") -> str:
         """Return a message about a request and what became of it."""
-        reason = "timed out" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-        return f"cluster {self.endpoint.cluster!r} {what}: {request}: {reason}"
+        return f"cluster {self.endpoint.cluster!r} {what}: {request}: {_reason(error)}"
 
     def _deadline(self) -> float:
         return asyncio.get_running_loop().time() + self.endpoint.timeout
@@ -320,6 +320,18 @@ class Transport:
             self.rejected = True  # the cluster's authority may have been replaced: its file is read again with a new client
         text = self.text(request, error)
         return TemporaryError(text) if isinstance(error, _NOT_SENT) else Lost(text)
+
+
+def _reason(error: BaseException) -> str:
+    """Return why a request failed. aiohttp shows whole addresses in some errors: a command's arguments, a proxy's password."""
+    match error:
+        case TimeoutError():
+            return "timed out"
+        case aiohttp.ClientResponseError():
+            return f"HTTP {error.status}: {error.message}"
+        case aiohttp.InvalidURL():
+            return "its address can't be used"
+    return str(error) or type(error).__name__
 
 
 def _is_unauthorized(found: object) -> bool:

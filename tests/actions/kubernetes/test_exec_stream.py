@@ -17,6 +17,7 @@ from aiohttp import web
 from actions.kubernetes.client import Client, Endpoint
 from actions.kubernetes.exec_stream import ExecResult
 from remediator.errors import OutcomeUnknown, PermanentError, PermissionMissing, RemediatorError, TemporaryError
+from tests.servers.http import HttpServer, Reply
 
 SUCCESS = {"metadata": {}, "status": "Success"}
 FAILED = {
@@ -199,6 +200,21 @@ async def test_refusals_in_place_of_a_stream(server: Server, client: Client, cod
     with pytest.raises(kind):
         await run(client)
     assert len(server.asked) == 1
+
+
+async def test_a_broken_handshake_does_not_show_the_command() -> None:
+    """HTTP libraries show whole addresses in their errors, and the arguments are part of this one."""
+    async with HttpServer() as broken:
+        broken.default = Reply(101, "")
+        client = Client(Endpoint("prod", broken.url, _nobody), manager="remediator")
+        with pytest.raises(OutcomeUnknown, match="HTTP 101: Invalid upgrade header") as caught:
+            await client.exec("shop", "web", ["login", "hunter2"], container=None, timeout=5, limit=100)
+        assert "hunter2" not in str(caught.value)
+        await client.aclose()
+
+
+async def _nobody(renew: bool) -> None:
+    return None
 
 
 async def test_new_credentials_after_a_401_start_it_once(server: Server, client: Client) -> None:
