@@ -68,7 +68,9 @@ class RemovalParams(ClusterParams):
     )
     bare: bool = Field(False, description="also a Pod without a controller, which nobody replaces")
     grace: Duration | None = Field(None, ge=timedelta(seconds=1), description="time to end in; by default what each Pod asks for")
-    wait: Duration = Field(timedelta(seconds=60), le=timedelta(hours=1), description="how long, in all, to wait until further Pods may go")
+    wait: Duration = Field(
+        timedelta(seconds=60), le=timedelta(minutes=30), description="how long, in all, to wait until Pods may go; no kill switch stops it"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -138,8 +140,10 @@ class PodRemoval(Action[RemovalParams]):
 
     @classmethod
     def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
-        """Return what one call needs: a Pod given by name may belong to a workload of any kind."""
-        return cls.permissions if "owner" in params else tuple(replace(one, param="") for one in cls.permissions)
+        """Return what one call needs: a Pod given by name alone may belong to any workload, and only zones are read from nodes."""
+        rights = cls.permissions if "owner" in params else tuple(replace(one, param="") for one in cls.permissions)
+        zones = params.get("failure_domain", Domain.ZONE) in (Domain.ZONE, None)
+        return rights if zones else tuple(one for one in rights if one.resource != "/nodes")
 
     async def plan(self, params: RemovalParams, ctx: Context) -> Plan:
         """Pin the Pods by uid, judge whether the first may go now, and let the server rehearse each."""

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pytest
 from pydantic import ValidationError
 
-from actions.kubernetes import DeletePod, EvictPod
+from actions.kubernetes import DeletePod, EvictPod, KubernetesConnection
 from actions.kubernetes.connection import connect
 from actions.kubernetes.pod_removal import PodRemoval
 from remediator.action import Action, Identity, Settled
 from remediator.errors import NotReversible, OutcomeUnknown, PermissionMissing, PlanRefused, PreconditionChanged, TemporaryError
+from remediator.grants import kubernetes_manifests
 from remediator.model import JSON, Health, Plan, Receipt, canonical
+from remediator.permissions import needs
+from remediator.registry import Registry
+from remediator.rules.compile import compile_ruleset
+from remediator.rules.packs import PackSource
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
 from tests.kubernetes.removing import Meddled, budget, each_without_one, grants, protect, protected_by, ready, rights_of
@@ -23,6 +29,7 @@ from tests.servers.kube.workloads import Workloads
 from tests.servers.ports import eventually
 
 DELETE, EVICT = DeletePod(), EvictPod()
+REGISTRY = Registry()
 BOTH = pytest.mark.parametrize("action", [DELETE, EVICT], ids=["delete", "evict"])
 Object = dict[str, Any]
 
@@ -502,3 +509,32 @@ async def test_the_declared_rights_are_enough_and_each_is_needed(action: PodRemo
     receipt = await action.apply(plan, ctx)
     await verified(action, plan, receipt, ctx)
     assert (await action.reconcile(plan, ctx)).settled is Settled.APPLIED
+
+
+@pytest.mark.parametrize(
+    ("wish", "spared"),
+    [
+        ({"owner": "statefulset/db", "failure_domain": "node"}, {"/nodes", "apps/deployments", "apps/daemonsets", "apps/replicasets"}),
+        ({"owner": "statefulset/db"}, {"apps/deployments", "apps/daemonsets", "apps/replicasets"}),
+        ({"failure_domain": "none"}, {"/nodes"}),
+    ],
+)
+async def test_a_rule_needs_no_more_than_its_own_wish(wish: dict[str, str], spared: set[str], run: Workloads, account: Any) -> None:
+    """Named kinds need rights on these alone, and only zones are read from nodes; what is left is enough."""
+    await run("StatefulSet", "db", behaviours.RUNS, replicas=2)
+    call = {"cluster": "prod", "namespace": run.namespace, "pod": "db-0", **wish}
+    pack = {"pack.yaml": b"{}", "rules.yaml": json.dumps({"rules": [rule(call)]}).encode()}
+    rules = compile_ruleset([PackSource("own", {}, pack)], REGISTRY).rules
+    (need,) = needs(rules, REGISTRY, {"prod": KubernetesConnection(in_cluster=True, scope={"namespace": (run.namespace,)})})
+    resources = {one.resource for one in need.rights}
+    assert resources == {one.resource for one in rights_of(DELETE.permissions)} - spared
+    made = {one["kind"]: one["rules"] for one in kubernetes_manifests(need) if "rules" in one}
+    ctx = await account(made["Role"], cluster_rules=made.get("ClusterRole", ()))
+    plan = await DELETE.plan(DELETE.Params(**call), ctx)
+    assert (await DELETE.apply(plan, ctx)).touched == (plan.targets[0].id,)
+
+
+def rule(call: Object) -> Object:
+    """Return a rule with one step."""
+    remedy = {"name": "delete", "steps": [{"kubernetes.delete_pod": call}], "verify": {"within": "5m", "hold": "30s"}}
+    return {"name": "sick", "match": ['alertname = "Sick"'], "remedies": [remedy]}

@@ -50,7 +50,9 @@ class DrainParams(NodeParams):
     local_data: bool = Field(False, description="also evict Pods whose emptyDir is lost with them")
     max: int = Field(30, ge=1, le=250, description="with more Pods to evict than this, none is")
     grace: Duration | None = Field(None, ge=timedelta(seconds=1), description="time to end in; by default what each Pod asks for")
-    within: Duration = Field(timedelta(seconds=90), le=timedelta(hours=2), description="how long it may take in all")
+    within: Duration = Field(
+        timedelta(seconds=90), le=timedelta(minutes=30), description="how long it may take in all; no kill switch stops it meanwhile"
+    )
 
     @property
     def capacity(self) -> Capacity:
@@ -69,8 +71,9 @@ class Drain(Cordoning[DrainParams]):
     Pods of DaemonSets and static ones stay. Before each eviction it is judged anew as `kubernetes.evict_pod` judges it: `min_healthy`
     percent of its siblings ready, none unhealthy in another zone. Refused while another node is cordoned or not ready, when too few
     nodes would be left in all or in the zone, for Pods without a controller or with data in an emptyDir, each unless told; and for
-    Pods in namespaces outside of the connection's scope, which needs an entry `node`. What can't go `within` its time stays, and the
-    node stays cordoned; let the step's `timeout` be longer. Undo uncordons: Pods don't come back by themselves.
+    Pods in namespaces outside of the connection's scope, which needs an entry `node`. Each Pod counts as a target (`max_targets`), and
+    draining a ready node takes capacity away (`allow_shrink`). What can't go `within` its time stays, and the node stays cordoned; let
+    the step's `timeout` be longer. Undo uncordons: Pods don't come back by themselves.
     """
 
     name: ClassVar[str] = "kubernetes.drain"

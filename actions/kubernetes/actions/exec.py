@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -104,7 +104,7 @@ class Exec(Action[ExecParams]):
     reversible: ClassVar[bool] = False
     permissions: ClassVar[tuple[Permission, ...]] = (
         *on_workloads("get", why="find the Pods of the owner"),
-        rbac("apps/replicasets", "list", why="tell which workload a Pod belongs to"),
+        rbac("apps/replicasets", "list", why="tell which workload a Pod belongs to", param="deployment"),
         *PODS,
         rbac("/pods/exec", "get", "create", why="run a command in a container"),
     )
@@ -116,6 +116,14 @@ class Exec(Action[ExecParams]):
         "max_pods": 5,
         "accept": [0, 1],
     }
+
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
+        """Return what one call needs: a Pod given by name alone may belong to a Deployment, and its workload is not read."""
+        if "owner" in params:
+            return cls.permissions
+        workloads = {f"apps/{kind.plural}" for kind in Kind}
+        return tuple(replace(one, param="") for one in cls.permissions if one.resource not in workloads)
 
     async def plan(self, params: ExecParams, ctx: Context) -> Plan:
         """Spell out the whole command and pin the Pods. Nothing is run."""
