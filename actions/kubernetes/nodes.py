@@ -14,6 +14,7 @@ from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.controllers import Object, name_of, uid_of
 from actions.kubernetes.disruption import zone_of
+from actions.kubernetes.fields import entries, owns
 from actions.kubernetes.names import Name
 from actions.kubernetes.permissions import rbac
 from remediator.action import Context, Params
@@ -98,6 +99,14 @@ class Node:
         except ValueError:
             return None
         return str(note["key"]) if isinstance(note, Mapping) and "key" in note else None
+
+    def is_ours(self, manager: str) -> bool:
+        """Tell whether this daemon cordoned it: by our note, and by the field manager, where the server keeps one.
+
+        The note alone is not enough: `kubectl uncordon` leaves it, and whoever cordons the node after that means something else.
+        """
+        writers = {str(entry.get("manager")) for entry in entries(self.body) if owns(entry, ("spec", "unschedulable"))}
+        return self.noted_key is not None and (not writers or manager in writers)
 
     def __str__(self) -> str:
         return f"node {self.name}"

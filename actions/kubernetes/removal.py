@@ -130,9 +130,11 @@ class Removal:
         why the rest was left. `OutcomeUnknown` is always raised: only a look tells how far it went.
         """
         self.pinned = frozenset(pin.uid for pin in pins)
-        pause, pending = PAUSE, await self._in_order(pins)
+        pause, pending, ordered = PAUSE, list(pins), False
         while pending:
             try:
+                pending = pending if ordered else await self._in_order(pins)
+                ordered = True
                 pending = await self._round(pending, wanted)
             except (TemporaryError, PermanentError) as error:
                 if not (self.wrote or self.progress.gone):
@@ -182,8 +184,10 @@ class Removal:
             await self.way.send(self.client, pin)
         except Blocked as error:
             return str(error), False
-        except (NotFound, Conflict) as error:
-            return f"it was replaced or deleted meanwhile: {error}", True
+        except NotFound as error:
+            return f"it went meanwhile: {error}", True
+        except Conflict as error:
+            return f"{error}; nothing was done", not await present(self.client, [pin])
         return None, True
 
     async def _look(self, pin: Pin) -> tuple[Situation | None, Object | None]:

@@ -43,6 +43,13 @@ def params(action: Any, node: str, **wish: Any) -> Any:
     return action.Params(**{"cluster": "prod", "node": node, **more, **wish})
 
 
+async def cordoned(kube: Kube, node: str) -> None:
+    """Cordon a node as an earlier run."""
+    context = scoped(kube, key="run-0/1")
+    await CORDON.apply(await CORDON.plan(params(CORDON, node), context), context)
+    await context.aclose()
+
+
 class OnNode(ActionConformance):
     """The contract of one node's flag."""
 
@@ -89,7 +96,8 @@ class TestUncordon(OnNode):
 
     async def prepare(self) -> tuple[LocalContext, Mapping[str, Any]]:
         """Cordon it as an earlier run did."""
-        await self.nodes.merge(self.node, {"metadata": {"annotations": {NOTE: '{"key":"run-1/1"}'}}, "spec": {"unschedulable": True}})
+        await self.nodes.merge(self.node, {"metadata": {"annotations": {NOTE: None}}, "spec": {"unschedulable": None}})
+        await cordoned(self.kube, self.node)
         return self._ctx, {"cluster": "prod", "node": self.node}
 
     async def disturb(self) -> None:
@@ -182,6 +190,17 @@ async def test_only_our_own_cordon_is_lifted(kube: Kube, nodes: OwnNodes, node_c
     assert receipt.touched == (f"kubernetes:prod/-/node/{name}",)
 
 
+async def test_a_note_left_behind_does_not_make_the_next_cordon_ours(nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """`kubectl uncordon` leaves our note; who cordons the node after that means something else."""
+    name = await nodes()
+    await CORDON.apply(await CORDON.plan(params(CORDON, name), node_ctx), node_ctx)
+    await nodes.merge(name, {"spec": {"unschedulable": None}})
+    await nodes.merge(name, {"spec": {"unschedulable": True}})
+    assert NOTE in (await nodes.get(name))["metadata"]["annotations"]
+    with pytest.raises(PlanRefused, match="not last, by this daemon"):
+        await UNCORDON.plan(params(UNCORDON, name), node_ctx)
+
+
 async def test_a_node_that_is_not_ready_is_not_uncordoned(nodes: OwnNodes, node_ctx: LocalContext) -> None:
     """Pods on it would not run; and one that breaks after being uncordoned is unhealthy, so that undo can put the cordon back."""
     name = await nodes()
@@ -248,8 +267,8 @@ async def test_the_declared_rights_are_enough_and_each_is_needed(action: Any, ku
     """With exactly these it works, undo included; without any one of them the error names it."""
     name = await nodes()
     rights = rights_of(action.permissions)
-    flag = {"metadata": {"annotations": {NOTE: '{"key":"run-1/1"}'}}, "spec": {"unschedulable": True}}
-    await nodes.merge(name, flag if action is UNCORDON else {})
+    if action is UNCORDON:
+        await cordoned(kube, name)
     for missing, rest in each_without_one(rights):
         ctx = limited(await account(**grants(rest)))
         with pytest.raises(PermissionMissing, match=rf"cannot {missing.verb} resource \"nodes\""):

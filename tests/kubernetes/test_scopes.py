@@ -52,6 +52,12 @@ class World:
         await self.run("Deployment", "web", using)
         return self.here(**wish)
 
+    async def secrets(self) -> Object:
+        """Make a Secret without a key, and one with it."""
+        for name, data in (("app", {}), ("source", {"TOKEN": "correct-horse-battery"})):
+            await self.run.create("Secret", {"metadata": {"name": name}, "stringData": data})
+        return self.here(secret="app", keys=["TOKEN"], from_secret={"name": "source"})
+
     async def made(self, **wish: Any) -> Object:
         """Make nothing."""
         return self.here(**wish)
@@ -106,6 +112,7 @@ WISHES: dict[str, Callable[[World], Awaitable[Object]]] = {
     "autoscale": lambda world: world.web(min=2, max=5, cpu=70),
     "patch_configmap": lambda world: world.configmap(configmap="settings", set={"a": "2"}),
     "restart_users": lambda world: world.configmap(configmap="settings"),
+    "restore_secret": lambda world: world.secrets(),
     "suspend_owner": lambda world: world.flux(suspended=False),
     "resume_owner": lambda world: world.flux(suspended=True, out_of_sync=True),
     "delete_pod": lambda world: world.pods(),

@@ -24,8 +24,8 @@ class UncordonParams(NodeParams):
 class Uncordon(Cordoning[UncordonParams]):
     """Let a node take new Pods again, if this daemon cordoned it and the node is ready.
 
-    A cordon without our note was made by somebody else, for reasons that nobody here knows: it is lifted only with `anybodys`.
-    The connection's scope needs an entry `node`. Undo puts the cordon back, with the note that it had.
+    A cordon without our note, or with one that somebody else's cordon found there, was made for reasons that nobody here knows: it is
+    lifted only with `anybodys`. The connection's scope needs an entry `node`. Undo puts the cordon back, with the note that it had.
     """
 
     name: ClassVar[str] = "kubernetes.uncordon"
@@ -40,9 +40,9 @@ class Uncordon(Cordoning[UncordonParams]):
         node = await find_node(client, ctx.connection(KubernetesConnection, params.cluster), params)
         if not node.cordoned:
             return self.flag_plan(params.cluster, node, False, note=None)
-        if node.noted_key is None and not params.anybodys:
+        if not (node.is_ours(ctx.identity.name) or params.anybodys):
             raise PlanRefused(
-                f"{node} was cordoned by somebody else (it has no note of this daemon): set `anybodys: true` if that is meant"
+                f"{node} was cordoned by somebody else (not, or not last, by this daemon): set `anybodys: true` if that is meant"
             )
         if not node.ready:
             raise PlanRefused(f"{node} is not ready: Pods on it would not run")
