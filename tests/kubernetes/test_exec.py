@@ -202,6 +202,25 @@ async def test_system_namespaces_need_the_scope(allowed: LocalContext) -> None:
         await EXEC.plan(Exec.Params(cluster="prod", namespace="kube-system", pod="x", argv=["touch", "x"]), allowed)
 
 
+async def test_what_the_runbooks_do_inside_containers_needs_no_shell(run: Workloads, allowed: LocalContext) -> None:
+    """Truncate logs and clear a directory, each by an argv of constants; what `find` fills in is no place for data."""
+    await run("Pod", "worker", behaviours.RUNS)
+    script = "mkdir logs work; echo x > logs/a.log; echo x > logs/b.txt; mkdir work/1; touch work/1/f"
+    await run.api.exec(run.namespace, "worker", ["sh", "-c", script], container=None, timeout=10, limit=100)
+    commands = (
+        ("find", "logs", "-name", "*.log", "-exec", "truncate", "-s", "0", "{}", "+"),
+        ("find", "work", "-mindepth", "1", "-delete"),
+    )
+    context = LocalContext({"prod": allowed.connection(KubernetesConnection, "prod").model_copy(update={"exec_allow": commands})})
+    for argv in commands:
+        plan = await EXEC.plan(params(run, *argv, pod="worker"), context)
+        assert (await EXEC.verify(plan, await EXEC.apply(plan, context), context)).health is Health.HEALTHY
+    await context.aclose()
+    sizes = ["sh", "-c", "wc -c < logs/a.log; wc -c < logs/b.txt; ls work | wc -l"]
+    result = await run.api.exec(run.namespace, "worker", sizes, container=None, timeout=5, limit=100)
+    assert result.stdout.split() == [b"0", b"2", b"0"]
+
+
 # --- how it ends -----------------------------------------------------------------------------------------------------------------
 
 
