@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actions.kubernetes.client import Client
+from actions.kubernetes.fields import entries, owns
 from actions.kubernetes.names import Reference
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Target
@@ -24,6 +25,7 @@ _DEFAULTS = {HPA: (1, 0), SCALED_OBJECT: (0, 100)}
 _KNOWN = ("v2", "v2beta2", "v1")
 """Versions of autoscaling that are spoken here, best first; v2beta1 is not: every server that has it has v1 too."""
 _KEDA = "keda.sh"
+_CONTROLLERS = "kube-controller-manager"
 _PAUSED = ("autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas")
 
 
@@ -162,6 +164,15 @@ async def autoscalers_of(client: Client, reference: Reference) -> tuple[Autoscal
     scaled = [Autoscaler(SCALED_OBJECT, keda, item) for item in objects if _scales(item, reference)]
     made = {one.uid for one in scaled}
     return (*scaled, *(one for one in scalers if not made & _controllers(one.body)))
+
+
+def wrote_last(body: Mapping[str, Any]) -> bool:
+    """Tell whether an autoscaler set the workload's replicas last: its controller writes them by the scale subresource.
+
+    Servers before 1.22 don't say by which subresource a field was written.
+    """
+    mine = [entry for entry in entries(body) if entry.get("manager") == _CONTROLLERS and entry.get("subresource") == "scale"]
+    return any(owns(entry, ("spec", "replicas")) for entry in mine)
 
 
 def _controllers(body: Mapping[str, Any]) -> set[str]:

@@ -45,13 +45,15 @@ def written(path: Path) -> str:
 
 
 def owns(entry: Mapping[str, Any], path: Path) -> bool:
-    """Tell whether one entry of managedFields owns the field or anything in it, through whatever subresource it was written."""
-    fields = entry.get("fieldsV1") or {}
-    return bool(fields) and _owns(fields, path)
+    """Tell whether one entry of managedFields owns the field or anything in it, through whatever subresource it was written.
+
+    A map listed with nothing below it proves nothing of what is below: older servers leave such rests when fields are taken away.
+    """
+    return _owns(entry.get("fieldsV1") or {}, path)
 
 
 def _owns(fields: Mapping[str, Any], path: Path) -> bool:
-    if not path or not fields:  # what is listed without anything below it is owned whole
+    if not path:
         return True
     if path[0] == ANY:
         below = [value for key, value in fields.items() if key != "."]
@@ -66,13 +68,16 @@ def entries(body: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def last_applied(body: Mapping[str, Any], managers: Mapping[str, str]) -> tuple[str, Mapping[str, Any]] | None:
-    """Return who of `managers` last applied the object from the client's side, and what; None where no such record is theirs."""
-    who = [str(entry["manager"]) for entry in entries(body) if entry.get("manager") in managers and owns(entry, _LAST_APPLIED_PATH)]
+    """Return who of `managers` last applied the object from the client's side, and what.
+
+    None where no such record is theirs, or somebody else may have written it: after a second writer some servers name both.
+    """
+    who = [str(entry.get("manager")) for entry in entries(body) if owns(entry, _LAST_APPLIED_PATH)]
     try:
         found = json.loads((body["metadata"].get("annotations") or {}).get(LAST_APPLIED, ""))
     except ValueError:
         return None
-    return (who[0], found) if who and isinstance(found, dict) else None
+    return (who[0], found) if who and all(one in managers for one in who) and isinstance(found, dict) else None
 
 
 def holds(value: Any, path: Path) -> bool:

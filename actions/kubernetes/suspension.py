@@ -79,9 +79,8 @@ def meddler(found: Reconciler) -> str | None:
         return "somebody (the server does not say who wrote our note)"
     others = [entry for entry in entries(found.body) if entry is not mine]
     if not found.is_argo:
-        if owns(mine, found.switch_path):
-            return None
-        return next((str(entry.get("manager")) for entry in others if owns(entry, found.switch_path)), "somebody")
+        set_it = [str(entry.get("manager")) for entry in others if owns(entry, found.switch_path)]
+        return None if owns(mine, found.switch_path) and not set_it else (*set_it, "somebody")[0]
     since = mine.get("time", "")
     wrote = [entry for entry in others if owns(entry, ("spec",)) and entry.get("time", "") > since]
     return str(wrote[0].get("manager")) if wrote else None

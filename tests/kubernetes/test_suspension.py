@@ -257,6 +257,17 @@ async def test_flux_suspended_again_by_a_person_is_not_taken_for_ours(flux: Flux
         await step(RESUME, ctx, 2, at(namespace, out_of_sync=True))
 
 
+async def test_flux_that_was_suspended_and_resumed_before_is_ours_now(flux: Flux, ctx: LocalContext, kube: Any, namespace: str) -> None:
+    """`flux resume` leaves `suspend: false` behind: that is what is put back, and who set it before us does not matter."""
+    async with client_named(kube.connection(), "flux") as person:
+        await person.patch(flux.path, {"spec": {"suspend": True}})
+        await person.patch(flux.path, {"spec": {"suspend": False}})
+    plan, _ = await step(SUSPEND, ctx, 1, at(namespace))
+    assert (plan.changes[0].before, plan.changes[0].after) == (False, True)
+    await step(RESUME, ctx, 2, at(namespace, out_of_sync=True))
+    assert (await kube.api.get(flux.path))["spec"]["suspend"] is False
+
+
 async def test_only_this_runs_suspension_is_resumed_by_its_step(argo: Argo, ctx: LocalContext, kube: Any, namespace: str) -> None:
     """Another run suspended it for its own change: our step leaves it, a rule that says so resumes it."""
     ctx.key = "INC-2-1/1"

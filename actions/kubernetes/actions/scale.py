@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from actions.kubernetes import autoscaler_limits, gitops, writing
-from actions.kubernetes.autoscalers import Autoscaler, Limits, autoscalers_of
+from actions.kubernetes.autoscalers import Autoscaler, Limits, autoscalers_of, wrote_last
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import Kind, Reference, ScalableParams
@@ -231,6 +231,10 @@ async def _autoscaler(client: Client, workload: Workload, on_owner: OnOwner) -> 
     try:
         scalers = await autoscalers_of(client, reference)
     except PermissionMissing as error:
+        if wrote_last(workload.body) and on_owner is not OnOwner.IGNORE:
+            raise PlanRefused(
+                f"{reference}: an autoscaler has set the number of replicas last, and it can't be looked at: {error}"
+            ) from error
         return None, (f"could not find out whether an autoscaler owns the number of replicas: {error}",)
     if not scalers:
         return None, ()
