@@ -227,6 +227,16 @@ def verbs_by_resource(permissions: Iterable[Permission]) -> dict[str, list[str]]
     return {one.resource: list(one.verbs) for one in chosen}
 
 
+def is_cluster_scoped(resource: str) -> bool:
+    """Tell whether `GROUP/RESOURCE[/SUBRESOURCE]` lies in no namespace.
+
+    >>> is_cluster_scoped("/nodes/proxy"), is_cluster_scoped("apps/deployments")
+    (True, False)
+    """
+    group, _, rest = resource.partition("/")
+    return f"{group}/{rest.partition('/')[0]}" in CLUSTER_SCOPED
+
+
 def on_sentinels(permission: Permission) -> bool:
     """Tell whether Redis' sentinels grant it; the servers know no `sentinel` commands."""
     return permission.kind is PermissionKind.REDIS and any(verb.startswith("+sentinel|") for verb in permission.verbs)
@@ -280,9 +290,8 @@ def _names(one: Permission, verb: str, settings: Connection) -> tuple[str, ...]:
 
 def _places(one: Permission, verb: str, settings: Connection) -> tuple[str, ...]:
     """Return the namespaces that a right is for; "" for the whole cluster."""
-    group, _, rest = one.resource.partition("/")
-    base = f"{group}/{rest.partition('/')[0]}"
-    if base in CLUSTER_SCOPED and not (base == "/namespaces" and verb in NAMEABLE):  # a namespace itself counts as lying in itself
+    # A namespace itself counts as lying in itself.
+    if is_cluster_scoped(one.resource) and not (one.resource.startswith("/namespaces") and verb in NAMEABLE):
         return ("",)
     if one.place not in (None, "*"):
         return (one.place,)

@@ -26,13 +26,13 @@ from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BETWEE
 from remediator.lifecycle import ACTING, ENDS, HOLDS_PAGE, TRANSITIONS, WAITS_FOR_PERSON, diagram
 from remediator.metrics import Metrics
 from remediator.model import RunState
-from remediator.permissions import verbs_by_resource
+from remediator.permissions import is_cluster_scoped, verbs_by_resource
 from remediator.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 CHART_FILE = "helm/remediator/files/permissions.yaml"
 CHART_HEAD = """\
-# The Kubernetes rights that each action and check declares: GROUP/RESOURCE to verbs.
+# The Kubernetes rights that each action and check declares, GROUP/RESOURCE to verbs: those of a namespace, and those of the whole cluster.
 # Written by `python -m scripts.reference`.
 """
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -223,12 +223,17 @@ def _value(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
 
 
 def chart_permissions() -> str:
-    """Return the Kubernetes rights of every action and check, as the chart's templates read them."""
-    found: dict[str, dict[str, list[str]]] = {}
+    """Return the Kubernetes rights of every action and check, as the chart's templates read them: those of a namespace, and others."""
+    needed: dict[str, list[Permission]] = {}
     for provider in Registry().catalogue():
-        found |= {action.name: verbs_by_resource(action.permissions) for action in provider.actions}
-        found |= {check.name: verbs_by_resource(check.permissions) for check in provider.checks}
-    return CHART_HEAD + yaml.safe_dump(found, sort_keys=True)
+        for kind in (*provider.actions, *provider.checks):
+            needed.setdefault(kind.name, []).extend(kind.permissions)
+    found: dict[str, dict[str, dict[str, list[str]]]] = {"namespaced": {}, "cluster": {}}
+    for name, permissions in needed.items():
+        for resource, verbs in verbs_by_resource(permissions).items():
+            part = "cluster" if is_cluster_scoped(resource) else "namespaced"
+            found[part].setdefault(name, {})[resource] = verbs
+    return CHART_HEAD + yaml.safe_dump({"names": sorted(needed), **found}, sort_keys=True)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------------

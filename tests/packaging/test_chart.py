@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from remediator import __version__
 from remediator.identity import find_identity
 from remediator.metrics import Metrics
+from remediator.permissions import is_cluster_scoped
 from remediator.registry import Registry
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.packs import PackSource
@@ -276,7 +277,7 @@ def granted(document: Document) -> set[tuple[str, str]]:
 def declared(names: list[str]) -> set[tuple[str, str]]:
     """Return what actions and checks declare."""
     registry = Registry()
-    kinds = [registry.action(name) or registry.check(name) for name in names]
+    kinds = [kind for name in names for kind in (registry.action(name), registry.check(name))]
     rights = [one for kind in kinds if kind is not None for one in kind.permissions if one.kind == "kubernetes"]
     return {(one.resource, verb) for one in rights for verb in one.verbs}
 
@@ -298,9 +299,11 @@ def test_roles_are_exactly_what_is_declared() -> None:
 
 @pytest.mark.parametrize("name", sorted({*Registry().action_names(), *Registry().check_names()}))
 def test_every_action_and_check_can_be_granted(name: str) -> None:
-    """Each name of the catalogue gives exactly its own rights; those without any in a cluster make no Role."""
+    """Each name gives exactly its own rights, those on what lies in no namespace by a ClusterRole; without any there is no Role."""
     documents = render({"rbac": {"actions": [name], "namespaces": ["shop"]}})
-    assert [granted(role) for role in of(documents, "Role")] == ([declared([name])] if declared([name]) else [])
+    for kind, wide in (("Role", False), ("ClusterRole", True)):
+        wanted = {right for right in declared([name]) if is_cluster_scoped(right[0]) is wide}
+        assert [granted(role) for role in of(documents, kind)] == ([wanted] if wanted else [])
 
 
 def test_a_cluster_role_is_made_only_when_asked_for() -> None:
@@ -322,9 +325,9 @@ def test_secrets_are_read_one_by_one() -> None:
 
 def test_no_right_is_a_wildcard() -> None:
     """Whatever is chosen, nothing is granted by `*`."""
-    everything = [*Registry().action_names(), *Registry().check_names()]
+    everything = sorted({*Registry().action_names(), *Registry().check_names()})
     documents = render({"rbac": {"actions": everything, "namespaces": ["shop"]}})
-    assert "*" not in str([one["rules"] for one in of(documents, "Role")])
+    assert "*" not in str([one["rules"] for one in (*of(documents, "Role"), *of(documents, "ClusterRole"))])
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------------

@@ -59,15 +59,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if dig "listen" "tls" nil .Values.settings -}}https{{- else -}}http{{- end -}}
 {{- end -}}
 
-{{/* The Kubernetes rights of the chosen actions and checks, each resource once: GROUP/RESOURCE to verbs, as JSON. */}}
+{{/* The Kubernetes rights of the chosen actions and checks, each resource once: GROUP/RESOURCE to verbs, as JSON. `part`: namespaced or cluster. */}}
 {{- define "remediator.rights" -}}
-{{- $known := .Files.Get "files/permissions.yaml" | fromYaml -}}
+{{- $known := .root.Files.Get "files/permissions.yaml" | fromYaml -}}
 {{- $rights := dict -}}
-{{- range $name := .Values.rbac.actions -}}
-{{- if not (hasKey $known $name) -}}
+{{- range $name := .root.Values.rbac.actions -}}
+{{- if not (has $name $known.names) -}}
 {{- fail (printf "rbac.actions: there is no action or check %q; `remediator actions` and `remediator checks` list them" $name) -}}
 {{- end -}}
-{{- range $resource, $verbs := get $known $name -}}
+{{- range $resource, $verbs := default dict (get (get $known $.part) $name) -}}
 {{- $_ := set $rights $resource (concat (default list (get $rights $resource)) $verbs | uniq | sortAlpha) -}}
 {{- end -}}
 {{- end -}}
@@ -85,7 +85,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* Not empty when the Pod needs a token of its service account. */}}
 {{- define "remediator.usesCluster" -}}
-{{- if or .Values.rbac.secrets (and .Values.rbac.actions (include "remediator.rights" . | fromJson)) -}}true{{- end -}}
+{{- $rights := printf "%s%s" (include "remediator.rules" (dict "root" . "part" "namespaced")) (include "remediator.rules" (dict "root" . "part" "cluster")) -}}
+{{- if or .Values.rbac.secrets (trim $rights) -}}true{{- end -}}
 {{- if not .Values.rbac.create -}}
 {{- range .Values.settings.connections -}}{{- if .in_cluster -}}true{{- end -}}{{- end -}}
 {{- end -}}
