@@ -172,7 +172,7 @@ async def test_more_than_a_limit_range_allows_is_refused_at_planning(run: Worklo
     await run.api.create(f"/api/v1/namespaces/{run.namespace}/limitranges", {"metadata": {"name": "small"}, "spec": limit})
     before = await run("Deployment", "web", USES)
     with pytest.raises(PlanRefused, match=r"its Pods would be refused: .*maximum memory usage per Container is 128Mi, but limit is"):
-        await SET.plan(params(run, limits={"memory": "256Mi"}), ctx)
+        await SET.plan(params(run, limits={"memory": "256Mi"}, rehearse_pod=True), ctx)
     after = await run.get("Deployment", "web")
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
     assert len(await run.pods("web")) == 1
@@ -191,8 +191,8 @@ async def test_more_than_the_quota_is_refused_where_pods_are_added_first(run: Wo
 
     await eventually(counted, what="the quota is counted")
     with pytest.raises(PlanRefused, match="no room in the quota for the first new Pod: exceeded quota: small"):
-        await SET.plan(params(run, limits={"memory": "100Mi"}), ctx)
-    wish = {"cluster": "prod", "namespace": run.namespace, "statefulset": "base", "limits": {"memory": "100Mi"}}
+        await SET.plan(params(run, limits={"memory": "100Mi"}, rehearse_pod=True), ctx)
+    wish = {"cluster": "prod", "namespace": run.namespace, "statefulset": "base", "limits": {"memory": "100Mi"}, "rehearse_pod": True}
     plan = await SET.plan(SetResources.Params(**wish), ctx)
     assert any("the server would refuse one more Pod: exceeded quota" in warning for warning in plan.warnings)
     assert not any("stays away" in warning for warning in plan.warnings)
@@ -205,7 +205,7 @@ async def test_statefulset_with_claims_is_held_against_limits_too(run: Workloads
     behaviour = Behaviour(behaviours.RUNS.script, more=mounts)
     await run("StatefulSet", "base", behaviour, spec={"volumeClaimTemplates": [claim]}, wait=False)
     await run.until("StatefulSet", "base", is_observed)
-    wish = {"cluster": "prod", "namespace": run.namespace, "statefulset": "base", "limits": {"memory": "128Mi"}}
+    wish = {"cluster": "prod", "namespace": run.namespace, "statefulset": "base", "limits": {"memory": "128Mi"}, "rehearse_pod": True}
     plan = await SET.plan(SetResources.Params(**wish), ctx)
     assert not any("refuse" in warning for warning in plan.warnings)
 
@@ -213,16 +213,15 @@ async def test_statefulset_with_claims_is_held_against_limits_too(run: Workloads
 async def test_without_the_right_to_rehearse_a_pod_the_plan_warns(run: Workloads, account: Any) -> None:
     """What could not be looked at is said, not passed over."""
     await run("Deployment", "web", USES)
-    rights = [one for one in SetResources.needed({}) if "create" not in one.verbs]
-    plan = await SET.plan(params(run, limits={"memory": "128Mi"}), await account(rules_for(rights)))
+    plan = await SET.plan(params(run, limits={"memory": "128Mi"}, rehearse_pod=True), await account(rules_for(SetResources.needed({}))))
     assert any("could not hold a Pod against LimitRanges and quotas" in warning for warning in plan.warnings)
 
 
 async def test_exactly_the_declared_rights_suffice(run: Workloads, account: Any) -> None:
     """Plan, apply, verify, reconcile and undo work with what the action says it needs, and with nothing else."""
     await run("Deployment", "web", USES)
-    narrow = await account(rules_for(SetResources.needed({})))
-    plan = await SET.plan(params(run, limits={"memory": "128Mi"}), narrow)
+    narrow = await account(rules_for(SetResources.needed({"rehearse_pod": True})))
+    plan = await SET.plan(params(run, limits={"memory": "128Mi"}, rehearse_pod=True), narrow)
     assert plan.warnings == ()
     receipt = await SET.apply(plan, narrow)
     await run.available("Deployment", "web")

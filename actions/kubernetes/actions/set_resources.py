@@ -62,12 +62,18 @@ class Amounts(BaseModel):
         return {name: value for name, value in (("cpu", self.cpu), ("memory", self.memory)) if value is not None}
 
 
+_REHEARSAL = (rbac("/pods", "create", why="let the server hold one new Pod against LimitRanges and quotas; never more than a rehearsal"),)
+
+
 class SetResourcesParams(AdjustParams):
     """Which containers, and how much."""
 
     limits: Amounts = Field(default_factory=Amounts, description="never more than this")
     requests: Amounts = Field(default_factory=Amounts, description="kept free for it on its node")
     allow_lower: bool = Field(False, description="less than now is allowed, and a limit where there was none")
+    rehearse_pod: bool = Field(
+        False, description="have the server hold one new Pod against LimitRanges and quotas first; this needs the right to create Pods"
+    )
 
     @model_validator(mode="after")
     def _some(self) -> Self:
@@ -79,17 +85,14 @@ class SetResourcesParams(AdjustParams):
 class SetResources(Adjust[SetResourcesParams]):
     """Set requests and limits of CPU and memory of a workload's containers, by its own rolling update.
 
-    Absolute, or as a multiple of what is set, up to `max`. Never less than now unless `allow_lower`, never a request above its limit. The
-    server holds one Pod against LimitRanges and quotas before anything is written.
+    Absolute, or as a multiple of what is set, up to `max`. Never less than now unless `allow_lower`, never a request above its limit.
+    LimitRanges and quotas speak on Pods only: what they refuse shows while the rollout is verified, or, with `rehearse_pod`, before
+    anything is written. That asks for the right to create Pods, which is a right to nearly everything in a namespace.
     """
 
     name: ClassVar[str] = "kubernetes.set_resources"
     Params: ClassVar[type[Any]] = SetResourcesParams
     field: ClassVar[str] = "resources"
-    permissions: ClassVar[tuple[Permission, ...]] = (
-        *Adjust.permissions,
-        rbac("/pods", "create", why="let the server hold one new Pod against LimitRanges and quotas; never more than a rehearsal"),
-    )
     example: ClassVar[Mapping[str, Any]] = {
         "cluster": "production",
         "namespace": "shop",
@@ -98,12 +101,17 @@ class SetResources(Adjust[SetResourcesParams]):
         "limits": {"memory": {"factor": 1.5, "max": "4Gi"}},
     }
 
+    @classmethod
+    def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
+        """Add the right to create Pods where a rule has one rehearsed."""
+        return (*cls.permissions, *_REHEARSAL) if params.get("rehearse_pod", False) is not False else cls.permissions
+
     async def plan(self, params: SetResourcesParams, ctx: Context) -> Plan:
         """Resolve the wish to absolute quantities, and let the server rehearse the write and one of its Pods."""
         client = await connect(ctx, params.cluster)
         workload = await self.look(client, params)
         wish = adjustment(workload, params)
-        if wish.edits:
+        if wish.edits and params.rehearse_pod:
             warnings = await hold_against_limits(client, workload, adjusted(workload.template, wish.edits))
             wish = Adjustment(wish.edits, wish.shown, wish.summary, (*wish.warnings, *warnings))
         return await self.planned(client, ctx, params, workload, wish)
