@@ -166,39 +166,106 @@ async def test_limit_without_request_warns_that_it_is_requested(run: Workloads, 
     )
 
 
-async def test_more_than_a_limit_range_allows_is_refused_at_planning(run: Workloads, ctx: LocalContext) -> None:
-    """LimitRanges speak on Pods; the server holds one against them before anything is written."""
-    limit = {"limits": [{"type": "Container", "max": {"memory": "128Mi"}}]}
-    await run.api.create(f"/api/v1/namespaces/{run.namespace}/limitranges", {"metadata": {"name": "small"}, "spec": limit})
+async def limit_range(run: Workloads, **limit: Any) -> None:
+    """Make a LimitRange of one entry."""
+    body = {"metadata": {"name": "small"}, "spec": {"limits": [limit]}}
+    await run.api.create(f"/api/v1/namespaces/{run.namespace}/limitranges", body)
+
+
+@pytest.mark.parametrize("rehearse", [False, True])
+async def test_more_than_a_limit_range_allows_is_refused_at_planning(run: Workloads, ctx: LocalContext, rehearse: bool) -> None:
+    """LimitRanges speak on Pods: read, or asked with a Pod that is only rehearsed, they refuse before anything is written."""
+    await limit_range(run, type="Container", max={"memory": "128Mi"})
     before = await run("Deployment", "web", USES)
-    with pytest.raises(PlanRefused, match=r"its Pods would be refused: .*maximum memory usage per Container is 128Mi, but limit is"):
-        await SET.plan(params(run, limits={"memory": "256Mi"}, rehearse_pod=True), ctx)
+    with pytest.raises(PlanRefused, match="LimitRange small would refuse its Pods: memory limit of container app is more than 128Mi"):
+        await SET.plan(params(run, limits={"memory": "256Mi"}, rehearse_pod=rehearse), ctx)
+    assert (await SET.plan(params(run, limits={"memory": "128Mi"}, rehearse_pod=rehearse), ctx)).warnings == ()
     after = await run.get("Deployment", "web")
     assert after["metadata"]["generation"] == before["metadata"]["generation"]
     assert len(await run.pods("web")) == 1
 
 
-async def test_more_than_the_quota_is_refused_where_pods_are_added_first(run: Workloads, ctx: LocalContext) -> None:
-    """A rolling update starts with one Pod more; where Pods are stopped first, the quota is a warning."""
+async def test_server_says_the_same_of_a_rehearsed_pod(run: Workloads, account: Any) -> None:
+    """Where LimitRanges can't be read, the rehearsed Pod tells; without either right the plan says what it could not look at."""
+    await limit_range(run, type="Container", max={"memory": "128Mi"})
     await run("Deployment", "web", USES)
-    await run("StatefulSet", "base", USES)
-    quota = {"metadata": {"name": "small"}, "spec": {"hard": {"limits.memory": "200Mi", "limits.cpu": "4"}}}
-    await run.api.create(f"/api/v1/namespaces/{run.namespace}/resourcequotas", quota)
+    pods = [one for one in SetResources.needed({"rehearse_pod": True}) if one.resource not in ("/limitranges", "/resourcequotas")]
+    with pytest.raises(PlanRefused, match=r"its Pods would be refused: .*maximum memory usage per Container is 128Mi, but limit is"):
+        await SET.plan(params(run, limits={"memory": "256Mi"}, rehearse_pod=True), await account(rules_for(pods)))
+    neither = await account(rules_for(one for one in pods if "create" not in one.verbs))
+    plan = await SET.plan(params(run, limits={"memory": "256Mi"}, rehearse_pod=True), neither)
+    assert "could not look at LimitRanges and quotas" in plan.warnings[0]
+    assert "could not hold a Pod against LimitRanges and quotas" in plan.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("limit", "wish", "said"),
+    [
+        (
+            {"type": "Container", "min": {"memory": "32Mi"}},
+            {"requests": {"memory": "20Mi"}},
+            "memory request of container app is less than 32Mi",
+        ),
+        ({"type": "Pod", "max": {"memory": "100Mi"}}, {"limits": {"memory": "128Mi"}}, "memory limit of the Pod is more than 100Mi"),
+        (
+            {"type": "Container", "maxLimitRequestRatio": {"memory": "4"}},
+            {"limits": {"memory": "128Mi"}},
+            "memory limit of container app is more than 4 times its request",
+        ),
+    ],
+)
+async def test_every_bound_of_a_limit_range_is_held_as_the_server_does(
+    run: Workloads, ctx: LocalContext, account: Any, limit: dict[str, Any], wish: dict[str, Any], said: str
+) -> None:
+    """Lower bounds, sums of a Pod and ratios; the server's own rehearsal refuses the same."""
+    await run("Deployment", "web", USES)
+    await limit_range(run, **limit)
+    with pytest.raises(PlanRefused, match=said):
+        await SET.plan(params(run, **wish), ctx)
+    pods = [one for one in SetResources.needed({"rehearse_pod": True}) if one.resource not in ("/limitranges", "/resourcequotas")]
+    with pytest.raises(PlanRefused, match="its Pods would be refused"):
+        await SET.plan(params(run, **wish, rehearse_pod=True), await account(rules_for(pods)))
+
+
+async def quota(run: Workloads, used: str, **hard: str) -> None:
+    """Make a quota, and wait until `limits.memory` is counted."""
+    path = f"/api/v1/namespaces/{run.namespace}/resourcequotas"
+    await run.api.create(path, {"metadata": {"name": "small"}, "spec": {"hard": hard}})
 
     async def counted() -> bool:
-        found = await run.api.get(f"/api/v1/namespaces/{run.namespace}/resourcequotas/small")
-        return bool((found["status"].get("used") or {}).get("limits.memory") == "128Mi")
+        found = await run.api.get(f"{path}/small")
+        return bool((found["status"].get("used") or {}).get("limits.memory") == used)
 
     await eventually(counted, what="the quota is counted")
+
+
+async def test_quota_must_have_room_for_the_next_pod(run: Workloads, ctx: LocalContext, account: Any) -> None:
+    """A rolling update starts with one Pod more; where Pods are stopped first, only what the new one has more than the old counts."""
+    await run("Deployment", "web", USES)
+    await run("StatefulSet", "base", USES)
+    await quota(run, "128Mi", **{"limits.memory": "200Mi", "limits.cpu": "4"})
+    with pytest.raises(PlanRefused, match=r"quota small has no room for its next Pod: limits.memory is 128Mi of 200Mi"):
+        await SET.plan(params(run, limits={"memory": "100Mi"}), ctx)
+    base = {"cluster": "prod", "namespace": run.namespace, "statefulset": "base"}
+    assert (await SET.plan(SetResources.Params(**base, limits={"memory": "100Mi"}), ctx)).warnings == ()
+    with pytest.raises(PlanRefused, match="has no room for its next Pod"):
+        await SET.plan(SetResources.Params(**base, limits={"memory": "150Mi"}), ctx)
+    pods = [one for one in SetResources.needed({"rehearse_pod": True}) if one.resource not in ("/limitranges", "/resourcequotas")]
+    blind = await account(rules_for(pods))
     with pytest.raises(PlanRefused, match="no room in the quota for the first new Pod: exceeded quota: small"):
-        await SET.plan(params(run, limits={"memory": "100Mi"}, rehearse_pod=True), ctx)
-    wish = {"cluster": "prod", "namespace": run.namespace, "statefulset": "base", "limits": {"memory": "100Mi"}, "rehearse_pod": True}
-    plan = await SET.plan(SetResources.Params(**wish), ctx)
+        await SET.plan(params(run, limits={"memory": "100Mi"}, rehearse_pod=True), blind)
+    plan = await SET.plan(SetResources.Params(**base, limits={"memory": "100Mi"}, rehearse_pod=True), blind)
     assert any("the server would refuse one more Pod: exceeded quota" in warning for warning in plan.warnings)
-    assert not any("stays away" in warning for warning in plan.warnings)
 
 
-async def test_statefulset_with_claims_is_held_against_limits_too(run: Workloads, ctx: LocalContext) -> None:
+async def test_full_quota_does_not_stop_what_needs_nothing_of_it(run: Workloads, ctx: LocalContext) -> None:
+    """More CPU is no business of a quota for memory, full or not."""
+    await run("Deployment", "web", USES)
+    await quota(run, "64Mi", **{"limits.memory": "64Mi"})
+    assert (await SET.plan(params(run, limits={"cpu": "1"}), ctx)).changes
+
+
+async def test_statefulset_with_claims_can_be_rehearsed_too(run: Workloads, ctx: LocalContext) -> None:
     """Its Pods' volumes come from claims; the rehearsed Pod has empty ones in their place."""
     mounts = {"volumeMounts": [{"name": "data", "mountPath": "/data"}]}
     claim = {"metadata": {"name": "data"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
@@ -210,18 +277,12 @@ async def test_statefulset_with_claims_is_held_against_limits_too(run: Workloads
     assert not any("refuse" in warning for warning in plan.warnings)
 
 
-async def test_without_the_right_to_rehearse_a_pod_the_plan_warns(run: Workloads, account: Any) -> None:
-    """What could not be looked at is said, not passed over."""
-    await run("Deployment", "web", USES)
-    plan = await SET.plan(params(run, limits={"memory": "128Mi"}, rehearse_pod=True), await account(rules_for(SetResources.needed({}))))
-    assert any("could not hold a Pod against LimitRanges and quotas" in warning for warning in plan.warnings)
-
-
-async def test_exactly_the_declared_rights_suffice(run: Workloads, account: Any) -> None:
+@pytest.mark.parametrize("rehearse", [False, True])
+async def test_exactly_the_declared_rights_suffice(run: Workloads, account: Any, rehearse: bool) -> None:
     """Plan, apply, verify, reconcile and undo work with what the action says it needs, and with nothing else."""
     await run("Deployment", "web", USES)
-    narrow = await account(rules_for(SetResources.needed({"rehearse_pod": True})))
-    plan = await SET.plan(params(run, limits={"memory": "128Mi"}, rehearse_pod=True), narrow)
+    narrow = await account(rules_for(SetResources.needed({"rehearse_pod": rehearse})))
+    plan = await SET.plan(params(run, limits={"memory": "128Mi"}, rehearse_pod=rehearse), narrow)
     assert plan.warnings == ()
     receipt = await SET.apply(plan, narrow)
     await run.available("Deployment", "web")

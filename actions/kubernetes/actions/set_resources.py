@@ -9,6 +9,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from actions.kubernetes import constraints
 from actions.kubernetes.adjusting import Adjust, Adjustment, AdjustParams, Edit, adjusted, container_at, field_name, places_of
 from actions.kubernetes.admission import adds_first, hold_against_limits
 from actions.kubernetes.amounts import canonical, grown
@@ -62,7 +63,7 @@ class Amounts(BaseModel):
         return {name: value for name, value in (("cpu", self.cpu), ("memory", self.memory)) if value is not None}
 
 
-_REHEARSAL = (rbac("/pods", "create", why="let the server hold one new Pod against LimitRanges and quotas; never more than a rehearsal"),)
+_REHEARSAL = (rbac("/pods", "create", why="let the server rehearse the creation of one new Pod; never more than that"),)
 
 
 class SetResourcesParams(AdjustParams):
@@ -72,7 +73,7 @@ class SetResourcesParams(AdjustParams):
     requests: Amounts = Field(default_factory=Amounts, description="kept free for it on its node")
     allow_lower: bool = Field(False, description="less than now is allowed, and a limit where there was none")
     rehearse_pod: bool = Field(
-        False, description="have the server hold one new Pod against LimitRanges and quotas first; this needs the right to create Pods"
+        False, description="let the server rehearse the creation of one new Pod first; this needs the right to create Pods"
     )
 
     @model_validator(mode="after")
@@ -86,13 +87,14 @@ class SetResources(Adjust[SetResourcesParams]):
     """Set requests and limits of CPU and memory of a workload's containers, by its own rolling update.
 
     Absolute, or as a multiple of what is set, up to `max`. Never less than now unless `allow_lower`, never a request above its limit.
-    LimitRanges and quotas speak on Pods only: what they refuse shows while the rollout is verified, or, with `rehearse_pod`, before
-    anything is written. That asks for the right to create Pods, which is a right to nearly everything in a namespace.
+    LimitRanges and quotas, which speak on Pods only, are read and held against it. With `rehearse_pod` the server itself is asked, webhooks
+    and all: that takes the right to create Pods, which is a right to nearly everything in a namespace.
     """
 
     name: ClassVar[str] = "kubernetes.set_resources"
     Params: ClassVar[type[Any]] = SetResourcesParams
     field: ClassVar[str] = "resources"
+    permissions: ClassVar[tuple[Permission, ...]] = (*Adjust.permissions, *constraints.READ)
     example: ClassVar[Mapping[str, Any]] = {
         "cluster": "production",
         "namespace": "shop",
@@ -104,15 +106,18 @@ class SetResources(Adjust[SetResourcesParams]):
     @classmethod
     def needed(cls, params: Mapping[str, Any]) -> tuple[Permission, ...]:
         """Add the right to create Pods where a rule has one rehearsed."""
-        return (*cls.permissions, *_REHEARSAL) if params.get("rehearse_pod", False) is not False else cls.permissions
+        return (*super().needed(params), *(_REHEARSAL if params.get("rehearse_pod", False) is not False else ()))
 
     async def plan(self, params: SetResourcesParams, ctx: Context) -> Plan:
-        """Resolve the wish to absolute quantities, and let the server rehearse the write and one of its Pods."""
+        """Resolve the wish to absolute quantities, hold them against limits and quotas, and let the server rehearse the write."""
         client = await connect(ctx, params.cluster)
         workload = await self.look(client, params)
         wish = adjustment(workload, params)
-        if wish.edits and params.rehearse_pod:
-            warnings = await hold_against_limits(client, workload, adjusted(workload.template, wish.edits))
+        if wish.edits:
+            template = adjusted(workload.template, wish.edits)
+            warnings = await constraints.hold_against(client, workload, template)
+            if params.rehearse_pod:
+                warnings += await hold_against_limits(client, workload, template)
             wish = Adjustment(wish.edits, wish.shown, wish.summary, (*wish.warnings, *warnings))
         return await self.planned(client, ctx, params, workload, wish)
 
