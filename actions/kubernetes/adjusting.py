@@ -23,7 +23,7 @@ from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.progress import progress_of
 from actions.kubernetes.suspension import ask_owner, kept_leave, require_leave
 from actions.kubernetes.templates import differing, normal, template_digest
-from actions.kubernetes.workloads import Workload, find_workload, read_workload, require_observed
+from actions.kubernetes.workloads import Workload, find_workload, read_workload, require_observed, until_observed
 from remediator.action import Action, Context, P, Permission, Reconciled
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Change, Impact, Plan, Receipt, Repeat, Risk, Verdict
@@ -92,7 +92,7 @@ class Adjust(Action[P]):
 
     async def look(self, client: Client, params: AdjustParams) -> Workload:
         """Read the workload to adjust. Raises `PlanRefused` where a new template would not roll out."""
-        workload = await find_workload(client, params.reference)
+        workload = await until_observed(client, await find_workload(client, params.reference))
         require_observed(workload)
         writing.refuse_unreplaceable(workload)
         return workload
@@ -163,7 +163,7 @@ class Adjust(Action[P]):
         """Plan the way back to exactly the template before, if nobody changed the template since."""
         client = await connect(ctx, plan.connection)
         try:
-            workload = await read_workload(client, Reference.planned(plan))
+            workload = await until_observed(client, await read_workload(client, Reference.planned(plan)))
         except NotFound as error:
             raise PlanRefused(str(error)) from error
         if workload.uid != receipt.data["uid"] or workload.template_digest != receipt.data["template"]:

@@ -12,7 +12,7 @@ from actions.kubernetes.disclosure import shown
 from actions.kubernetes.errors import ApplyConflict, FieldConflict
 from actions.kubernetes.fields import entries, owns
 from actions.kubernetes.manifests import leaves
-from actions.kubernetes.objects import ObjectReference, Thing, own_parts
+from actions.kubernetes.objects import ObjectReference, Thing, own_parts, settled
 from actions.kubernetes.patches import ignored, unmentioned
 from actions.kubernetes.paths import ABSENT, Absent, Place, at, differences, words
 from actions.kubernetes.templates import images, normal, template_digest
@@ -86,6 +86,7 @@ async def rehearse(client: Client, ctx: Context, reference: ObjectReference, man
     before = await read_thing(client, reference)
     if before is not None and "deletionTimestamp" in before.meta:
         raise PlanRefused(f"{reference} is being deleted")
+    before = await settled(client, before) if before is not None else None
     body = _with_notes(manifest, notes.noted(ctx.key))
     try:
         made, taken = await _sent(client, ctx, reference, body, force=force, dry_run=True)

@@ -10,7 +10,7 @@ from actions.kubernetes.client import Client
 from actions.kubernetes.names import Kind, Reference
 from actions.kubernetes.paths import Absent
 from actions.kubernetes.permissions import rbac
-from actions.kubernetes.workloads import Workload
+from actions.kubernetes.workloads import Workload, until_observed
 from remediator.action import Permission
 from remediator.errors import NotFound, PermanentError, PermissionMissing, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Target
@@ -205,6 +205,12 @@ async def find_thing(client: Client, kind: ObjectKind, namespace: str, name: str
                 raise PlanRefused(f"{reference} is being deleted")
             return thing
     raise PlanRefused(str(unserved)) from unserved
+
+
+async def settled(client: Client, thing: Thing) -> Thing:
+    """Return the object, for a workload once its controller has seen its spec, or a few seconds later as it is."""
+    workload = thing.workload
+    return thing if workload is None else Thing(thing.reference, (await until_observed(client, workload)).body)
 
 
 async def reread(client: Client, reference: ObjectReference, uid: JSON) -> Thing:

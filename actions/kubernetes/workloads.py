@@ -5,6 +5,7 @@ A Deployment's revisions are its ReplicaSets, those of the other kinds are Contr
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from remediator.errors import NotFound, PlanRefused, RemediatorError, TemporaryE
 
 CHANGE_CAUSE = "kubernetes.io/change-cause"
 REVISION = "deployment.kubernetes.io/revision"
+_PATIENCE = 3.0
+_LOOK_AGAIN = 0.1
 _REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
 
 
@@ -272,6 +275,19 @@ def _is_of(pod: Mapping[str, Any], revisions: Sequence[Revision]) -> bool:
     """Tell whether a StatefulSet's or DaemonSet's Pod has one of the revisions: its label is their name, or the end of it."""
     label = (pod["metadata"].get("labels") or {}).get("controller-revision-hash", "")
     return bool(label) and any(revision.name == label or revision.name.endswith(f"-{label}") for revision in revisions)
+
+
+async def until_observed(client: Client, workload: Workload) -> Workload:
+    """Return the workload as it is once its controller has seen its spec; as it is after three seconds otherwise.
+
+    Controllers take milliseconds: a change a moment ago, an earlier step's for instance, is no reason to give up.
+    """
+    waited = 0.0
+    while not workload.observed and waited < _PATIENCE:
+        await asyncio.sleep(_LOOK_AGAIN)
+        waited += _LOOK_AGAIN
+        workload = await read_workload(client, workload.reference)
+    return workload
 
 
 def require_observed(workload: Workload) -> None:

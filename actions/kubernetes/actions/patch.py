@@ -13,7 +13,7 @@ from actions.kubernetes.client import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, 
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.disclosure import shown
 from actions.kubernetes.names import ClusterParams, Name
-from actions.kubernetes.objects import ALLOWED, ObjectReference, Thing, allowed, find_thing, lowered, on_objects, own_parts, reread
+from actions.kubernetes.objects import ALLOWED, ObjectReference, Thing, allowed, find_thing, lowered, on_objects, own_parts, reread, settled
 from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.paths import ABSENT, Absent, Place, at, differences, words
 from actions.kubernetes.permissions import HISTORY, PODS
@@ -106,7 +106,8 @@ class Patch(Action[PatchParams]):
     async def plan(self, params: PatchParams, ctx: Context) -> Plan:
         """Let the server rehearse the patch, and hold what it would change against what the patch speaks of."""
         client = await connect(ctx, params.cluster)
-        thing = await find_thing(client, allowed(params.kind), params.namespace, params.name, version=params.version)
+        kind = allowed(params.kind)
+        thing = await settled(client, await find_thing(client, kind, params.namespace, params.name, version=params.version))
         try:
             patch = patches.bind(params.patch, params.args)
         except ValueError as error:
@@ -180,7 +181,7 @@ class Patch(Action[PatchParams]):
         """Plan to put the fields back, if nobody touched them since."""
         client, reference = await connect(ctx, plan.connection), ObjectReference.planned(plan.intent)
         try:
-            thing = await reread(client, reference, receipt.data["uid"])
+            thing = await settled(client, await reread(client, reference, receipt.data["uid"]))
         except PreconditionChanged as error:
             raise PlanRefused(str(error)) from error
         own = own_parts(thing.body)

@@ -14,7 +14,7 @@ from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.progress import progress_of
 from actions.kubernetes.restarting import restart_value, restarted
 from actions.kubernetes.templates import RESTARTED_AT, template_digest
-from actions.kubernetes.workloads import Workload, find_workload, require_observed
+from actions.kubernetes.workloads import Workload, find_workload, require_observed, until_observed
 from remediator.action import Action, Context, Permission, Reconciled
 from remediator.errors import PlanRefused
 from remediator.model import Change, Impact, Plan, Receipt, Repeat, Risk, Verdict
@@ -50,7 +50,7 @@ class RolloutRestart(Action[RolloutRestartParams]):
     async def plan(self, params: RolloutRestartParams, ctx: Context) -> Plan:
         """Resolve the new template and let the server rehearse the write."""
         client = await connect(ctx, params.cluster)
-        workload = await find_workload(client, params.reference)
+        workload = await until_observed(client, await find_workload(client, params.reference))
         require_observed(workload)
         writing.refuse_unreplaceable(workload)
         progress = progress_of(workload)

@@ -17,7 +17,7 @@ from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.suspension import Leave, ask_owner, kept_leave, require_leave
 from actions.kubernetes.templates import differing, images
-from actions.kubernetes.workloads import Revision, Workload, find_workload, read_workload, require_observed
+from actions.kubernetes.workloads import Revision, Workload, find_workload, read_workload, require_observed, until_observed
 from remediator.action import Action, Context, Permission, Reconciled
 from remediator.duration import Duration
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
@@ -63,7 +63,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
     async def plan(self, params: RolloutUndoParams, ctx: Context) -> Plan:
         """Pin the revision to go to by its object's uid and its template, and let the server rehearse the write."""
         client = await connect(ctx, params.cluster)
-        workload = await find_workload(client, params.reference)
+        workload = await until_observed(client, await find_workload(client, params.reference))
         require_observed(workload)
         writing.refuse_unreplaceable(workload)
         leave = await ask_owner(ctx, params.cluster, workload, "template", on_owner=params.owner)
@@ -137,7 +137,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
         """Plan the way back to the template rolled away from, if nobody changed the template since."""
         client = await connect(ctx, plan.connection)
         try:
-            workload = await read_workload(client, Reference.planned(plan))
+            workload = await until_observed(client, await read_workload(client, Reference.planned(plan)))
         except NotFound as error:
             raise PlanRefused(str(error)) from error
         if workload.uid != receipt.data["uid"] or workload.template_digest != receipt.data["template"]:
