@@ -17,7 +17,7 @@ from actions.kubernetes.connection import KubernetesConnection
 from remediator.action import Right
 from remediator.errors import CheckFailed
 from remediator.permissions import needs
-from remediator.registry import Registry
+from remediator.registry import Registry, complete
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.packs import PackSource
 from remediator.testing import LocalContext
@@ -26,7 +26,7 @@ from tests.kubernetes.looking import look
 from tests.servers.kube.behaviours import RUNS, Behaviour
 from tests.servers.kube.workloads import Workloads
 
-CHECKS = {check.name: check for check in PROVIDER.checks}
+CHECKS = {check.name: check for check in complete(PROVIDER).checks}
 ELSEWHERE = {"kubernetes.owner"}
 """What it may have to read depends on the owner; its own tests have some."""
 ALLOWED = (("true",),)

@@ -10,6 +10,7 @@ import pytest
 from actions.kubernetes import PROVIDER
 from remediator.action import Action, Identity
 from remediator.model import Plan
+from remediator.registry import complete
 from remediator.scope import outside_scope
 from remediator.testing import LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
@@ -22,7 +23,7 @@ from tests.servers.kube.workloads import Workloads
 
 pytestmark = pytest.mark.simulated  # it makes nodes and kinds of its own
 Object = dict[str, Any]
-ACTIONS: dict[str, Action[Any]] = {kind.name.removeprefix("kubernetes."): kind() for kind in PROVIDER.actions}
+ACTIONS: dict[str, Action[Any]] = {kind.name.removeprefix("kubernetes."): kind() for kind in complete(PROVIDER).actions}
 ON_NODES = {"cordon", "uncordon", "drain"}
 MAP = {"metadata": {"name": "settings"}, "data": {"a": "1"}}
 

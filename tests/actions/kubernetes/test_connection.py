@@ -21,6 +21,7 @@ from actions.kubernetes.connection import connect
 from remediator.action import Action, Check, PermissionKind, SecretRef
 from remediator.errors import CheckFailed, NotFound, OutcomeUnknown, PermanentError, PermissionMissing, TemporaryError
 from remediator.model import Health
+from remediator.registry import complete
 from remediator.testing import LocalContext
 from tests.servers.http import HttpServer, Reply
 from tests.servers.kubernetes import FakeCluster, Refusal, TokenContext, User, context, too_many
@@ -38,7 +39,8 @@ def test_sdk_is_not_imported_until_a_kubeconfig_is_loaded() -> None:
 
 def test_provider_names_everything() -> None:
     """The registry finds the package by this one value; every example fits its parameters."""
-    items = (*PROVIDER.actions, *PROVIDER.checks)
+    whole = complete(PROVIDER)
+    items = (*whole.actions, *whole.checks)
     assert {Rollout, Pods, RolloutUndo, RolloutRestart, Scale} <= set(items)
     assert len({(item.name, hasattr(item, "facts")) for item in items}) == len(items)
     assert PROVIDER.connections == {"kubernetes": KubernetesConnection}
