@@ -49,9 +49,9 @@ async def plan_new(
         summary=f"Make an autoscaler for {reference}: {limits}",
         targets=(target, reference.target(cluster, workload.uid)),
         intent={**reference.intent, **_autoscaler(reference, api), "made": limits.to_json(), "delete": False},
-        precondition={"workload": workload.uid},
+        precondition={"workload": workload.uid, "replicas": workload.desired},
         changes=(Change(target.id, "autoscaler", None, str(limits)),),
-        impact=Impact(touched=1),
+        impact=Impact(touched=1, shrinks=limits.low < workload.desired),
         connection=cluster,
         warnings=warnings,
     )
@@ -76,8 +76,8 @@ async def _make(client: Client, plan: Plan, ctx: Context) -> Receipt:
         return _receipt(plan, scalers[0])
     if scalers:
         raise PreconditionChanged(f"{reference} is scaled by {scalers[0]} by now")
-    if workload.desired > limits.high:
-        raise PreconditionChanged(f"{reference} has {workload.desired} replicas by now, more than the ceiling of {limits.high}")
+    if workload.desired != plan.precondition["replicas"]:
+        raise PreconditionChanged(f"{reference} has {workload.desired} replicas by now, planned for {plan.precondition['replicas']}")
     api = plan.intent["autoscaler"]["api"]
     made = await client.create(collection(HPA, api, reference.namespace), _body(reference, api, limits, ctx.key))
     return _receipt(plan, Autoscaler(HPA, api, made))

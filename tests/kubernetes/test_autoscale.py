@@ -118,8 +118,9 @@ async def test_slack_2021_bounds_are_never_narrowed_unless_allowed(ctx: LocalCon
     assert len(lowered.changes) == 3
     with pytest.raises(PlanRefused, match="has 2 replicas, and a ceiling of 1 would take some away"):
         await plan(ctx, namespace, min=1, max=1, allow_lower=True)
-    with pytest.raises(PlanRefused, match="min 70 would pass the autoscaler's max of 60"):
-        await plan(ctx, namespace, min=70)
+    for wish in ({}, {"allow_lower": True}):
+        with pytest.raises(PlanRefused, match="min 70 would pass the autoscaler's max of 60"):
+            await plan(ctx, namespace, min=70, **wish)
 
 
 async def test_autoscaler_that_could_not_work_is_refused(ctx: LocalContext, run: Workloads, namespace: str) -> None:
@@ -137,6 +138,20 @@ async def test_autoscaler_that_could_not_work_is_refused(ctx: LocalContext, run:
     await run.merge("Deployment", "new", {"spec": {"replicas": 4}})
     with pytest.raises(PlanRefused, match="has 4 replicas, and a ceiling of 3"):
         await plan(ctx, namespace, deployment="new", min=1, max=3, cpu=70)
+
+
+async def test_new_floor_is_what_there_is(ctx: LocalContext, run: Workloads, namespace: str) -> None:
+    """A quiet moment must not let a new autoscaler take away what somebody has scaled up to, unless the rule says so."""
+    await run("Deployment", "web", replicas=3)
+    made = await plan(ctx, namespace, min=1, max=5, cpu=70)
+    assert made.intent["made"]["min"] == 3
+    assert "min is 3, as many replicas as there are" in made.warnings[0]
+    assert not made.impact.shrinks
+    lower = await plan(ctx, namespace, min=1, max=5, cpu=70, allow_lower=True)
+    assert (lower.intent["made"]["min"], lower.impact.shrinks) == (1, True)
+    await run.merge("Deployment", "web", {"spec": {"replicas": 4}})
+    with pytest.raises(PreconditionChanged, match="has 4 replicas by now, planned for 3"):
+        await AUTOSCALE.apply(made, ctx)
 
 
 async def test_second_autoscaler_is_never_made(ctx: LocalContext, run: Workloads, namespace: str) -> None:

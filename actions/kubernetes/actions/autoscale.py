@@ -48,7 +48,8 @@ class Autoscale(Action[AutoscaleParams]):
 
     Bounds are never lowered and the CPU target never raised unless `allow_lower`: where the autoscaler has more already, that stays.
     Refused for a workload whose containers don't all ask for CPU, which an autoscaler needs to reckon with, for one that KEDA
-    or more than one autoscaler scales, and where it would have fewer replicas than now at once. Undo restores the old bounds, or
+    or more than one autoscaler scales, and where it would have fewer replicas than now at once. A new one's floor is at least the
+    present number of replicas, unless `allow_lower`. Undo restores the old bounds, or
     deletes what it created; the replicas stay.
     """
 
@@ -111,8 +112,10 @@ class Autoscale(Action[AutoscaleParams]):
     async def _new(self, client: Client, ctx: Context, params: AutoscaleParams, workload: Workload) -> Plan:
         if params.min is None or params.max is None or params.cpu is None:
             raise PlanRefused(f"{workload.reference} has no autoscaler, and a new one needs min, max and cpu")
-        wished = Limits(params.min, params.max, params.cpu)
-        _refuse_fewer(workload, wished)
+        _refuse_fewer(workload, Limits(params.min, params.max, params.cpu))
+        low = params.min if params.allow_lower else max(params.min, workload.desired)
+        kept = (f"min is {low}, as many replicas as there are: {params.min} would let the autoscaler take some away",)
+        wished = Limits(low, params.max, params.cpu)
         api = await spoken(client)
         return await new_autoscaler.plan_new(
             client,
@@ -122,7 +125,7 @@ class Autoscale(Action[AutoscaleParams]):
             workload=workload,
             api=api,
             limits=wished,
-            warnings=_contested(workload),
+            warnings=(*(kept if low > params.min else ()), *_contested(workload)),
         )
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
@@ -174,13 +177,15 @@ def _only(workload: Workload, scalers: Sequence[Autoscaler]) -> Autoscaler | Non
 def _widened(params: AutoscaleParams, now: Limits) -> tuple[Limits, tuple[str, ...]]:
     """Return the bounds after the wish, never narrower than now unless allowed; what stays for that reason is a warning."""
     if params.allow_lower:
-        high = params.max if params.max is not None else max(now.high, params.min or 0)
+        high = params.max if params.max is not None else now.high
         low = params.min if params.min is not None else min(now.low, high)
-        return Limits(low, high, params.cpu or now.cpu), ()
-    high = max(now.high, params.max or 0)
-    low = max(now.low, params.min or 0)
+    else:
+        high = max(now.high, params.max or 0)
+        low = max(now.low, params.min or 0)
     if low > high:
         raise PlanRefused(f"min {low} would pass the autoscaler's max of {high}: set max too")
+    if params.allow_lower:
+        return Limits(low, high, params.cpu or now.cpu), ()
     cpu = params.cpu if now.cpu is None else min(now.cpu, params.cpu or now.cpu)
     wishes = (("min", params.min, low), ("max", params.max, high), ("cpu", params.cpu, cpu))
     kept = tuple(
