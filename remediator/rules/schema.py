@@ -170,11 +170,12 @@ def schemas_at(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[Map
 def _below(schema: Mapping[str, Any], part: str | int) -> Iterator[Mapping[str, Any]]:
     if isinstance(part, int):
         prefix = schema.get("prefixItems", [])
-        candidate = prefix[part] if part < len(prefix) else schema.get("items")
+        candidates = [prefix[part] if part < len(prefix) else schema.get("items")]
     else:
-        candidate = schema.get("properties", {}).get(part, schema.get("additionalProperties"))
-    if isinstance(candidate, Mapping):
-        yield candidate
+        # Which pattern fits is the validation's business; here each that might is looked at, so that no code is taken for data.
+        others = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties")]
+        candidates = [schema["properties"][part]] if part in schema.get("properties", {}) else others
+    yield from (candidate for candidate in candidates if isinstance(candidate, Mapping))
 
 
 def keys_at(schema: Mapping[str, Any], path: Sequence[str | int]) -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import StringConstraints
 
 from remediator.action import Code, Params
 from remediator.rules.schema import is_code, json_schema, keys_at, schemas_at
@@ -20,13 +22,15 @@ class Outer(Params):
     by_name: dict[str, Inner] = {}  # noqa: RUF012 - pydantic copies it
     maybe: Code | None = None
     codes: tuple[Code, ...] = ()
+    by_key: dict[Annotated[str, StringConstraints(pattern="^[a-z]+$")], Code] = {}  # noqa: RUF012 - pydantic copies it
 
 
 def test_code_is_found_at_any_depth() -> None:
     """A parameter that is code is known as such inside lists, maps, models and options."""
     schema = Outer.model_json_schema()
     code: list[list[str | int]] = [["inner", "script"], ["many", 3, "script"], ["by_name", "x", "script"], ["maybe"], ["codes", 0]]
-    assert [is_code(schema, path) for path in code] == [True] * 5
+    code.append(["by_key", "x"])
+    assert [is_code(schema, path) for path in code] == [True] * 6
     plain: list[list[str | int]] = [["inner", "plain"], ["many", 0, "plain"], ["nothing", "at", "all"], ["inner"]]
     assert [is_code(schema, path) for path in plain] == [False] * 4
 
