@@ -37,7 +37,7 @@ class History:
 
     @property
     def previous(self) -> Revision | None:
-        """The newest revision before the current one that is another release: restarts and our own adjustments are nothing to go back to."""
+        """The newest revision before the current one that is another release; restarts and our own adjustments are none."""
         current = self.current
         if current is None:
             return None

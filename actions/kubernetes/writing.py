@@ -77,9 +77,7 @@ def refuse_unreplaceable(workload: Workload) -> None:
         )
 
 
-def new_mark(
-    history: History, ctx: Context, *, action: str, template: Mapping[str, Any], leaves: bool, adjusts: bool = False
-) -> Mark:
+def new_mark(history: History, ctx: Context, *, action: str, template: Mapping[str, Any], leaves: bool, adjusts: bool = False) -> Mark:
     """Return the note for a change to `template`.
 
     With `leaves` the present template is remembered as left because it was bad; with `adjusts` the new one is the same release.
