@@ -17,9 +17,9 @@ from remediator.model import JSON
 
 LONGEST_LINE = 1000
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_NUMBER = re.compile(r"-?\d{1,18}(\.\d{1,9})?")
+_NUMBER = re.compile(r"-?[0-9]{1,18}(\.[0-9]{1,9})?")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}")
-_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+", re.IGNORECASE)
+_HOST = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)+", re.IGNORECASE | re.ASCII)
 _WIDEST = {4: 16, 6: 32}
 """Shortest prefix of a network by version of IP: a wider one is half the world."""
 

@@ -20,8 +20,11 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ESCAPED = re.compile(r"\{(\{[A-Za-z_][A-Za-z0-9_]*\})\}")
 _CONSTANT = frozenset(
     {"secretKeyRef", "secretRef", "secretName", "secret", "imagePullSecrets", "serviceAccountName", "serviceAccount", "securityContext"}
+    | {"image", "command", "args", "hostPath"}
 )
-"""What a value from an alert must never choose: whose secrets and rights a container gets."""
+"""What a value from an alert must never choose: whose secrets and rights a container gets, and what runs in it."""
+_CODE_ENDS = ("-snippet",)
+"""Ends of annotations that hold code: `nginx.ingress.kubernetes.io/configuration-snippet`."""
 _METADATA = ("labels", "annotations")
 _OPERATIONS = {"add": True, "replace": True, "test": True, "remove": False}
 _OTHERS = ("remediator.dev/", "deployment.kubernetes.io/", "kubectl.kubernetes.io/last-applied-configuration")
@@ -60,12 +63,27 @@ def check_args(tree: JSON, args: Mapping[str, Scalar]) -> None:
     """Raise ValueError for placeholders without value, values without place, and values where only a constant may stand."""
     found = dict(_placeholders(tree))
     for name, place in found.items():
-        if constant := [part for part in place if part in _CONSTANT]:
+        if constant := [part for part in place if part in _CONSTANT or part.endswith(_CODE_ENDS)]:
             raise ValueError(f"{{{name}}} stands below {constant[0]}, which takes no value from args: write a constant")
     if missing := sorted(set(found) - set(args)):
         raise ValueError(f"{', '.join(f'{{{name}}}' for name in missing)}: args does not give it (a literal is written {{{{name}}}})")
     if unused := sorted(set(args) - set(found)):
         raise ValueError(f"args gives {', '.join(unused)}, which no leaf takes: a leaf takes it when it is exactly {{name}}")
+
+
+def unfolded(operations: Sequence[Mapping[str, Any]]) -> list[JSON]:
+    """Return what each operation of a JSON patch writes, below the keys that its pointer names: so the places of its values can be told.
+
+    >>> unfolded([{"op": "replace", "path": "/spec/paused", "value": "{x}"}])
+    [{'spec': {'paused': '{x}'}}]
+    """
+    found = []
+    for one in operations:
+        below = one.get("value")
+        for part in reversed(pointer(one["path"])):
+            below = {part: below}
+        found.append(below)
+    return found
 
 
 def _placeholders(tree: JSON, place: Place = ()) -> Iterator[tuple[str, Place]]:
@@ -91,8 +109,8 @@ def check_merge(tree: JSON, *, strategic: bool) -> None:
         directive = next((part for part in place if part.startswith("$")), None)
         if directive and not (strategic and directive == "$patch"):
             raise ValueError(f"{words(place)}: {directive} is not supported; of the directives, a strategic patch may use $patch")
-        if directive and len(place) < 3:
-            raise ValueError("$patch at the root would replace or delete everything")
+        if directive and (len(place) < 3 or place[0] == "metadata"):
+            raise ValueError(f"{words(place)} would replace or delete everything there; name what shall go")
     _check_size(tree)
 
 

@@ -218,6 +218,8 @@ def test_only_allowed_kinds_are_patched(kind: str, why: str) -> None:
         ({"spec": None}, "spec as a whole can't be patched"),
         ({"spec": {"$patch": "replace", "paused": True}}, "would replace or delete everything"),
         ({"$patch": "delete"}, "can't be patched"),
+        ({"metadata": {"annotations": {"$patch": "replace", "a": "b"}}}, "would replace or delete everything"),
+        ({"metadata": {"labels": {"$patch": "delete"}}}, "would replace or delete everything"),
         ({"spec": {"template": {"$retainKeys": ["spec"]}}}, r"$retainKeys is not supported"),
         ([{"op": "add"}], "a patch of this kind is a mapping"),
     ],
@@ -255,6 +257,23 @@ def test_s25_values_enter_leaves_only_and_the_patch_is_code() -> None:
     assert "which no leaf takes" in refused(patch={"spec": {"x": "up to {x}"}}, args={"x": 1})
     reference = container(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "{x}", "key": "k"}}}])
     assert "stands below secretKeyRef" in refused(patch=reference, args={"x": "other-secret"})
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("/spec/template/spec/serviceAccountName", "{x}"),
+        ("/spec/template/spec/containers/0/env/0/valueFrom/secretKeyRef/name", "{x}"),
+        ("/spec/template/spec/containers/0/command/2", "{x}"),
+        ("/spec/template/spec/containers/0", {"name": "app", "args": ["-c", "{x}"]}),
+        ("/spec/template/spec/containers/0/image", "{x}"),
+        ("/metadata/annotations/nginx.ingress.kubernetes.io~1configuration-snippet", "{x}"),
+    ],
+)
+def test_value_from_an_alert_chooses_no_code_rights_or_secrets(path: str, value: Any) -> None:
+    """What runs, with whose rights and secrets, is the rule's author's to say; a JSON patch's pointer counts as the value's place."""
+    patch = [{"op": "add", "path": path, "value": value}]
+    assert "takes no value from args" in refused(patch=patch, type="json", args={"x": "id"})
 
 
 async def test_bound_values_that_kubernetes_would_expand_are_refused(run: Workloads, ctx: LocalContext) -> None:

@@ -96,6 +96,8 @@ async def test_line_is_taken_away_and_comes_back_to_its_place(ctx: LocalContext,
         ("network", "8.0.0.0/7"),
         ("network", "8.8.8.8/24"),
         ("number", "1e9"),
+        ("number", "\u0661\u0662"),  # digits, but no program's that reads ASCII
+        ("host", "\u212aubernetes.example"),  # the sign for Kelvin, which is a k to those who fold cases
         ("word", "a b"),
         ("word", ""),
         ("host", "evil.example;"),

@@ -59,7 +59,7 @@ class PatchParams(ClusterParams):
             patches.check_json(self.patch)
         else:
             patches.check_merge(self.patch, strategic=self.type == "strategic")
-        patches.check_args(self.patch, self.args)
+        patches.check_args(patches.unfolded(self.patch) if self.type == "json" else self.patch, self.args)
         return self
 
 
