@@ -160,6 +160,7 @@ class Daemon:
         for loop in self._loops:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
+        await self._receiving.aclose()
         await self.runner.aclose()
         await self.outbox.aclose()
         try:

@@ -108,13 +108,15 @@ class _Draft:
 
 def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
     """Return what one webhook's `alerts` change. `snapshot` must hold what `reads_for` named."""
-    return take_all([alerts], snapshot, intake)
+    return take_all([alerts], snapshot, intake)[0]
 
 
-def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> Changes:
-    """Return what the alerts of several webhooks change, one webhook after the other."""
+def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> tuple[Changes, Sequence[Sequence[str]]]:
+    """Return what the alerts of several webhooks change, one webhook after the other, and the incidents that each gave a run to."""
     draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident))
+    opened: list[Sequence[str]] = []
     for alerts in webhooks:
+        before = len(draft.runs)
         # Firing first: an incident whose last alert ends while another one joins has not been resolved in between.
         for item in sorted(alerts, key=_resolved_last) if len(alerts) > 1 else alerts:
             episode = draft.episode(item.alert.fingerprint)
@@ -122,6 +124,12 @@ def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: I
                 _firing(draft, item, episode)
             elif episode is not None and episode.open and not late_end(item.alert, episode):
                 _resolved(draft, item.alert, episode)
+        opened.append(tuple(run.incident for run in draft.runs[before:]))
+    return _changes(draft), opened
+
+
+def _changes(draft: _Draft) -> Changes:
+    intake = draft.intake
     claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None else []
     return Changes(
         episodes=list(draft.episodes.values()),

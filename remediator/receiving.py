@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 
 from remediator.alerts import Webhook, parse_webhook
-from remediator.errors import TemporaryError
+from remediator.errors import StoreUnavailable, TemporaryError
 from remediator.ingest import Intake, Sorted, reads_for, sort, take_all
 from remediator.metrics import Metrics
 from remediator.model import Alert
@@ -22,7 +22,7 @@ from remediator.rules.model import Rule
 from remediator.runner import Runner
 from remediator.scrubber import Scrubber
 from remediator.service import Accepted
-from remediator.store.protocol import Changes, Store
+from remediator.store.protocol import Changes, Snapshot, Store
 
 CHUNK = 50
 """Most alerts that one transaction takes, so that a huge group does not hold up the others."""
@@ -39,11 +39,11 @@ class _Waiting:
         self.alerts = alerts
         self.done = done
 
-    def settle(self, opened: tuple[str, ...]) -> None:
+    def settle(self, opened: Sequence[str]) -> None:
         if not self.done.done():
-            self.done.set_result(opened)
+            self.done.set_result(tuple(opened))
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: Exception) -> None:
         if not self.done.done():
             self.done.set_exception(error)
 
@@ -71,6 +71,13 @@ class Receiving:
         self._waiting: list[_Waiting] = []
         self._flushing: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
+        self._closed = False
+
+    async def aclose(self) -> None:
+        """Take nothing more, and finish what is under way: the runner must not be handed runs after it has stopped."""
+        self._closed = True
+        while self._waiting or self._flushing:
+            await asyncio.wait(self._flushing) if self._flushing else await asyncio.sleep(0)
 
     async def accept(self, body: bytes) -> Accepted:
         """Take a webhook's body durably. Raises `InvalidAlerts`, `StoreUnavailable`."""
@@ -107,6 +114,8 @@ class Receiving:
 
     async def _take(self, alerts: Sequence[Sorted]) -> tuple[str, ...]:
         """Have alerts taken by the next transaction; return the incidents that they opened."""
+        if self._closed:
+            raise StoreUnavailable("the daemon is stopping; send it again")
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._flush)
@@ -124,30 +133,50 @@ class Receiving:
 
     async def _settle(self, batch: Sequence[_Waiting]) -> None:
         try:
-            changes = await self._commit(batch)
+            await self._attempt(batch)
+        finally:
+            # Only the end of the process leaves somebody without an answer. Whether it is durable can't be said, so it is not tried again.
+            _refuse(batch, StoreUnavailable("the daemon stopped before it knew that the alerts are stored; send them again"))
+
+    async def _attempt(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            opened = await self._commit(batch)
         except TemporaryError as error:  # the store's: it would be the same for each
-            for one in batch:
-                one.fail(error)
-        except BaseException as error:  # noqa: BLE001 - not swallowed: whoever waits gets it
+            _refuse(batch, error)
+        except Exception as error:  # noqa: BLE001 - not swallowed: whoever waits gets it
             if len(batch) == 1:
-                batch[0].fail(error)
+                _refuse(batch, error)
                 return
             for one in batch:
-                await self._settle([one])
+                await self._attempt([one])
         else:
-            _answer(batch, changes)
+            for one, incidents in zip(batch, opened, strict=True):
+                one.settle(incidents)
 
-    async def _commit(self, batch: Sequence[_Waiting]) -> Changes:
+    async def _commit(self, batch: Sequence[_Waiting]) -> Sequence[Sequence[str]]:
+        """Take a batch in one transaction; return for each of its webhooks the incidents that it gave a run to."""
         webhooks = [one.alerts for one in batch]
         now = datetime.now(UTC)
         reads = reads_for([item for alerts in webhooks for item in alerts], now=now)
         wanted = len(reads.latest_incident)
+        opened: list[Sequence[str]] = []
         with self._runner.reserve(wanted) if wanted else nullcontext(0) as room:
             intake = replace(self._intake(room), day=now.date())
-            committed = await self._store.transact(reads, lambda snapshot: take_all(webhooks, snapshot, intake))
+
+            def build(snapshot: Snapshot) -> Changes:
+                changes, opened[:] = take_all(webhooks, snapshot, intake)
+                return changes
+
+            committed = await self._store.transact(reads, build)
         claimed = set(committed.changes.claim)
         self._runner.take([run for run in committed.changes.runs if run.id in claimed])
-        return committed.changes
+        return opened
+
+
+def _refuse(batch: Sequence[_Waiting], error: Exception) -> None:
+    """Tell those of a batch that have no answer yet."""
+    for one in batch:
+        one.fail(error)
 
 
 def _resolved_last(alert: Alert) -> bool:
@@ -165,14 +194,3 @@ def _batches(waiting: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:
         batch.append(one)
         count += len(one.alerts)
     yield batch
-
-
-def _answer(batch: Sequence[_Waiting], changes: Changes) -> None:
-    """Tell each webhook which incidents it opened; one that two of them opened is the first one's."""
-    incidents = {incident.id: incident for incident in changes.incidents}
-    left = [run.incident for run in changes.runs]
-    for one in batch:
-        own = {item.alert.fingerprint for item in one.alerts} if left else set()
-        opened = [incident for incident in left if own.intersection(incidents[incident].fingerprints)]
-        left = [incident for incident in left if incident not in opened]
-        one.settle(tuple(opened))

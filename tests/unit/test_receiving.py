@@ -32,12 +32,15 @@ class Counting(SqliteStore):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         self.taken: list[int] = []
+        self.cancelled_at = 0
         self.bad = ""
         self.error: Exception = ValueError("a fault of ours")
 
     async def transact(self, reads: Reads, build: Build) -> Committed:
         """Count, then do it."""
         self.taken.append(len(reads.fingerprints))
+        if self.cancelled_at == len(self.taken):
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
         if self.bad in reads.fingerprints:
             raise self.error
         return await super().transact(reads, build)
@@ -157,3 +160,36 @@ async def test_a_sender_that_hangs_up_takes_nothing_back(store: Counting) -> Non
     assert (await other).alerts == 1
     assert len((await store.episodes()).items) == 2
     assert gone.cancelled()
+
+
+async def test_an_incident_that_was_opened_and_ended_in_one_moment_is_told_to_its_opener(store: Counting) -> None:
+    """Only the webhook that opened it names it: neither one that ends it, nor one that ended the alert before it was known."""
+    taking = receiving(store, rule())
+    ended = alert(firing=False, ends_at=NOW + timedelta(minutes=5))
+    early, opener, late = await asyncio.gather(*(taking.accept(body(one)) for one in (ended, alert(), ended)))
+    assert store.taken == [3]
+    assert (early.opened, len(opener.opened), late.opened) == ((), 1, ())
+
+
+@pytest.mark.parametrize("cancelled_at", [1, 2])
+async def test_an_interrupted_transaction_is_not_tried_again(store: Counting, cancelled_at: int) -> None:
+    """It may be durable by then, so nothing is done twice; whoever waits hears that they must send again, and no 2xx."""
+    taking = receiving(store, rule())
+    store.cancelled_at = cancelled_at
+    store.bad = "" if cancelled_at == 1 else alert(pod="a").fingerprint
+    answers = await asyncio.gather(*(taking.accept(body(alert(pod=name))) for name in "bac"), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [StoreUnavailable] * 3
+    assert store.taken == [3, 1][:cancelled_at]
+
+
+async def test_closing_finishes_what_is_under_way_and_takes_nothing_more(store: Counting) -> None:
+    """No run is handed to a runner that has stopped, and who comes later is told to come again."""
+    taking = receiving(store, rule())
+    under_way = asyncio.create_task(taking.accept(body(alert(pod="a"))))
+    await asyncio.sleep(0)
+    await taking.aclose()
+    assert store.taken == [1]
+    assert len((await store.episodes()).items) == 1
+    with pytest.raises(StoreUnavailable, match="stopping"):
+        await taking.accept(body(alert(pod="b")))
+    assert (await under_way).alerts == 1
