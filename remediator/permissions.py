@@ -18,6 +18,7 @@ from remediator.expressions import Facts, Template
 from remediator.model import JSON
 from remediator.rules.model import Rule
 from remediator.rules.reading import Catalogue
+from remediator.scope import is_system
 
 OWN = ("alertmanager.standing", "prometheus.alert")
 """Checks that the daemon itself makes before it acts and while it verifies."""
@@ -201,7 +202,9 @@ def _of_request(one: Permission, params: Mapping[str, JSON]) -> Permission:
 def _is_outside(namespace: JSON, settings: Connection) -> bool:
     """Tell whether a namespace that a rule fixes is outside of the scope."""
     allowed = settings.scope.get("namespace")
-    return isinstance(namespace, str) and allowed is not None and not any(fnmatchcase(namespace, one) for one in allowed)
+    if not isinstance(namespace, str):
+        return False
+    return is_system(namespace, settings.scope) or (allowed is not None and not any(fnmatchcase(namespace, one) for one in allowed))
 
 
 def merge(permissions: Iterable[Permission]) -> tuple[Permission, ...]:

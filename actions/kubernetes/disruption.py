@@ -16,9 +16,9 @@ from actions.kubernetes.controllers import Controller, Group, Object, name_of, n
 from actions.kubernetes.permissions import PODS, on_workloads, rbac
 from actions.kubernetes.progress import is_ready, is_terminating
 from remediator.errors import PlanRefused
+from remediator.scope import is_system
 
 ZONES = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
-SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 
 JUDGING = (
     *on_workloads("get", why="read how many Pods there shall be"),
@@ -134,5 +134,5 @@ def zone_of(node: Object) -> str:
 
 def refuse_system(settings: KubernetesConnection, namespace: str) -> None:
     """Raise `PlanRefused` for the cluster's own Pods, unless the connection's scope names their namespace exactly."""
-    if namespace in SYSTEM_NAMESPACES and namespace not in settings.scope.get("namespace", ()):
+    if is_system(namespace, settings.scope):
         raise PlanRefused(f"namespace {namespace} is the cluster's own: name it exactly in the connection's scope to act on its Pods")

@@ -75,3 +75,16 @@ def test_s09_a_node_is_held_against_the_entry_for_nodes_alone(inside: dict[str, 
 def test_s09_a_scope_of_namespaces_never_lets_a_node_through(outside: dict[str, str], scope: Mapping[str, tuple[str, ...]]) -> None:
     """Without an entry for what the target is, it is outside; an entry for something else never speaks for it."""
     assert outside_scope([target(**outside)], scope) is not None
+
+
+@pytest.mark.parametrize("namespace", ["kube-system", "kube-public", "kube-node-lease"])
+def test_s09_a_clusters_own_namespaces_must_be_named_exactly(namespace: str) -> None:
+    """Whatever the action: neither a missing entry nor a pattern reaches them."""
+    for scope in ({}, {"namespace": ("*",)}, {"namespace": ("kube-*",)}, {"node": ("*",)}, {"namespace": ("*",), "node": ("*",)}):
+        assert namespace in (outside_scope([target(namespace=namespace)], scope) or "")
+    assert outside_scope([target(namespace=namespace)], {"namespace": ("shop", namespace)}) is None
+
+
+def test_s09_a_node_is_outside_of_a_scope_that_says_nothing_of_nodes() -> None:
+    """Also when the whole scope was taken away after the plan was made."""
+    assert "no entry `node`" in (outside_scope([target(node="worker-1")], {}) or "")
