@@ -14,7 +14,10 @@ from remediator.errors import Conflict, NotFound, PermanentError, PermissionMiss
 
 _LONGEST_MESSAGE = 400
 _LONGEST_DELAY = 3600
-_OBJECT, _END = 'Invalid value: "{', '}"'
+_OBJECTS = (('Invalid value: "{', '}"'), ('Invalid value: "map[', ']"'))
+"""How servers begin and end an object that they quote: as JSON, or as Go prints it."""
+_CONTEXT = re.compile(r",? error found in #\d+ byte of .*", re.DOTALL)
+"""What older servers add when they can't read a body: pieces of it, whatever stands there."""
 _RBAC = re.compile(r'User "[^"]*" cannot [\w*-]+ ')
 _BUDGET = re.compile(r"[Dd]isruption budget (\S+)")
 _MANAGER = re.compile(r'conflict with "([^"]*)"')
@@ -133,11 +136,13 @@ def _blocked(status: Mapping[str, Any], text: str) -> Blocked | None:
 
 
 def safe_message(message: str) -> str:
-    """Shorten a server's message and take out the object it quotes: that one holds the values of environment variables."""
-    before, found, after = message.partition(_OBJECT)
-    if found:
-        # To the last closing brace, as the object may quote some itself; one that was cut off ends nowhere.
-        message = f"{before}Invalid value: {{…}}" + (after.rpartition(_END)[2] if _END in after else "")
+    """Shorten a server's message and take out what it quotes of the object: values of environment variables and Secrets are in there."""
+    message = _CONTEXT.sub("", message)
+    for begin, end in _OBJECTS:
+        before, found, after = message.partition(begin)
+        if found:
+            # To the last closing brace, as the object may quote some itself; one that was cut off ends nowhere.
+            message = f"{before}Invalid value: {{…}}" + (after.rpartition(end)[2] if end in after else "")
     return message if len(message) <= _LONGEST_MESSAGE else message[:_LONGEST_MESSAGE] + "…"
 
 

@@ -74,7 +74,7 @@ class Applied:
         """Return what must still be so when it is written."""
         workload = self.before.workload if self.before else None
         template = {"template": workload.template_digest} if workload is not None and self.in_template else {}
-        was = touched.noted(self.own, self.places) if self.before else []
+        was = touched.noted(self.own, self.places, meta=self.before.meta) if self.before else []
         return {"uid": self.before.uid if self.before else "", "touched": was, **template}
 
 

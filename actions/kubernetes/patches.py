@@ -61,13 +61,14 @@ def bind(tree: JSON, args: Mapping[str, Scalar]) -> JSON:
 
 def check_args(tree: JSON, args: Mapping[str, Scalar]) -> None:
     """Raise ValueError for placeholders without value, values without place, and values where only a constant may stand."""
-    found = dict(_placeholders(tree))
-    for name, place in found.items():
+    found = list(_placeholders(tree))
+    for name, place in found:
         if constant := [part for part in place if part in _CONSTANT or part.endswith(_CODE_ENDS)]:
             raise ValueError(f"{{{name}}} stands below {constant[0]}, which takes no value from args: write a constant")
-    if missing := sorted(set(found) - set(args)):
+    names = {name for name, _ in found}
+    if missing := sorted(names - set(args)):
         raise ValueError(f"{', '.join(f'{{{name}}}' for name in missing)}: args does not give it (a literal is written {{{{name}}}})")
-    if unused := sorted(set(args) - set(found)):
+    if unused := sorted(set(args) - names):
         raise ValueError(f"args gives {', '.join(unused)}, which no leaf takes: a leaf takes it when it is exactly {{name}}")
 
 

@@ -1,6 +1,7 @@
 """The places of an object that a step touches, as they were or as it leaves them: what is compared, told by reading, and put back. Pure.
 
-Kept in plans and receipts, so a value that may be a secret, or is long, stands there as its digest alone: it can be compared, not put back.
+Kept in plans and receipts, so a long value stands there as its digest alone: it can be compared, not put back. Of what may be a secret
+and stood there before, not even that is kept, since a short one is guessed from a digest: only the object's version that had it.
 """
 
 from __future__ import annotations
@@ -17,29 +18,40 @@ _LONGEST = 8192
 """Most bytes of a value that are kept."""
 
 
-def noted(tree: JSON, places: Iterable[Place]) -> list[JSON]:
-    """Return what stands at each place, for a plan or receipt."""
-    return [_noted(tree, place) for place in places]
+def noted(tree: JSON, places: Iterable[Place], *, meta: Mapping[str, Any] | None = None) -> list[JSON]:
+    """Return what stands at each place, for a plan or receipt. With `meta`, the metadata of an object that was read, as it was there."""
+    return [_noted(tree, place, meta) for place in places]
 
 
-def _noted(tree: JSON, place: Place) -> dict[str, JSON]:
+def _noted(tree: JSON, place: Place, meta: Mapping[str, Any] | None) -> dict[str, JSON]:
     value = at(tree, place)
     if value is ABSENT:
         return {"place": list(place)}
-    if is_secret(place, value) or len(canonical(value)) > _LONGEST:
+    secret = is_secret(place, value)
+    if secret and meta is not None:
+        return {"place": list(place), "version": _version(place, meta)}
+    if secret or len(canonical(value)) > _LONGEST:
         return {"place": list(place), "digest": digest(value)}
     siblings = by_name(at(tree, place[:-1])) if place[-1].startswith("[") else None
     return {"place": list(place), "value": value, **({"order": list(siblings)} if siblings else {})}
 
 
-def differing(tree: JSON, found: Sequence[Mapping[str, Any]]) -> list[Place]:
-    """Return the places that are not as noted."""
-    return [tuple(item["place"]) for item in found if not _is_as(at(tree, item["place"]), item)]
+def _version(place: Sequence[str], meta: Mapping[str, Any]) -> str:
+    """Return what changes whenever the value at a place does: the generation counts changes of a spec, and of nothing else."""
+    generation = meta.get("generation")
+    return f"generation {generation}" if generation and place[0] == "spec" else f"version {meta['resourceVersion']}"
 
 
-def _is_as(value: JSON | Absent, item: Mapping[str, Any]) -> bool:
+def differing(tree: JSON, found: Sequence[Mapping[str, Any]], *, meta: Mapping[str, Any] | None = None) -> list[Place]:
+    """Return the places that are not as noted; with `meta`, where that is what they were noted with."""
+    return [tuple(item["place"]) for item in found if not _is_as(at(tree, item["place"]), item, meta)]
+
+
+def _is_as(value: JSON | Absent, item: Mapping[str, Any], meta: Mapping[str, Any] | None) -> bool:
     if value is ABSENT:
-        return "value" not in item and "digest" not in item
+        return not {"value", "digest", "version"} & item.keys()
+    if "version" in item:
+        return meta is not None and bool(item["version"] == _version(item["place"], meta))
     if "digest" in item:
         return bool(digest(value) == item["digest"])
     return "value" in item and bool(value == item["value"])
@@ -47,7 +59,7 @@ def _is_as(value: JSON | Absent, item: Mapping[str, Any]) -> bool:
 
 def unkept(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the places whose values were not kept, in words."""
-    return [words(item["place"]) for item in found if "digest" in item]
+    return [words(item["place"]) for item in found if "digest" in item or "version" in item]
 
 
 def restored(tree: JSON, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import re
 from typing import Any
@@ -241,3 +242,26 @@ def test_a_message_of_the_server_never_shows_the_object() -> None:
     said = ' "" is invalid: patch: Invalid value: "{\\"data\\":{\\"password\\":\\"hunter2\\"}}": strict decoding error'
     body = json.dumps({"kind": "Status", "status": "Failure", "reason": "Invalid", "message": said, "code": 422}).encode()
     assert not re.search("hunter2", str(error_of(Answer(422, {}, body), cluster="prod", request="PATCH /x")))
+
+
+@pytest.mark.parametrize(
+    "body", [{"data": {"k": "hunter2 is not base64"}}, {"stringData": {"k": "hunter2", "number": 5}}], ids=["no base64", "no text"]
+)
+async def test_a_secret_that_can_not_be_read_is_not_quoted(client: Client, namespace: str, body: dict[str, Any]) -> None:
+    """Servers quote the surroundings of what they can't read: for a Secret, those are its values."""
+    path = f"/api/v1/namespaces/{namespace}/secrets"
+    await client.create(path, {"metadata": {"name": "s"}, "stringData": {"other": "hunter2"}})
+    for attempt in (client.patch(f"{path}/s", body), client.create(path, {"metadata": {"name": "t"}, **body})):
+        with pytest.raises(PermanentError) as refused:
+            await attempt
+        assert "hunter2" not in str(refused.value)
+        assert base64.b64encode(b"hunter2").decode() not in str(refused.value)
+
+
+async def test_a_patch_that_does_not_fit_is_not_quoted(client: Client, namespace: str, run: Workloads) -> None:
+    """Neither as JSON nor as Go prints it: it may set a password."""
+    await run("Deployment", "web", behaviours.RUNS, replicas=0)
+    patch = {"spec": {"template": {"spec": {"containers": [{"name": "app", "env": [{"name": "A", "value": ["hunter2"]}]}]}}}}
+    with pytest.raises(PermanentError) as refused:
+        await client.patch(f"/apis/apps/v1/namespaces/{namespace}/deployments/web", patch, kind=STRATEGIC_PATCH)
+    assert "hunter2" not in str(refused.value)

@@ -17,7 +17,7 @@ from actions.kubernetes.marks import ANNOTATION as MARK
 from actions.kubernetes.notes import ANNOTATION as NOTE
 from remediator.action import Action, Settled
 from remediator.errors import PermanentError, PlanRefused, PreconditionChanged
-from remediator.model import JSON, Health, Plan, Receipt
+from remediator.model import JSON, Health, Plan, Receipt, digest
 from remediator.rules.schema import is_code
 from remediator.testing import LocalContext
 from tests.kubernetes.conforming import OnWorkload, is_observed, rules_for
@@ -169,8 +169,18 @@ async def test_secrets_in_the_way_are_not_shown_and_can_not_be_put_back(run: Wor
     assert plan.warnings == ("can't be undone: what data.db_password held before is not kept",)
     receipt = await PATCH.apply(plan, ctx)
     assert "hunter2" not in repr((plan, receipt))
+    assert digest("hunter2-plain") not in repr((plan, receipt))
     with pytest.raises(PlanRefused, match=r"the value before of data.db_password was not kept"):
         await PATCH.undo(plan, receipt, ctx)
+
+
+async def test_secret_in_the_way_that_changed_since_the_plan_stops_the_patch(run: Workloads, ctx: LocalContext) -> None:
+    """Though not kept, it is not overwritten unseen: the object's version tells that it may be another one."""
+    await config_map(run, db_password="hunter2-plain", rate="20")
+    plan = await PATCH.plan(params(run, "ConfigMap", "limits", {"data": {"db_password": None}}), ctx)
+    await run.api.patch(run.path("ConfigMap", "limits"), {"data": {"db_password": "somebody's"}})
+    with pytest.raises(PreconditionChanged, match=r"somebody changed data.db_password"):
+        await PATCH.apply(plan, ctx)
 
 
 # --- what it refuses --------------------------------------------------------------------------------------------------------------
@@ -257,6 +267,8 @@ def test_s25_values_enter_leaves_only_and_the_patch_is_code() -> None:
     assert "which no leaf takes" in refused(patch={"spec": {"x": "up to {x}"}}, args={"x": 1})
     reference = container(env=[{"name": "A", "valueFrom": {"secretKeyRef": {"name": "{x}", "key": "k"}}}])
     assert "stands below secretKeyRef" in refused(patch=reference, args={"x": "other-secret"})
+    twice = {"spec": {**reference["spec"], "minReadySeconds": "{x}"}}
+    assert "stands below secretKeyRef" in refused(patch=twice, args={"x": "other-secret"})
 
 
 @pytest.mark.parametrize(

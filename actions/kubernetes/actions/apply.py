@@ -200,7 +200,7 @@ async def _ask_owners(ctx: Context, params: ApplyParams, found: Sequence[Applied
 
 def _planned(action: str, params: ApplyParams, found: Sequence[Applied], leave: Leave, *, noop: bool) -> Plan:
     targets = [one.reference.target(params.cluster, one.before.uid if one.before else "") for one in found]
-    lost = [word for one in found if one.before for word in touched.unkept(touched.noted(one.own, one.places))]
+    lost = [word for one in found if one.before for word in touched.unkept(touched.noted(one.own, one.places, meta=one.before.meta))]
     verbs = [f"{'make' if one.before is None else 'change'} {one.reference}" for one in found]
     return Plan(
         action=action,
@@ -257,7 +257,7 @@ def _compare(reference: ObjectReference, there: Thing | None, before: Mapping[st
         raise PreconditionChanged(f"{reference} was made by somebody since the plan was made")
     if there.uid != before["uid"]:
         raise PreconditionChanged(f"{reference} is another object now (uid {there.uid}, planned {before['uid']})")
-    if changed := touched.differing(own_parts(there.body), before["touched"]):
+    if changed := touched.differing(own_parts(there.body), before["touched"], meta=there.meta):
         raise PreconditionChanged(f"{reference}: somebody changed {listed(changed)} since the plan was made")
     if there.workload is not None and "template" in before:
         writing.compare_template(there.workload, before)

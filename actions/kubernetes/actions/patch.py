@@ -59,7 +59,7 @@ class PatchParams(ClusterParams):
             patches.check_json(self.patch)
         else:
             patches.check_merge(self.patch, strategic=self.type == "strategic")
-        patches.check_args(patches.unfolded(self.patch) if self.type == "json" else self.patch, self.args)
+        patches.check_args(patches.unfolded(self.patch) if isinstance(self.patch, list) else self.patch, self.args)
         return self
 
 
@@ -137,7 +137,7 @@ class Patch(Action[PatchParams]):
             own = own_parts(thing.body)
             if plan.noop or (notes.is_of(thing.body, ctx.key) and not touched.differing(own, plan.intent["after"])):
                 return _receipt(plan, thing)
-            if changed := touched.differing(own, plan.precondition["touched"]):
+            if changed := touched.differing(own, plan.precondition["touched"], meta=thing.meta):
                 raise PreconditionChanged(f"{reference}: somebody changed {_listed(changed)} since the plan was made")
             if "patch" in plan.intent and _spoken(plan.intent["patch"], own) != plan.intent["spoken"]:
                 raise PreconditionChanged(f"{reference}: the patch's indices mean other items of their lists now than when it was planned")
@@ -173,7 +173,7 @@ class Patch(Action[PatchParams]):
             return Reconciled(Settled.UNKNOWN, str(error))
         if notes.is_of(thing.body, ctx.key):
             return Reconciled(Settled.APPLIED, f"{reference} carries this step's note", _receipt(plan, thing))
-        if not touched.differing(own_parts(thing.body), plan.precondition["touched"]):
+        if not touched.differing(own_parts(thing.body), plan.precondition["touched"], meta=thing.meta):
             return Reconciled(Settled.NOT_APPLIED, f"{reference} has the fields it had before, and no note of this step")
         return Reconciled(Settled.UNKNOWN, f"{reference} was changed by somebody else, and has no note of this step")
 
@@ -231,7 +231,7 @@ def _planned(
     undoes: bool = False,
 ) -> Plan:
     """Return the plan for a delta. Raises `PlanRefused` where a changed template would not roll out."""
-    target, was = delta.thing.reference.target(cluster, delta.thing.uid), touched.noted(delta.before, delta.places)
+    target, was = delta.thing.reference.target(cluster, delta.thing.uid), touched.noted(delta.before, delta.places, meta=delta.thing.meta)
     lost = () if undoes else touched.unkept(was)
     final = {"template": template_digest(delta.after["spec"]["template"])} if delta.in_template else {}
     return Plan(
