@@ -27,6 +27,12 @@ SYSTEM_CHAIN = "system"
 EVERYWHERE = "global"
 """The kill switch's scope that stops every rule."""
 
+STORM = "storm"
+"""Scope of the storm breaker: while it is thrown, runs are held back and people get digests (`remediator.storm`)."""
+
+AFTER_STORM = "storm:after"
+"""Scope that holds from a storm's end until all that it held back was looked at again. It stops nothing."""
+
 
 @dataclass(frozen=True)
 class Incident:
@@ -142,6 +148,8 @@ class Run:
     ended_at: datetime | None = None
     resume_state: RunState | None = None
     """Where an interrupted run was."""
+    storm: str = ""
+    """The storm that held it back, by its beginning; it stays when the run is let go on."""
 
     @property
     def wrote(self) -> bool:
@@ -184,6 +192,8 @@ class MessageKind(StrEnum):
     PAGE = "page"
     APPROVAL = "approval"
     UPDATE = "update"
+    DIGEST = "digest"
+    """One message for all incidents of a storm; its `incident` is the system chain."""
 
 
 @dataclass(frozen=True)
@@ -208,12 +218,17 @@ class Message:
 
 @dataclass(frozen=True)
 class Pause:
-    """A thrown kill switch: `scope` is `global` or `rule:NAME`. Only a person lifts it."""
+    """A thrown kill switch: `scope` is `global` or `rule:NAME`. Only a person lifts it.
+
+    `storm` and `storm:after` are the storm breaker's, which may be set to reset itself.
+    """
 
     scope: str
     who: str
     why: str
     at: datetime
+    since: datetime | None = None
+    """When the storm began; only the storm breaker sets it."""
 
 
 class SignalKind(StrEnum):

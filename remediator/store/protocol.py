@@ -38,6 +38,10 @@ class Reads:
     usage_window: timedelta = timedelta(days=1)
     incident_numbers: date | None = None
     """The day for which new incident numbers may be taken."""
+    opened_within: timedelta | None = None
+    """How far back to look for runs that were made lately; None: not at all."""
+    opened_most: int = 1000
+    """How many of them at most, the newest."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class Snapshot:
     pauses: Mapping[str, Pause] = field(default_factory=dict)
     """All thrown kill switches by scope."""
     next_incident_number: int = 1
+    opened: Sequence[tuple[str, datetime]] = ()
+    """(incident, when) of runs made within `Reads.opened_within`, newest first, at most `Reads.opened_most`."""
 
 
 @dataclass(frozen=True)

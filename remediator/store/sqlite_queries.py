@@ -17,6 +17,7 @@ WHERE rule = ? AND target = ? AND wrote = 1 AND ended_at IS NOT NULL
   AND NOT EXISTS (SELECT 1 FROM run AS other WHERE other.incident = run.incident AND other.ended_at IS NULL AND other.chain = run.chain)
 ORDER BY ended_at DESC LIMIT 1
 """
+RUNS_CREATED = "SELECT incident, created_at FROM run WHERE created_at > ? ORDER BY created_at DESC, incident DESC LIMIT ?"
 APPROVAL = "SELECT body FROM approval WHERE id = ?"
 SIGNALS = "SELECT body FROM signal WHERE run = ? ORDER BY n"
 LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
@@ -38,8 +39,8 @@ ON CONFLICT (id) DO UPDATE SET rule = excluded.rule, target = excluded.target, s
 """
 INCIDENT_BODY = "UPDATE incident SET body = ? WHERE id = ?"
 RUN_INSERT = """
-INSERT INTO run (id, incident, chain, rule, target, state, ended_at, wrote, wake_at, fence, leased, woken, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?) ON CONFLICT (id) DO NOTHING
+INSERT INTO run (id, incident, chain, rule, target, state, ended_at, wrote, wake_at, fence, leased, woken, created_at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 RUN_REPLACE = """
 UPDATE run SET state = ?, ended_at = ?, wrote = ?, wake_at = CASE WHEN woken = 1 THEN wake_at ELSE ? END, body = ?

@@ -54,6 +54,7 @@ class Reading:
             acting=self._acting(),
             pauses=self._pauses(),
             next_incident_number=self._next_number(reads.incident_numbers) if reads.incident_numbers is not None else 1,
+            opened=self._opened(now - reads.opened_within, reads.opened_most) if reads.opened_within is not None else (),
         )
 
     def _one(self, query: str, *values: Any) -> Any:
@@ -130,6 +131,10 @@ class Reading:
     def _last_written(self, usage: Iterable[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         rows = ((subject, self._one(sql.RUN_LAST_WRITTEN, *subject)) for subject in usage)
         return {subject: from_micros(row[0]) for subject, row in rows if row is not None}
+
+    def _opened(self, since: datetime, most: int) -> tuple[tuple[str, datetime], ...]:
+        rows = self.connection.execute(sql.RUNS_CREATED, (micros(since), most))
+        return tuple((incident, from_micros(at)) for incident, at in rows)
 
     def _acting(self) -> int:
         if self.memory.acting is None:

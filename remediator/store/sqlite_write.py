@@ -96,7 +96,7 @@ class Writing:
     def _insert(self, run: Run, *, leased: bool) -> bool:
         ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
         columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, _wrote(run), wake, run.fence, leased)
-        if not self._do(sql.RUN_INSERT, *columns, pack(run)).rowcount:
+        if not self._do(sql.RUN_INSERT, *columns, micros(run.created_at), pack(run)).rowcount:
             return False
         self._inserted[run.id] = leased
         self._due[run.id] = wake if ended is None else None

@@ -129,6 +129,15 @@ class StoreContract:
         seen = await see(world.store, latest_incident=[("site-down", "shop1"), ("other", "shop1")])
         assert list(seen.latest_incident) == [("other", "shop1")]
 
+    async def test_runs_made_lately_are_told_with_their_incidents(self, world: World) -> None:
+        """`opened_within` brings the newest runs made since then, at most `opened_most`; unasked, nothing."""
+        await put(world.store, runs=[run(of=one, created_at=NOW - timedelta(seconds=one)) for one in (40, 3, 1, 2)])
+        await put(world.store, runs=[run(2, of=3, created_at=NOW)])
+        names = [(f"INC-20261121-{one:03d}", NOW - timedelta(seconds=ago)) for one, ago in ((3, 0), (1, 1), (2, 2), (3, 3))]
+        assert list((await see(world.store, opened_within=timedelta(seconds=30))).opened) == names
+        assert list((await see(world.store, opened_within=timedelta(seconds=30), opened_most=2)).opened) == names[:2]
+        assert list((await see(world.store)).opened) == []
+
     async def test_incident_numbers_count_by_day(self, world: World) -> None:
         """Numbers go on after the highest of the day, beyond 999 too, and begin anew each day."""
         numbers = [7, 999, 1000]
