@@ -144,6 +144,12 @@ class Context(Protocol):
     async def secret(self, ref: SecretRef) -> str:
         """Return the value of a secret now. Raises `PermanentError` naming the reference (never a value)."""
 
+    async def halted(self) -> str | None:
+        """Return why this call must do nothing further (the kill switch, a lost lease, authority taken away); None when it may.
+
+        An `apply` that writes more than once, or waits before it does, asks before each write, and ends with a receipt of what was done.
+        """
+
 
 # --- permissions -------------------------------------------------------------------------------------------------------
 

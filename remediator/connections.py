@@ -35,6 +35,7 @@ __all__ = ["Connections", "LiveContext", "find_identity"]
 
 C = TypeVar("C", bound=Connection)
 T = TypeVar("T")
+Halted = Callable[[], Awaitable[str | None]]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 IDLE = timedelta(minutes=10)
@@ -52,8 +53,17 @@ MOST_RETIRED = 8
 class LiveContext:
     """What one call of an action or a check is lent. Held on to for as long as the call lasts, and no longer."""
 
-    def __init__(self, connections: Connections, *, key: str, values: Mapping[str, Value], inside: bool = False) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        *,
+        key: str,
+        values: Mapping[str, Value],
+        inside: bool = False,
+        halted: Halted | None = None,
+    ) -> None:
         self._connections = connections
+        self._halted = halted
         self.inside = inside
         self.now = connections.now()
         self.identity = connections.identity
@@ -79,6 +89,10 @@ class LiveContext:
                 f"secret {name_of(ref)} would be needed to read a secret; the cluster's own credentials must be kept elsewhere"
             )
         return await self._connections.reveal(ref)
+
+    async def halted(self) -> str | None:
+        """Return why this call must do nothing further; None when it may."""
+        return None if self._halted is None else await self._halted()
 
 
 @dataclass(eq=False)
@@ -117,9 +131,9 @@ class Connections:
         self._retired: dict[str, list[_Entry]] = {}
         self._closed = False
 
-    def context(self, *, key: str = "", values: Mapping[str, Value] | None = None) -> Context:
-        """Make the context of one call."""
-        return LiveContext(self, key=key, values=values or {})
+    def context(self, *, key: str = "", values: Mapping[str, Value] | None = None, halted: Halted | None = None) -> Context:
+        """Make the context of one call; `halted` tells it why it must do nothing further."""
+        return LiveContext(self, key=key, values=values or {}, halted=halted)
 
     def names(self, model: type[Connection] | None = None) -> tuple[str, ...]:
         """Return the names of all connections, or of those that are valid and of `model`."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from remediator.action import Action, Check, Connection, Context, Reconciled, Settled
-from remediator.connections import Connections
+from remediator.connections import Connections, Halted
 from remediator.decide import CheckResult
 from remediator.errors import (
     NotReversible,
@@ -203,11 +203,15 @@ class Execution:
         key: str,
         values: Mapping[str, Value],
         timeout: timedelta,  # noqa: ASYNC109
+        halted: Halted | None = None,
     ) -> Outcome:
-        """Carry out a plan once. A lost answer is looked into with a read, where the action's class allows that."""
+        """Carry out a plan once. A lost answer is looked into with a read, where the action's class allows that.
+
+        `halted` tells an action that writes more than once why it must not go on.
+        """
         action = self.action(plan.action)
         began = time.monotonic()
-        outcome = await self._apply(action, plan, self._context(key, values), timeout)
+        outcome = await self._apply(action, plan, self._connections.context(key=key, values=values, halted=halted), timeout)
         if outcome.result is Result.UNKNOWN and not outcome.running:
             outcome = await self.settle(plan, key=key, values=values, lost=outcome.message)
         return Outcome(outcome.result, outcome.message, outcome.receipt, time.monotonic() - began, outcome.delay)

@@ -45,10 +45,12 @@ class LocalContext:
         key: str = "test/1",
         values: Mapping[str, Value] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        halted: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._connections = dict(connections)
         self._clients: dict[str, Any] = {}
         self._now = now
+        self._halted = halted
         self.identity = identity or Identity()
         self.key = key
         self.values: Mapping[str, Value] = values or {}
@@ -87,6 +89,10 @@ class LocalContext:
         if ref.file is not None:
             return Path(ref.file).read_text().rstrip("\n")  # noqa: ASYNC240 - a small local file
         raise PermanentError(f"secret {ref!r} can't be read here")
+
+    async def halted(self) -> str | None:
+        """Return why nothing further may be done, as the test says."""
+        return self._halted()
 
     async def aclose(self) -> None:
         """Close all clients."""

@@ -206,8 +206,11 @@ class ScriptedRegistry:
 class ScriptedConnections:
     """No connections, contexts only."""
 
-    def context(self, *, key: str = "", values: Mapping[str, Any] | None = None) -> Any:
-        return LocalContext({}, key=key, values=values)
+    def context(self, *, key: str = "", values: Mapping[str, Any] | None = None, halted: Any = None) -> Any:
+        context = LocalContext({}, key=key, values=values)
+        if halted is not None:
+            context.halted = halted  # type: ignore[method-assign]
+        return context
 
 
 class Harness:

@@ -68,9 +68,7 @@ class RemovalParams(ClusterParams):
     )
     bare: bool = Field(False, description="also a Pod without a controller, which nobody replaces")
     grace: Duration | None = Field(None, ge=timedelta(seconds=1), description="time to end in; by default what each Pod asks for")
-    wait: Duration = Field(
-        timedelta(seconds=60), le=timedelta(minutes=30), description="how long, in all, to wait until Pods may go; no kill switch stops it"
-    )
+    wait: Duration = Field(timedelta(seconds=60), le=timedelta(minutes=30), description="how long, in all, to wait until Pods may go")
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -229,7 +227,8 @@ class PodRemoval(Action[RemovalParams]):
         """Take the pinned Pods away one at a time, each only if it still meets the wish and may go at that moment."""
         client = await connect(ctx, plan.connection)
         params, pins = self._planned(plan)
-        removal = Removal(client, self._way(params), params.limits, until=asyncio.get_running_loop().time() + params.wait.total_seconds())
+        until = asyncio.get_running_loop().time() + params.wait.total_seconds()
+        removal = Removal(client, self._way(params), params.limits, until, ctx.halted)
         progress = await removal.run(pins, lambda pod: params.unmet(pod, ctx.now))
         if not progress.gone:
             raise PreconditionChanged(f"none of the {len(pins)} planned Pods was {self._way(params).done}: {progress.reasons}")

@@ -6,7 +6,7 @@ A plan pins the Pods. What is carried out is a subset: a Pod that was replaced, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from actions.kubernetes.client import Client
@@ -88,6 +88,9 @@ class Way:
         return "evicted" if self.evict else "deleted"
 
 
+Halted = Callable[[], Awaitable[str | None]]
+"""Tells why nothing further may be done; `Context.halted`."""
+
 Wanted = Callable[[Object], str | None]
 """Tells why a Pod, read again, is no longer one that is meant; None when it still is."""
 
@@ -103,11 +106,18 @@ class Progress:
     """Those that are no longer meant: gone already, replaced, or well again."""
     staying: int | None = None
     """Ready Pods of the first Pod's controller that are not to go, at the first look."""
+    stopped: str | None = None
+    """Why somebody or something ended the call before its time."""
 
     @property
     def reasons(self) -> str:
         """All reasons in one text."""
-        return "; ".join(f"{name}: {reason}" for name, reason in {**self.left, **self.spared}.items())
+        each = [f"{name}: {reason}" for name, reason in {**self.left, **self.spared}.items()]
+        return "; ".join([f"stopped: {self.stopped}", *each] if self.stopped is not None else each)
+
+
+class _Stop(Exception):
+    """Nothing further may be done."""
 
 
 @dataclass
@@ -118,6 +128,7 @@ class Removal:
     way: Way
     limits: Limits
     until: float
+    halted: Halted
     wrote: bool = False
     """True when the call has changed something already, so that no error may say that nothing was done."""
     progress: Progress = field(default_factory=Progress)
@@ -127,7 +138,7 @@ class Removal:
         """Take the Pods away, one at a time, each once it may go; those that must wait don't hold up the others.
 
         Raises what reads and writes raise as long as nothing was changed; afterwards an error ends the run and is told as the reason
-        why the rest was left. `OutcomeUnknown` is always raised: only a look tells how far it went.
+        why the rest was left, as the kill switch does. `OutcomeUnknown` is always raised: only a look tells how far it went.
         """
         self.pinned = frozenset(pin.uid for pin in pins)
         pause, pending, ordered = PAUSE, list(pins), False
@@ -139,14 +150,27 @@ class Removal:
             except (TemporaryError, PermanentError) as error:
                 if not (self.wrote or self.progress.gone):
                     raise
-                done = {*(pin.place for pin in self.progress.gone), *self.progress.spared}
-                self.progress.left |= {pin.place: str(error) for pin in pending if pin.place not in done}
+                self._leave(pending, str(error))
+                break
+            except _Stop as stop:
+                self.progress.stopped = str(stop)
+                self._leave(pending, "its turn did not come")
                 break
             if not pending or asyncio.get_running_loop().time() + pause > self.until:
                 break
             await asyncio.sleep(pause)
             pause = min(pause * 1.5, LONGEST_PAUSE)
         return self.progress
+
+    def _leave(self, pins: Sequence[Pin], reason: str) -> None:
+        """Note for those that have not gone, and were not spared, why they stay."""
+        done = {*(pin.place for pin in self.progress.gone), *self.progress.spared}
+        self.progress.left |= {pin.place: reason for pin in pins if pin.place not in done}
+
+    async def _go_on(self) -> None:
+        """Raise `_Stop` when nothing further may be done."""
+        if (reason := await self.halted()) is not None:
+            raise _Stop(reason)
 
     async def _in_order(self, pins: Sequence[Pin]) -> list[Pin]:
         """Return those that serve nobody first, then the oldest; plans list them by name, so that they stay the same plans."""
@@ -158,6 +182,7 @@ class Removal:
         """Try each Pod once; return those that may go later."""
         later = []
         for pin in pins:
+            await self._go_on()
             reason, final = await self._try(pin, wanted)
             self.progress.left.pop(pin.place, None)
             if reason is None:
@@ -180,6 +205,7 @@ class Removal:
             return reason, True
         if (reason := situation.objection(pod, self.limits)) is not None:
             return reason, False
+        await self._go_on()
         try:
             await self.way.send(self.client, pin)
         except Blocked as error:

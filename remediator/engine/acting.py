@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -131,7 +132,8 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
     if work.calling == step.number:
         work.calling = None
         engine.on_call(work.run)
-        outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout)
+        halted = functools.partial(engine.halted, work)
+        outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)
     else:
         outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
     await _record(engine, work, step, outcome)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from remediator import guards
 from remediator.engine import acting, people, preparing, stuck, undoing, verifying
+from remediator.engine.authority import holds_approval, lacking, mandate_of
 from remediator.engine.work import Work
 from remediator.errors import Conflict, LeaseLost, PermanentError, StoreUnavailable
 from remediator.execution import Execution
 from remediator.expressions import Facts
 from remediator.guards import Bounds, Case, Guard, Judgement
-from remediator.model import JSON, IncidentState, Plan, RunState, decode_value
+from remediator.model import JSON, Authority, IncidentState, Plan, RunState, decode_value
 from remediator.records import Run
 from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
@@ -218,6 +220,24 @@ class Engine:
     async def held(self, work: Work, against: Sequence[Judgement]) -> None:
         """Let the run wait, stop or escalate, as guards said."""
         await self.turn(work, lambda turn: turn.hold(against, max_wait=self.max_wait(work)), park=True)
+
+    async def halted(self, work: Work, *, undo: bool = False) -> str | None:
+        """Return why a call under way must make no further write (`semantics.md`, 18); None when it may. Not even `work` is changed."""
+        seen = copy.copy(work)
+        try:
+            await self.look(seen)
+        except StoreUnavailable as error:
+            return f"whether somebody stopped it can't be read: {error}"
+        row = seen.snapshot.runs.get(work.run.id)
+        if row is None or row.fence != work.run.fence:
+            return "another worker has taken the run over"
+        against = self.judge(guards.BETWEEN_STEPS, seen)
+        if against:
+            return against[0].reason
+        if undo:
+            return "nothing may be changed any more" if mandate_of(self, seen).authority is Authority.OBSERVE else None
+        lack = lacking(self, seen, approved=holds_approval(seen))
+        return None if lack is None else "its authority was taken away: " + "; ".join(lack[1])
 
     # --- what several phases ask or do
 

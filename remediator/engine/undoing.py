@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -71,7 +72,8 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
     if work.parked:
         return
     intended = work.step(step.number)
-    outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout)
+    halted = functools.partial(engine.halted, work, undo=True)
+    outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout, halted=halted)
     await _record(engine, work, intended, outcome)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -11,7 +13,7 @@ import pytest
 
 from remediator.engine import acting, core
 from remediator.engine.following import unexplained
-from remediator.errors import StoreUnavailable
+from remediator.errors import LeaseLost, StoreUnavailable
 from remediator.model import Authority, Change, Receipt, RunState, StepState
 from remediator.records import Step
 from remediator.rules.model import OnFailure
@@ -102,6 +104,47 @@ async def test_s18_kill_switch_stops_a_call_from_being_tried_again(start: Start)
     await harness.work()
     assert harness.world.writes == []
     assert await harness.state() is RunState.INTERRUPTED
+
+
+async def no_store(_reads: Reads) -> Any:
+    """A store that can't be read."""
+    raise StoreUnavailable("the disk is full")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (pause, "was paused by anna"),
+        (lambda harness: setattr(harness, "limits", bounds(dry_run=True)), "its authority was taken away"),
+        (lambda harness: harness.rules.pop("site-down"), "deleted"),
+        (lambda harness: harness.store.claim("second", limit=1, lease=MINUTE), "another worker has taken the run over"),
+        (lambda harness: setattr(harness.store, "read", no_store), "the disk is full"),
+    ],
+    ids=["kill switch", "dry run", "deleted", "lease", "store"],
+)
+async def test_s18_call_of_several_writes_hears_what_keeps_the_next_from_being_made(
+    start: Start, change: Callable[[Harness], Any], words: str
+) -> None:
+    """It asks before each of its writes, and whatever can't be told speaks against it."""
+    harness, heard = await start(), list[str | None]()
+    plain = harness.engine.execution.apply
+
+    async def apply(*arguments: Any, halted: Any, **named: Any) -> Any:
+        heard.append(await halted())
+        readable, done = harness.store.read, change(harness)
+        if inspect.isawaitable(done):
+            await done
+        heard.append(await halted())
+        harness.store.read = readable  # type: ignore[method-assign]
+        return await plain(*arguments, halted=halted, **named)
+
+    harness.engine.execution.apply = apply  # type: ignore[method-assign]
+    await harness.send(alert())
+    (claimed,) = await harness.store.claim("first", limit=1, lease=timedelta(0))
+    with contextlib.suppress(LeaseLost, StoreUnavailable):
+        await harness.engine.advance(claimed)
+    assert heard[0] is None
+    assert words in (heard[1] or "")
 
 
 async def test_call_is_not_tried_again_when_the_alert_is_gone(start: Start) -> None:

@@ -487,6 +487,23 @@ async def test_an_error_after_the_first_pod_is_told_as_what_it_left(action: PodR
     await verified(action, plan, receipt, ctx, as_=Health.UNHEALTHY)
 
 
+@BOTH
+async def test_s18_the_kill_switch_ends_it_before_the_next_pod(action: PodRemoval, run: Workloads, kube: Kube) -> None:
+    """Thrown before the first Pod, nothing was done; thrown after it, the others stay."""
+    answers: list[str | None] = ["paused by anna"]
+    ctx = LocalContext({"prod": kube.connection()}, halted=lambda: answers.pop(0) if len(answers) > 1 else answers[0])
+    await run("Deployment", "web", behaviours.NEVER_READY, replicas=3, wait=False)
+    await run.until_pods("web", lambda pods: len(pods) == 3 and all(pod["status"]["phase"] == "Running" for pod in pods))
+    plan = await action.plan(params(run, owner="deployment/web", not_ready_for="0s", min_healthy=0, failure_domain="none"), ctx)
+    with pytest.raises(PreconditionChanged, match=r"none of the 3 planned Pods .*stopped: paused by anna"):
+        await action.apply(plan, ctx)
+    answers[:] = [None, None, "paused by anna"]
+    receipt = await action.apply(plan, ctx)
+    assert (len(receipt.data["gone"]), len(receipt.data["left"])) == (1, 2)
+    assert "stopped: paused by anna" in receipt.message
+    await ctx.aclose()
+
+
 # --- rights --------------------------------------------------------------------------------------------------------------------------
 
 

@@ -325,6 +325,62 @@ async def test_an_error_after_the_cordon_is_told_as_what_it_left(run: Workloads,
     assert "unschedulable" not in (await nodes.get(one))["spec"]
 
 
+class Switch:
+    """A kill switch that is thrown right after the first live write of one verb."""
+
+    def __init__(self, client: Any, verb: str) -> None:
+        self._plain, self.thrown = getattr(client, verb), False
+        setattr(client, verb, self._write)
+
+    async def _write(self, path: str, *args: Any, **more: Any) -> Any:
+        result = await self._plain(path, *args, **more)
+        self.thrown = self.thrown or not more.get("dry_run")
+        return result
+
+
+@pytest.mark.parametrize(("verb", "gone"), [("patch", 0), ("create", 1)])
+async def test_s18_the_kill_switch_ends_a_drain_before_the_next_pod(
+    run: Workloads, nodes: OwnNodes, kube: Kube, verb: str, gone: int
+) -> None:
+    """Thrown after the cordon, or after the first eviction: what was done is told, nothing further is, and nothing is waited for."""
+    switches: list[Switch] = []
+    settings = kube.connection().model_copy(update={"scope": ANYWHERE})
+    ctx = LocalContext({"prod": settings}, halted=lambda: "paused by anna" if any(one.thrown for one in switches) else None)
+    one = await nodes()
+    await run("Deployment", "web", behaviours.RUNS, replicas=3, pod=nodes.only)
+    await nodes()
+    plan = await DRAIN.plan(params(one, within="10m"), ctx)
+    switches.append(Switch(await connect(ctx, "prod"), verb))
+    async with asyncio.timeout(10):
+        receipt = await DRAIN.apply(plan, ctx)
+    assert (len(receipt.data["gone"]), len(receipt.data["left"])) == (gone, 3 - gone)
+    assert receipt.touched[0] == plan.targets[0].id
+    assert "stopped: paused by anna" in receipt.message
+    assert len(await on(run, one)) == 3 - gone
+    assert (await DRAIN.verify(plan, receipt, ctx)).health is Health.UNHEALTHY
+    await ctx.aclose()
+
+
+async def test_s18_the_kill_switch_ends_a_drain_that_waits(run: Workloads, nodes: OwnNodes, kube: Kube) -> None:
+    """The first Pod has nowhere to go, the second waits for it for ten minutes: no longer than until the switch is thrown."""
+    thrown: list[str] = []
+    settings = kube.connection().model_copy(update={"scope": ANYWHERE})
+    ctx = LocalContext({"prod": settings}, halted=lambda: thrown[0] if thrown else None)
+    one = await nodes()
+    await run("Deployment", "web", behaviours.RUNS, replicas=2, pod=nodes.only)
+    task = asyncio.create_task(DRAIN.apply(await DRAIN.plan(params(one, within="10m"), ctx), ctx))
+
+    async def waits() -> bool:
+        return len(await on(run, one)) == 1
+
+    await eventually(waits, what="one Pod is evicted")
+    thrown.append("paused by anna")
+    async with asyncio.timeout(10):
+        receipt = await task
+    assert (len(receipt.data["gone"]), len(receipt.data["left"])) == (1, 1)
+    await ctx.aclose()
+
+
 async def test_a_lost_answer_is_told_by_reading(run: Workloads, nodes: OwnNodes, node_ctx: LocalContext) -> None:
     """Of the cordon, and of an eviction: raised as unknown, and found out by our note and the Pods' uids."""
     one = await nodes()

@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from actions.kubernetes import Exec, KubernetesConnection
+from actions.kubernetes.connection import connect
 from remediator.action import Action, Settled
 from remediator.errors import NotReversible, OutcomeUnknown, PermanentError, PermissionMissing, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Health, Plan, Receipt, canonical
@@ -288,6 +289,32 @@ async def test_it_stops_at_the_first_pod_where_it_goes_wrong(run: Workloads, all
     ):
         await EXEC.apply(plan, allowed)
     assert [await listing(run, f"web-{number}") for number in range(3)] == [["done"], [], []]
+
+
+async def test_s18_the_kill_switch_ends_it_before_the_next_pod(run: Workloads, kube: Kube) -> None:
+    """Thrown while it runs in the first Pod: that ends, and is told; thrown before, it runs nowhere."""
+    thrown: list[str] = []
+    settings = kube.connection().model_copy(update={"exec_allow": ALLOW})
+    ctx = LocalContext({"prod": settings}, halted=lambda: thrown[0] if thrown else None)
+    await run("Deployment", "worker", behaviours.RUNS, replicas=2)
+    plan = await EXEC.plan(params(run, "touch", "done", owner="deployment/worker", max_pods=2), ctx)
+    client: Any = await connect(ctx, "prod")
+    plain = client.exec
+
+    async def throwing(*args: Any, **more: Any) -> Any:
+        thrown.append("paused by anna")
+        return await plain(*args, **more)
+
+    client.exec = throwing
+    receipt = await EXEC.apply(plan, ctx)
+    assert (len(receipt.data["ran"]), len(receipt.data["left"])) == (1, 1)
+    assert "stopped: paused by anna" in receipt.message
+    assert (await EXEC.verify(plan, receipt, ctx)).health is Health.UNHEALTHY
+    with pytest.raises(PreconditionChanged, match=r"run nowhere: .*paused by anna"):
+        await EXEC.apply(plan, ctx)
+    names = [pod["metadata"]["name"] for pod in await run.pods("worker")]
+    assert sorted(["done" in await listing(run, name) for name in names]) == [False, True]
+    await ctx.aclose()
 
 
 async def test_output_is_evidence_cut_and_for_responders_only(run: Workloads, allowed: LocalContext) -> None:

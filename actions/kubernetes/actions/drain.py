@@ -51,7 +51,7 @@ class DrainParams(NodeParams):
     max: int = Field(30, ge=1, le=250, description="with more Pods to evict than this, none is")
     grace: Duration | None = Field(None, ge=timedelta(seconds=1), description="time to end in; by default what each Pod asks for")
     within: Duration = Field(
-        timedelta(seconds=90), le=timedelta(minutes=30), description="how long it may take in all; no kill switch stops it meanwhile"
+        timedelta(seconds=90), le=timedelta(minutes=30), description="how long it may take in all; the kill switch ends it before"
     )
 
     @property
@@ -73,7 +73,7 @@ class Drain(Cordoning[DrainParams]):
     nodes would be left in all or in the zone, for Pods without a controller or with data in an emptyDir, each unless told; and for
     Pods in namespaces outside of the connection's scope, which needs an entry `node`. Each Pod counts as a target (`max_targets`), and
     draining a ready node takes capacity away (`allow_shrink`). What can't go `within` its time stays, and the node stays cordoned; let
-    the step's `timeout` be longer. Undo uncordons: Pods don't come back by themselves.
+    the step's `timeout` be longer. The kill switch ends it before the next Pod. Undo uncordons: Pods don't come back by themselves.
     """
 
     name: ClassVar[str] = "kubernetes.drain"
@@ -143,12 +143,13 @@ class Drain(Cordoning[DrainParams]):
         cordons = not plan.precondition["cordoned"]
         await self._compare(client, plan, params, ctx)
         flag = await super().apply(plan, ctx)
-        removal = Removal(client, params.way, Limits(params.min_healthy), until, wrote=cordons)
+        removal = Removal(client, params.way, Limits(params.min_healthy), until, ctx.halted, wrote=cordons)
         node = str(plan.intent["node"])
         progress = await removal.run(pins, lambda pod: None if node_of(pod) == node else f"it is not on {node}")
         if not (cordons or progress.gone):
             raise PreconditionChanged(f"none of the {len(pins)} planned Pods was evicted: {progress.reasons}")
-        await _until_ended(client, progress.gone, until)
+        if progress.stopped is None:
+            await _until_ended(client, progress.gone, until, ctx)
         return _receipt(plan, progress, note=flag.data["note"], of=len(pins))
 
     async def _compare(self, client: Client, plan: Plan, params: DrainParams, ctx: Context) -> None:
@@ -224,9 +225,9 @@ async def _rehearse(client: Client, ctx: Context, node: Node, pins: Sequence[Pin
             raise PlanRefused(f"{node} can't be drained now: pod {pin.place} must stay: {error}") from error
 
 
-async def _until_ended(client: Client, pins: Sequence[Pin], until: float) -> None:
+async def _until_ended(client: Client, pins: Sequence[Pin], until: float, ctx: Context) -> None:
     """Wait until the evicted Pods are gone, or the time is over. What can't be seen now is verification's to see."""
-    while pins and asyncio.get_running_loop().time() + PAUSE <= until:
+    while pins and asyncio.get_running_loop().time() + PAUSE <= until and await ctx.halted() is None:
         try:
             if not await present(client, pins):
                 return

@@ -148,6 +148,9 @@ class Exec(Action[ExecParams]):
         client, course = await connect(ctx, plan.connection), _Course()
         pins = [(Pin.planned(item), str(item["container"])) for item in plan.intent["pods"]]
         for index, (pin, container) in enumerate(pins):
+            if (stopped := await ctx.halted()) is not None:
+                course.left |= {one.place: f"stopped: {stopped}" for one, _ in pins[index:]}
+                break
             try:
                 await _run(client, plan, pin, container, course)
             except (TemporaryError, PermanentError) as error:
