@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, promising, reacting, resting
+from benchmarks import accepting, batches, promising, reacting, resting
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
@@ -29,6 +29,8 @@ from benchmarks.table import Figure, render
 PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "accept": accepting.accept,
     "rules": accepting.rules,
+    "batches": batches.batches,
+    "answers": batches.answers,
     "react": reacting.react,
     "held": promising.held,
     "overload": promising.overload,

@@ -37,6 +37,8 @@ class Contender:
     alertname: str = UNMATCHED
     repeat: int = 1
     """How often each alert is sent in one turn; with more than one, the same alerts in every turn."""
+    each: int = 1
+    """Alerts in a webhook."""
     rates: list[float] = field(default_factory=list)
     first: int = 0
 
@@ -53,8 +55,9 @@ async def _take_turn(contender: Contender, stage: Stage) -> None:
         first=contender.first,
         connections=CONCURRENCY,
         repeat=contender.repeat,
+        each=contender.each,
     )
-    contender.first += contender.count if contender.repeat == 1 else 0
+    contender.first += contender.count * contender.each if contender.repeat == 1 else 0
     came = await subjects.load(order)
     if came.accepted != contender.count:
         raise RuntimeError(f"{contender.name}: {contender.count} sent, answers {came.statuses}")

@@ -2,8 +2,10 @@
 
 `c`  a bare aiohttp handler, one SQLite commit (WAL, synchronous=FULL) for each request, on the event loop
 `d`  the same, with group commit in a writer thread
+`rows`  the same as `d`, but it decodes the body and stores a row for each alert, without any index
 
-Neither authenticates, validates, parses or decides anything: the body is stored as it came, then 200 is answered.
+None authenticates, validates or decides anything, and `c` and `d` do not parse either: the body is stored as it came, then 200 is
+answered. `rows` says what a store with an alert in each row can be compared with.
 
     python -m benchmarks.baselines d --port 9099 [--database FILE] [--uvloop]
 """
@@ -20,9 +22,11 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pydantic_core
 from aiohttp import web
 
 INSERT = "INSERT INTO inbox (body) VALUES (?)"
+INSERT_ALERT = "INSERT INTO alert (fingerprint, body) VALUES (?, ?)"
 MAX_BODY = 16 * 1024 * 1024
 
 Keep = Callable[[bytes], Awaitable[None]]
@@ -35,6 +39,7 @@ def connect(path: Path) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("CREATE TABLE IF NOT EXISTS inbox (n INTEGER PRIMARY KEY, body BLOB NOT NULL)")
+    connection.execute("CREATE TABLE IF NOT EXISTS alert (n INTEGER PRIMARY KEY, fingerprint TEXT NOT NULL, body BLOB NOT NULL)")
     return connection
 
 
@@ -49,8 +54,22 @@ def commit_each(connection: sqlite3.Connection) -> Keep:
 
 def commit_groups(connection: sqlite3.Connection) -> Keep:
     """Return a keeper that hands bodies to a thread, which commits all that wait in one transaction."""
+    return _in_groups(connection, INSERT, lambda body: [(body,)])
+
+
+def commit_rows(connection: sqlite3.Connection) -> Keep:
+    """Return a keeper that decodes a body on the event loop, and keeps a row for each of its alerts as `commit_groups` does."""
+    return _in_groups(connection, INSERT_ALERT, alerts_of)
+
+
+def alerts_of(body: bytes) -> list[tuple[object, ...]]:
+    """Return fingerprint and JSON of each alert of a webhook, decoded and written by compiled code."""
+    return [(alert["fingerprint"], pydantic_core.to_json(alert)) for alert in pydantic_core.from_json(body)["alerts"]]
+
+
+def _in_groups(connection: sqlite3.Connection, insert: str, rows_of: Callable[[bytes], list[tuple[object, ...]]]) -> Keep:
     loop = asyncio.get_running_loop()
-    waiting: queue.SimpleQueue[tuple[bytes, asyncio.Future[None]]] = queue.SimpleQueue()
+    waiting: queue.SimpleQueue[tuple[list[tuple[object, ...]], asyncio.Future[None]]] = queue.SimpleQueue()
 
     def settle(futures: list[asyncio.Future[None]]) -> None:
         for future in futures:
@@ -63,7 +82,7 @@ def commit_groups(connection: sqlite3.Connection) -> Keep:
             while not waiting.empty() and len(batch) < 1000:
                 batch.append(waiting.get())
             connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(INSERT, [(body,) for body, _ in batch])
+            connection.executemany(insert, [row for rows, _ in batch for row in rows])
             connection.execute("COMMIT")
             loop.call_soon_threadsafe(settle, [future for _, future in batch])
 
@@ -71,13 +90,13 @@ def commit_groups(connection: sqlite3.Connection) -> Keep:
 
     async def keep(body: bytes) -> None:
         done: asyncio.Future[None] = loop.create_future()
-        waiting.put((body, done))
+        waiting.put((rows_of(body), done))
         await done
 
     return keep
 
 
-BASELINES: dict[str, Callable[[sqlite3.Connection], Keep]] = {"c": commit_each, "d": commit_groups}
+BASELINES: dict[str, Callable[[sqlite3.Connection], Keep]] = {"c": commit_each, "d": commit_groups, "rows": commit_rows}
 
 
 async def serve(baseline: str, *, port: int, database: Path) -> None:
