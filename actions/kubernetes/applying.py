@@ -12,7 +12,7 @@ from actions.kubernetes.disclosure import shown
 from actions.kubernetes.errors import ApplyConflict, FieldConflict
 from actions.kubernetes.fields import entries, owns
 from actions.kubernetes.manifests import leaves
-from actions.kubernetes.objects import ObjectReference, Thing, own_parts, settled
+from actions.kubernetes.objects import OURS, ObjectReference, Thing, lowered, own_parts, settled
 from actions.kubernetes.patches import ignored, unmentioned
 from actions.kubernetes.paths import ABSENT, Absent, Place, at, differences, words
 from actions.kubernetes.templates import images, normal, template_digest
@@ -54,6 +54,11 @@ class Applied:
     def changes(self) -> list[tuple[Place, JSON | Absent, JSON | Absent]]:
         """Return each place with what stands there before and after."""
         return [(place, at(self.own, place), at(self.after, place)) for place in self.places]
+
+    @property
+    def shrinks(self) -> bool:
+        """True when there may be fewer Pods: a bound is lowered, or an autoscaler is made, which may take some away at once."""
+        return lowered(self.changes()) if self.before else self.reference.kind.kind == "HorizontalPodAutoscaler"
 
     def told(self, target: str) -> list[Change]:
         """Return what people need to see."""
@@ -160,12 +165,15 @@ def _is_ours(before: Thing, place: Place, manager: str) -> bool:
 
 
 def _refuse_unsafe(found: Applied) -> None:
-    """Raise `PlanRefused` for fewer Pods, and for a template that would not roll out."""
+    """Raise `PlanRefused` for another number of Pods, and for a template that would not roll out."""
     if found.before is None:
         return
     for place, before, after in found.changes():
-        if place == ("spec", "replicas") and isinstance(before, int) and isinstance(after, int) and after < before:
-            raise PlanRefused(f"{found.reference} has {before} replicas, {after} would be fewer: leave spec.replicas out of the manifest")
+        if place == ("spec", "replicas"):
+            raise PlanRefused(
+                f"{found.reference} has {before} replicas, and {after} would be another number: leave spec.replicas out of the manifest; "
+                "kubernetes.scale sets it, which knows autoscalers and never shrinks by mistake"
+            )
     workload = found.before.workload
     if workload is not None and found.in_template:
         require_observed(workload)
@@ -197,13 +205,18 @@ async def read_thing(client: Client, reference: ObjectReference) -> Thing | None
 async def write(client: Client, ctx: Context, one: Mapping[str, Any], there: Thing | None, *, force: bool) -> dict[str, Any]:
     """Apply the manifest of one object of a plan, locked to the version that was read; return the object."""
     reference = ObjectReference.planned(one)
-    annotations = {**notes.noted(ctx.key), **await mark_for(client, ctx, one, there)}
+    annotations = {**_own_notes(there), **notes.noted(ctx.key), **await mark_for(client, ctx, one, there)}
     body = _with_notes(one["manifest"], annotations)
     if there is not None:
         # Both: a resourceVersion alone would let the server make the object anew if it went meanwhile.
         body["metadata"] |= {"uid": there.uid, "resourceVersion": there.resource_version}
     made, _ = await _sent(client, ctx, reference, body, force=force and there is not None)
     return made
+
+
+def _own_notes(there: Thing | None) -> dict[str, str]:
+    """Return the notes of this daemon that are there: the server takes away what an apply no longer says, and they would be forgotten."""
+    return {} if there is None else {key: text for key, text in there.annotations.items() if key.startswith(OURS)}
 
 
 def _with_notes(manifest: Mapping[str, Any], annotations: Mapping[str, str]) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def check_name(name: str) -> None:
 
 def bound(manifests: Sequence[JSON], args: Mapping[str, Scalar], namespace: str) -> list[tuple[ObjectReference, dict[str, Any]]]:
     """Return each object's reference and manifest, with values bound and the namespace filled in. Raises ValueError."""
-    found = []
+    found: list[tuple[ObjectReference, dict[str, Any]]] = []
     for manifest in manifests:
         whole = bind(manifest, args)
         kind, version = kind_of(whole)
@@ -90,7 +90,10 @@ def bound(manifests: Sequence[JSON], args: Mapping[str, Scalar], namespace: str)
         check_name(name)
         if meta.get("namespace", namespace) != namespace:
             raise ValueError(f"{kind.kind} {name} is for namespace {str(meta['namespace'])[:63]!r}, the step for {namespace!r}")
-        found.append((ObjectReference(kind, version, namespace, name), {**whole, "metadata": {**meta, "namespace": namespace}}))
+        reference = ObjectReference(kind, version, namespace, name)
+        if any((one.kind, one.name) == (kind, name) for one, _ in found):
+            raise ValueError(f"two manifests name {reference} with these args")
+        found.append((reference, {**whole, "metadata": {**meta, "namespace": namespace}}))
     return found
 
 

@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from actions.kubernetes.actions.apply import Apply
 from actions.kubernetes.actions.patch import Patch
+from actions.kubernetes.actions.rollout_undo import RolloutUndo
 from actions.kubernetes.disclosure import HIDDEN
+from actions.kubernetes.marks import read_mark
 from actions.kubernetes.notes import ANNOTATION as NOTE
 from remediator.action import Action, Settled
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
@@ -266,11 +268,43 @@ async def test_deployment_is_made_watched_and_taken_away_with_its_pods(run: Work
     await run.until_pods("web", lambda pods: not pods, what="they are gone")
 
 
-async def test_fewer_replicas_by_manifest_are_refused(run: Workloads, ctx: LocalContext) -> None:
-    """A manifest written in quiet times must not shrink a workload in an incident."""
+@pytest.mark.parametrize("replicas", [1, 5])
+async def test_another_number_of_replicas_by_manifest_is_refused(run: Workloads, ctx: LocalContext, replicas: int) -> None:
+    """A manifest written in quiet times must not shrink a workload in an incident, nor fight with an autoscaler over its number."""
     await run("Deployment", "web", replicas=3)
-    with pytest.raises(PlanRefused, match=r"has 3 replicas, 1 would be fewer: leave spec\.replicas out"):
-        await APPLY.plan(params(run, deployment(replicas=1), force=True), ctx)
+    with pytest.raises(PlanRefused, match=rf"has 3 replicas, and {replicas} would be another number: leave spec\.replicas out"):
+        await APPLY.plan(params(run, deployment(replicas=replicas), force=True), ctx)
+
+
+async def test_autoscaler_that_is_made_counts_as_shrinking(run: Workloads, ctx: LocalContext) -> None:
+    """Its ceiling may take Pods away at once, whatever else scales the workload: the guard must see that."""
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web"}
+    manifest = {"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "web"}}
+    plan = await APPLY.plan(params(run, {**manifest, "spec": {"scaleTargetRef": target, "maxReplicas": 1}}), ctx)
+    assert plan.impact.shrinks is True
+
+
+async def test_what_was_rolled_away_from_is_still_known_after_an_apply(run: Workloads, ctx: LocalContext) -> None:
+    """`semantics.md`, 8: server-side apply takes away what a later one leaves out; our note on the workload must not go that way."""
+    await run("Deployment", "web", behaviours.logs("good"))
+    await run.release("Deployment", "web", behaviours.logs("bad"))
+    ctx.key = "INC-1-1/1"
+    await RolloutUndo().apply(
+        await RolloutUndo().plan(RolloutUndo.Params(cluster="prod", namespace=run.namespace, deployment="web"), ctx), ctx
+    )
+    await run.available("Deployment", "web")
+    left = read_mark((await run.get("Deployment", "web"))["metadata"]["annotations"])
+    for number, more in enumerate(({"minReadySeconds": 1}, {"minReadySeconds": 2}), start=2):
+        ctx.key = f"INC-1-1/{number}"
+        container = {"name": "app", "terminationMessagePath": "/tmp/why"}
+        spec = {"template": {"spec": {"containers": [container]}}, **more}
+        manifest = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": spec}
+        await APPLY.apply(await APPLY.plan(params(run, manifest, force=True), ctx), ctx)
+        await run.available("Deployment", "web")
+    mark = read_mark((await run.get("Deployment", "web"))["metadata"]["annotations"])
+    assert left is not None
+    assert mark is not None
+    assert mark.rolled_away == left.rolled_away != ()
 
 
 async def test_paused_workload_is_refused(run: Workloads, ctx: LocalContext) -> None:
@@ -420,6 +454,9 @@ async def test_other_namespaces_unknown_fields_and_versions_are_refused(run: Wor
         await APPLY.plan(params(run, elsewhere), ctx)
     with pytest.raises(PlanRefused, match="minReadySecond"):
         await APPLY.plan(params(run, deployment(minReadySecond=1)), ctx)
+    two = [config_map(name, a="1") for name in ("{one}", "{other}")]
+    with pytest.raises(PlanRefused, match=r"two manifests name configmap .*/same with these args"):
+        await APPLY.plan(params(run, *two, args={"one": "same", "other": "same"}), ctx)
     ingress = {"apiVersion": "networking.k8s.io/v9", "kind": "Ingress", "metadata": {"name": "x"}, "spec": {}}
     with pytest.raises(PlanRefused, match=r"the server offers networking\.k8s\.io in v1.*, not v9"):
         await APPLY.plan(params(run, ingress), ctx)

@@ -15,7 +15,7 @@ from actions.kubernetes.disclosure import shown
 from actions.kubernetes.errors import ApplyConflict
 from actions.kubernetes.manifests import bound, check_file, check_manifests, read_manifests
 from actions.kubernetes.names import ClusterParams
-from actions.kubernetes.objects import ALLOWED, ObjectReference, Thing, lowered, on_objects, own_parts
+from actions.kubernetes.objects import ALLOWED, ObjectReference, Thing, on_objects, own_parts
 from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.patches import Scalar, check_args, locked
 from actions.kubernetes.paths import at, words
@@ -209,7 +209,7 @@ def _planned(action: str, params: ApplyParams, found: Sequence[Applied], leave: 
         intent={"objects": [one.intent() for one in found], "force": params.force, **leave.intent},
         precondition={"objects": [one.precondition() for one in found]},
         changes=tuple(change for one, target in zip(found, targets, strict=True) for change in one.told(target.id)),
-        impact=Impact(touched=0 if noop else len(found), shrinks=any(lowered(one.changes()) for one in found if one.before)),
+        impact=Impact(touched=0 if noop else len(found), shrinks=any(one.shrinks for one in found)),
         connection=params.cluster,
         warnings=(
             *leave.warnings,
