@@ -220,6 +220,21 @@ def test_the_last_line_of_a_cut_log_is_left_out() -> None:
     assert (nothing.matches, nothing.lines, nothing.cut) == (0, 0, False)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"unable to retrieve container logs for containerd://b91ca08d41b0a50d506ad4eac0f56e23",
+        b"2026-11-21T05:44:03Z all is well\nfailed to open log file: no such file or directory",
+    ],
+)
+def test_s03_the_nodes_error_in_the_place_of_a_log_is_no_evidence_of_silence(body: bytes) -> None:
+    """Kubelets answer 200 and then write that they have no log (kubernetes#142258): such a log was not read, whatever is looked for."""
+    read = look_through(body, searcher("ERROR"), pod="web", cut=False, max_lines=10)
+    assert isinstance(read.error, CheckFailed)
+    for log in (b"2026-11-21T05:44:03Z one\n", b"2026-11-21T05:44:03Z unfinished", b"a node that\nsends no times", b"one line\n", b""):
+        assert look_through(log, searcher("ERROR"), pod="web", cut=False, max_lines=10).error is None
+
+
 def test_lines_are_read_whatever_bytes_they_hold() -> None:
     """Logs may hold anything; samples are text without NULs, of 500 characters at most."""
     read = look_through(b"2026-11-21T05:44:03Z \xff\x00 ERROR " + b"y" * 2_000, searcher("ERROR y+$"), pod="web", cut=False, max_lines=10)

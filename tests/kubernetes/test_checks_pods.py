@@ -152,7 +152,16 @@ async def test_pods_being_deleted_are_no_unready_ones(ctx: LocalContext, namespa
     await run("Pod", "slow", behaviours.IGNORES_TERM, pod={"terminationGracePeriodSeconds": 20})
     await run.delete("Pod", "slow")
     facts = await look(Pods, ctx, namespace=namespace, pod="slow")
-    assert some(facts, "found", "total", "not_ready", "terminating") == {"found": True, "total": 0, "not_ready": 0, "terminating": 1}
+    assert some(facts, "found", "total", "ready", "terminating") == {"found": True, "total": 0, "ready": 0, "terminating": 1}
+    await run.delete("Pod", "slow", grace=0)
+
+
+async def test_s03_of_pods_that_all_go_none_is_ill_which_proves_nothing(ctx: LocalContext, namespace: str, run: Workloads) -> None:
+    """`semantics.md`, 3: where no Pod is left that runs or shall run, no count of sick ones is known, so that none reads as health."""
+    await run("Pod", "slow", behaviours.IGNORES_TERM, pod={"terminationGracePeriodSeconds": 20})
+    await run.delete("Pod", "slow")
+    facts = await look(Pods, ctx, namespace=namespace, pod="slow")
+    assert {"not_ready", "crash_looping", "oom_killed", "restarted", "unschedulable", "termination_found", "unready_pods"}.isdisjoint(facts)
     await run.delete("Pod", "slow", grace=0)
 
 

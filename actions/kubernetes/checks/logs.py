@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from actions.kubernetes.checks.containers import container_of, status_of
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
+from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, texts
 from actions.kubernetes.checks.patterns import searcher
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, select
 from actions.kubernetes.client import Client
@@ -265,6 +265,8 @@ async def _read(client: Client, params: LogsParams, source: Source, matches: Cal
 def look_through(body: bytes, matches: Callable[[str], bool], *, pod: str, cut: bool, max_lines: int) -> Read:
     """Count the lines of a log with timestamps that match; a last line that was cut off is left out."""
     lines = body.decode(errors="replace").split("\n")
+    if not cut and (said := _words_of_the_node(lines)):
+        return Read(size=len(body), error=CheckFailed(f"pod {pod}: the node sent no log, or not all of it: {said}"))
     if cut or lines[-1] == "":
         lines.pop()
     more = len(lines) > max_lines
@@ -277,6 +279,18 @@ def look_through(body: bytes, matches: Callable[[str], bool], *, pod: str, cut: 
             newest.append(Match(at, pod, said[:500]))
             del newest[:-MOST_SAMPLES]
     return Read(matches=count, lines=min(len(lines), max_lines), size=len(body), first=first, newest=newest, cut=cut or more)
+
+
+def _words_of_the_node(lines: Sequence[str]) -> str:
+    """Return what a node says in the place of a log, or of its rest; nothing where it says nothing.
+
+    It has promised success by then, and writes its error behind what it has sent. Each line of a log begins with its time and ends;
+    an error does neither. A log without any times, which some nodes send, is no error unless it is a single such line.
+    """
+    last = lines[-1]
+    if not last or split_time(last)[0] is not None or (len(lines) > 1 and split_time(lines[0])[0] is None):
+        return ""
+    return clean(last)
 
 
 def split_time(line: str) -> tuple[datetime | None, str]:

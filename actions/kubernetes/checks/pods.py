@@ -32,7 +32,7 @@ _FACTS = {
     "owner_found": (FactType.BOOL, "whether the workload named by `owner` is there; unknown without `owner`"),
     "total": (FactType.INT, "Pods that run or shall run: neither ended nor being deleted"),
     "ready": (FactType.INT, "those of them that are ready"),
-    "not_ready": (FactType.INT, "those of them that are not"),
+    "not_ready": (FactType.INT, "those of them that are not; unknown, as all that follows about them, when there is none of them"),
     "unready_longest": (FactType.DURATION, "since when the longest unready of them is so; unknown when all are ready"),
     "unready_pods": (FactType.ROWS, "up to 20 of those that are not ready, the longest first: name, node, phase, reason, restarts, age"),
     "unschedulable": (FactType.INT, "those of them that fit on no node"),
@@ -170,19 +170,24 @@ def _facts(pods: Sequence[Look], now: datetime) -> dict[str, Value]:
         "found": True,
         "total": len(live),
         "ready": len(live) - len(unready),
-        "not_ready": len(unready),
-        "unschedulable": sum(pod.unschedulable for pod in live),
         "terminating": len(pods) - len(staying),
         "ended": len(staying) - len(live),
         "evicted": sum(pod.reason == "Evicted" for pod in staying if not pod.live),
-        "restarts": sum(pod.restarts for pod in live),
-        "crash_looping": sum("CrashLoopBackOff" in pod.waiting for pod in live),
         "phases": dict(Counter(pod.phase for pod in pods)),
         "newest_age": now - max(pod.created for pod in pods),
+    }
+    if not live:
+        return facts  # of no Pods none is ill, which proves nothing
+    return {
+        **facts,
+        "not_ready": len(unready),
+        "unschedulable": sum(pod.unschedulable for pod in live),
+        "restarts": sum(pod.restarts for pod in live),
+        "crash_looping": sum("CrashLoopBackOff" in pod.waiting for pod in live),
         **({"unready_longest": now - unready[0].unready_since} if unready else {}),
         **_ends_of(live, now),
+        **_lists_of(live, unready, now),
     }
-    return facts | _lists_of(live, unready, now)
 
 
 def _ends_of(live: Sequence[Look], now: datetime) -> dict[str, Value]:
