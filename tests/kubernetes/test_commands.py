@@ -117,3 +117,11 @@ def test_a_pattern_for_every_program_is_refused() -> None:
     for pattern in (["**"], ["*", "x"], []):
         with pytest.raises(ValidationError, match="exec_allow"):
             KubernetesConnection(server="https://kube.example.com", exec_allow=(tuple(pattern),))
+
+
+def test_a_value_that_stands_twice_is_guarded_at_its_first_place() -> None:
+    """`--` guards what comes after it, not the same value before it; a rule's author may allow options by name."""
+    with pytest.raises(ValueError, match="would be taken for an option"):
+        fill(["rm", "{a}", "--", "{a}"], {"a": "-rf"})
+    assert fill(["rm", "--", "{a}", "{a}"], {"a": "-rf"}) == ("rm", "--", "-rf", "-rf")
+    assert fill(["tune", "{a}"], {"a": "-5"}, options={"a"}) == ("tune", "-5")
