@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -63,6 +63,8 @@ class Webhook:
     external_url: str
     alerts: tuple[Alert, ...]
     rejected: tuple[Rejected, ...] = ()
+    group_labels: Mapping[str, str] = field(default_factory=dict)
+    """What the alerts have in common by which they were grouped, as far as it is text."""
 
 
 class _Refused(Exception):
@@ -114,7 +116,16 @@ def parse_webhook(body: bytes) -> Webhook:
         external_url=reader.external_url,
         alerts=alerts,
         rejected=rejected,
+        group_labels=_texts(whole.get("groupLabels")),
     )
+
+
+def parse_alert(item: Any, *, receiver: str, external_url: str = "") -> Alert:
+    """Parse one alert that did not come in a webhook's body, with the same distrust. Raises `InvalidAlerts` with its reason."""
+    try:
+        return _Reader(receiver, external_url, escapes=True).read(item)
+    except _Refused as error:
+        raise InvalidAlerts(str(error), reason=error.reason) from error
 
 
 def _load(body: bytes) -> Any:
@@ -145,6 +156,12 @@ def _prose(value: Any) -> str:
     return _clean(value[:MAX_URL]) if isinstance(value, str) else ""
 
 
+def _texts(value: Any) -> dict[str, str]:
+    """Return those entries of an object that are text and of a label's size; nothing for anything else."""
+    items = list(value.items())[:MAX_LABELS] if isinstance(value, dict) else []
+    return {name: text for name, text in items if isinstance(text, str) and len(name) <= MAX_NAME and len(text) <= MAX_VALUE}
+
+
 @dataclass(frozen=True)
 class _Reader:
     r"""Reads the alerts of one body. `escapes` says that the body holds `\u` escapes, so that texts need a look."""
@@ -160,7 +177,7 @@ class _Reader:
         disputed: set[str] = set()
         for index, item in enumerate(raw):
             try:
-                alert = self._alert(item)
+                alert = self.read(item)
             except _Refused as error:
                 rejected.append(Rejected(index, error.reason, str(error)))
                 continue
@@ -173,7 +190,8 @@ class _Reader:
             rejected += _keep_later(taken, index, _own(alert) if alert.fingerprint in disputed else alert)
         return tuple(alert for _, alert in taken.values()), tuple(rejected)
 
-    def _alert(self, item: Any) -> Alert:
+    def read(self, item: Any) -> Alert:
+        """Return one alert. Raises `_Refused`."""
         if not isinstance(item, dict):
             raise _Refused("shape", f"it is a JSON {_kind(item)}, not an object")
         status = item.get("status")

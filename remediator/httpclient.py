@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import Annotated, Self
 
 import aiohttp
@@ -30,6 +31,8 @@ from remediator.errors import CheckFailed, OutcomeUnknown, PermanentError, Remed
 
 IDLE = 60.0
 """Seconds for which a connection is kept that only reads."""
+PART = 64 * 1024
+"""Most bytes of a streamed answer that are handed on at a time."""
 LONGEST_DELAY = timedelta(hours=1)
 """The longest Retry-After that is believed."""
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -317,6 +320,36 @@ class HttpClient:
             raise PermanentError(f"{what}: its URL can't be used; nothing was sent") from None
         except (aiohttp.ClientError, _Broken, OSError) as error:
             # Not `from error`: aiohttp's own texts hold the whole URL, and a webhook's URL is a secret.
+            raise failure_of(error, what) from None
+
+    async def stream(
+        self, ctx: Context, url: str, *, what: str, take: Callable[[bytes], Awaitable[None]], limit: int, within: timedelta
+    ) -> Answer:
+        """GET an answer too large to hold, handing its body to `take` part by part; of a status but 200 return the beginning instead.
+
+        `within` replaces the connection's own patience. Raises what `send` raises, and `TemporaryError` beyond `limit` bytes.
+        """
+        address = _parse_url(url, what)
+        headers = await self.credentials(ctx)
+        _check_headers(headers)
+        began = time.monotonic()
+        patience = aiohttp.ClientTimeout(total=within.total_seconds(), connect=self._connection.timeout.total_seconds())
+        try:
+            async with self._session.get(address, headers=headers, allow_redirects=False, timeout=patience) as response:
+                fields = {name.lower(): value for name, value in response.headers.items()}
+                beginning, size = b"", 0
+                if response.status != HTTPStatus.OK:
+                    beginning, _ = await _read(response, 4096)
+                else:
+                    async for part in response.content.iter_chunked(PART):
+                        size += len(part)
+                        if size > limit:
+                            raise TemporaryError(f"{what} answered with more than {limit} bytes")
+                        await take(part)
+                return Answer(response.status, fields, beginning, truncated=False, elapsed=timedelta(seconds=time.monotonic() - began))
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError):
+            raise PermanentError(f"{what}: its URL can't be used; nothing was sent") from None
+        except (aiohttp.ClientError, OSError) as error:
             raise failure_of(error, what) from None
 
     async def credentials(self, ctx: Context) -> dict[str, str]:
