@@ -71,7 +71,7 @@ class Applied:
             **self.reference.intent,
             "manifest": dict(self.manifest),
             "creates": self.before is None,
-            "after": touched.noted(self.after, self.places),
+            "after": touched.left(self.after, self.places, self._was) if self.before else touched.noted(self.after, self.places),
             **final,
         }
 
@@ -79,8 +79,11 @@ class Applied:
         """Return what must still be so when it is written."""
         workload = self.before.workload if self.before else None
         template = {"template": workload.template_digest} if workload is not None and self.in_template else {}
-        was = touched.noted(self.own, self.places, meta=self.before.meta) if self.before else []
-        return {"uid": self.before.uid if self.before else "", "touched": was, **template}
+        return {"uid": self.before.uid if self.before else "", "touched": self._was, **template}
+
+    @property
+    def _was(self) -> list[JSON]:
+        return touched.noted(self.own, self.places, meta=self.before.meta) if self.before else []
 
 
 # --- planning ----------------------------------------------------------------------------------------------------------
@@ -230,7 +233,7 @@ async def mark_for(client: Client, ctx: Context, one: Mapping[str, Any], there: 
     if workload is None or "template" not in one:
         return {}
     history = await writing.read_known(client, workload)
-    wished = touched.restored(own_parts(workload.body), [item for item in one["after"] if "digest" not in item])
+    wished = touched.restored(own_parts(workload.body), touched.sayable(one["after"]))
     adjusts = images(normal(wished["spec"]["template"])) == images(workload.template)
     mark = writing.new_mark(history, ctx, action="kubernetes.apply", template=wished["spec"]["template"], leaves=False, adjusts=adjusts)
     return replace(mark, template=one["template"]).written()  # what is hidden in the plan is missing in `wished`

@@ -16,20 +16,23 @@ HIDDEN = "«not shown»"
 """Stands in plans for a value that may be a secret."""
 
 _LONGEST = 300
-_ENDS = r"(?:keys?|auth|salt|dsn|pass|cert|certificate|connection[_.-]?string)"
-_STRUCTURE = ("Name", "Ref", "Secrets", "Seconds")
-"""Ends of the API's own fields that say where a secret is, not what (`secretName`, `imagePullSecrets`)."""
+_ENDS = r"(?:keys?|auth|salt|dsn|pass|pw|pin|otp|psk|jwt|hmac|seed|mnemonic|kubeconfig|cert|certificate|connection[_.-]?string)"
+_HUMPS = r"(?:Keys?|Auth|Salt|D[Ss][Nn]|P(?:ass|w|W|in|IN|sk|SK)|O(?:tp|TP)|J(?:wt|WT)|H(?:mac|MAC)|Seed|Cert)"
+"""The same as the last word of camelCase."""
+_STRUCTURE = ("Name", "Ref", "Secrets", "Seconds", "topologyKey", "LabelKeys")
+"""Ends of the API's own fields that say where a secret is, not what (`secretName`, `imagePullSecrets`), or have nothing to do with one."""
 _NAME = re.compile(
     rf"""(?ix) passw | passphrase | pwd | secret | token | credential | cookie
-    | (?:api|access|private|signing|encryption|master|client)[_.-]?key | (?:^|[_.-]){_ENDS}$"""
+    | (?:api|access|private|signing|encryption|master|client)[_.-]?key | (?:^|[_.-]){_ENDS}$
+    | (?-i: (?<=[a-z0-9]){_HUMPS}$)"""
 )
 
 
 def is_secret_name(name: str) -> bool:
     """Tell whether a variable or key of that name usually holds a secret.
 
-    >>> [name for name in ("DB_PASSWORD", "API_KEY", "LOG_LEVEL", "dsn", "KEYSPACE", "TTS_PROVIDER") if is_secret_name(name)]
-    ['DB_PASSWORD', 'API_KEY', 'dsn']
+    >>> [name for name in ("DB_PASSWORD", "API_KEY", "LOG_LEVEL", "dsn", "KEYSPACE", "dbPass", "compass") if is_secret_name(name)]
+    ['DB_PASSWORD', 'API_KEY', 'dsn', 'dbPass']
     """
     return _NAME.search(name) is not None
 
@@ -55,9 +58,14 @@ def is_secret(place: Sequence[str], value: JSON | Absent) -> bool:
             return True
         return any(is_secret([*place, key], item) for key, item in value.items() if not key.endswith(_STRUCTURE))
     if isinstance(value, list):
-        return any(is_secret(place, item) for item in value)
+        return any(_is_secret_flag(item) or is_secret(place, item) for item in value)
     own = [part.strip("[]") for part in place[-2:] if not part.endswith(_STRUCTURE)]
     return any(map(is_secret_name, own)) or is_secret_value(str(value))
+
+
+def _is_secret_flag(item: JSON) -> bool:
+    """Tell whether an argument is a flag whose value, behind it or the next one, is a secret: `--db-password`, `hunter2`."""
+    return isinstance(item, str) and item.startswith("-") and is_secret_name(item.lstrip("-").partition("=")[0])
 
 
 def shown(place: Sequence[str], value: JSON | Absent) -> JSON:

@@ -20,11 +20,13 @@ PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ESCAPED = re.compile(r"\{(\{[A-Za-z_][A-Za-z0-9_]*\})\}")
 _CONSTANT = frozenset(
     {"secretKeyRef", "secretRef", "secretName", "secret", "imagePullSecrets", "serviceAccountName", "serviceAccount", "securityContext"}
-    | {"image", "command", "args", "hostPath"}
+    | {"nodePublishSecretRef", "csi", "flexVolume", "serviceAccountToken", "automountServiceAccountToken"}
+    | {"image", "command", "args", "hostPath", "runtimeClassName"}
+    | {"hostNetwork", "hostPID", "hostIPC", "hostUsers", "shareProcessNamespace", "privileged", "capabilities"}
 )
 """What a value from an alert must never choose: whose secrets and rights a container gets, and what runs in it."""
-_CODE_ENDS = ("-snippet",)
-"""Ends of annotations that hold code: `nginx.ingress.kubernetes.io/configuration-snippet`."""
+_CODE_ENDS = ("-snippet", "-snippets", "/config-backend", "/config-frontend", "/config-global")
+"""Ends of annotations that hold code: `nginx.ingress.kubernetes.io/configuration-snippet`, `nginx.org/server-snippets`."""
 _METADATA = ("labels", "annotations")
 _OPERATIONS = {"add": True, "replace": True, "test": True, "remove": False}
 _OTHERS = ("remediator.dev/", "deployment.kubernetes.io/", "kubectl.kubernetes.io/last-applied-configuration")

@@ -1,7 +1,8 @@
 """The places of an object that a step touches, as they were or as it leaves them: what is compared, told by reading, and put back. Pure.
 
 Kept in plans and receipts, so a long value stands there as its digest alone: it can be compared, not put back. Of what may be a secret
-and stood there before, not even that is kept, since a short one is guessed from a digest: only the object's version that had it.
+and stood there before, not even that is kept, since a short one is guessed from a digest: only the object's version that had it. Nor is
+it of a list or mapping that a step leaves such a secret in: of that only the place is kept.
 """
 
 from __future__ import annotations
@@ -21,6 +22,21 @@ _LONGEST = 8192
 def noted(tree: JSON, places: Iterable[Place], *, meta: Mapping[str, Any] | None = None) -> list[JSON]:
     """Return what stands at each place, for a plan or receipt. With `meta`, the metadata of an object that was read, as it was there."""
     return [_noted(tree, place, meta) for place in places]
+
+
+def left(tree: JSON, places: Iterable[Place], was: Sequence[Mapping[str, Any]]) -> list[JSON]:
+    """Return what a step leaves at each place, for a plan; `was` is what `noted` said of the same places before."""
+    return [
+        {"place": list(place), "unsaid": True}
+        if "version" in before and isinstance(value := at(tree, place), Mapping | list) and is_secret(place, value)
+        else _noted(tree, place, None)
+        for place, before in zip(places, was, strict=True)
+    ]
+
+
+def sayable(found: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return those that hold what they were noted from."""
+    return [item for item in found if not {"digest", "version", "unsaid"} & item.keys()]
 
 
 def _noted(tree: JSON, place: Place, meta: Mapping[str, Any] | None) -> dict[str, JSON]:
@@ -49,7 +65,9 @@ def differing(tree: JSON, found: Sequence[Mapping[str, Any]], *, meta: Mapping[s
 
 def _is_as(value: JSON | Absent, item: Mapping[str, Any], meta: Mapping[str, Any] | None) -> bool:
     if value is ABSENT:
-        return not {"value", "digest", "version"} & item.keys()
+        return not {"value", "digest", "version", "unsaid"} & item.keys()
+    if "unsaid" in item:
+        return True
     if "version" in item:
         return meta is not None and bool(item["version"] == _version(item["place"], meta))
     if "digest" in item:
@@ -59,7 +77,7 @@ def _is_as(value: JSON | Absent, item: Mapping[str, Any], meta: Mapping[str, Any
 
 def unkept(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the places whose values were not kept, in words."""
-    return [words(item["place"]) for item in found if "digest" in item or "version" in item]
+    return [words(item["place"]) for item in found if item not in sayable(found)]
 
 
 def restored(tree: JSON, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

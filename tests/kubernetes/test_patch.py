@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 from actions.kubernetes.actions.patch import Patch
 from actions.kubernetes.actions.rollout_undo import RolloutUndo
 from actions.kubernetes.checks.rollout import Rollout
-from actions.kubernetes.disclosure import HIDDEN
+from actions.kubernetes.disclosure import HIDDEN, shown
 from actions.kubernetes.marks import ANNOTATION as MARK
 from actions.kubernetes.notes import ANNOTATION as NOTE
 from remediator.action import Action, Settled
@@ -146,6 +147,8 @@ async def test_strategic_patch_joins_lists_by_name_and_merge_replaces_them(run: 
     whole = container(image=behaviours.IMAGE)
     plan = await PATCH.plan(params(run, "Deployment", "web", whole, type="merge"), ctx)
     assert "spec.template.spec.containers[app-2]" in [change.field for change in plan.changes if change.after is None]
+    swept = "spec.template.spec.containers[app-2] goes: the patch leaves it out of what it puts there"
+    assert swept in plan.warnings
 
 
 async def test_item_of_a_list_is_taken_away_by_directive_and_put_back_in_its_place(run: Workloads, ctx: LocalContext) -> None:
@@ -172,6 +175,36 @@ async def test_secrets_in_the_way_are_not_shown_and_can_not_be_put_back(run: Wor
     assert digest("hunter2-plain") not in repr((plan, receipt))
     with pytest.raises(PlanRefused, match=r"the value before of data.db_password was not kept"):
         await PATCH.undo(plan, receipt, ctx)
+
+
+async def test_secret_beside_what_changes_is_not_shown_nor_kept_as_a_digest(run: Workloads, ctx: LocalContext) -> None:
+    """Arguments are one value: a password among them is neither shown, nor to be guessed from the digest of what is left there."""
+    args = ["--db-password", "hunter2", "--level=info"]
+    await run("Deployment", "web", Behaviour(behaviours.RUNS.script, more={"args": args}))
+    patch = [{"op": "replace", "path": "/spec/template/spec/containers/0/args/2", "value": "--level=debug"}]
+    plan = await PATCH.plan(params(run, "Deployment", "web", patch, type="json"), ctx)
+    assert (plan.changes[0].before, plan.changes[0].after) == (HIDDEN, HIDDEN)
+    receipt = await PATCH.apply(plan, ctx)
+    left = [*args[:2], "--level=debug"]
+    assert (await run.get("Deployment", "web"))["spec"]["template"]["spec"]["containers"][0]["args"] == left
+    assert not {"hunter2", digest(args), digest(left)} & set(re.findall(r"[\w-]+", repr((plan, receipt))))
+    await run.available("Deployment", "web")
+    assert (await PATCH.verify(plan, receipt, ctx)).health is Health.HEALTHY
+    with pytest.raises(PlanRefused, match="was not kept"):
+        await PATCH.undo(plan, receipt, ctx)
+
+
+@pytest.mark.parametrize("name", ["DB_PW", "PIN", "dbPass", "smtpPw", "hmacKey", "signingSeed", "adminPIN", "service.psk"])
+def test_names_of_short_secrets_are_known_as_such(name: str) -> None:
+    """A short value looks like nothing; only its name tells."""
+    assert shown(("spec", "env", f"[{name}]", "value"), "1234") == HIDDEN
+    assert shown(("data", name), "1234") == HIDDEN
+
+
+@pytest.mark.parametrize("name", ["topologyKey", "matchLabelKeys", "COMPASS", "SPIN", "pin_threads", "OPINION", "level"])
+def test_names_that_only_end_alike_are_shown(name: str) -> None:
+    """Hiding too much costs a look into the cluster, and the way back."""
+    assert shown(("spec", name), "zone") == "zone"
 
 
 async def test_secret_in_the_way_that_changed_since_the_plan_stops_the_patch(run: Workloads, ctx: LocalContext) -> None:
@@ -280,6 +313,10 @@ def test_s25_values_enter_leaves_only_and_the_patch_is_code() -> None:
         ("/spec/template/spec/containers/0", {"name": "app", "args": ["-c", "{x}"]}),
         ("/spec/template/spec/containers/0/image", "{x}"),
         ("/metadata/annotations/nginx.ingress.kubernetes.io~1configuration-snippet", "{x}"),
+        ("/metadata/annotations/nginx.org~1server-snippets", "{x}"),
+        ("/spec/template/spec/hostNetwork", "{x}"),
+        ("/spec/template/spec/volumes/0", {"name": "v", "csi": {"driver": "d", "volumeAttributes": {"secretProviderClass": "{x}"}}}),
+        ("/spec/template/spec/volumes/0", {"name": "v", "projected": {"sources": [{"serviceAccountToken": {"path": "{x}"}}]}}),
     ],
 )
 def test_value_from_an_alert_chooses_no_code_rights_or_secrets(path: str, value: Any) -> None:

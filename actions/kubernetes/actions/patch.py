@@ -238,7 +238,7 @@ def _planned(
         action=action,
         summary=summary,
         targets=(target,),
-        intent={**delta.thing.reference.intent, **intent, "after": touched.noted(delta.after, delta.places), **final},
+        intent={**delta.thing.reference.intent, **intent, "after": touched.left(delta.after, delta.places, was), **final},
         precondition={"uid": delta.thing.uid, "touched": was, **_template_before(delta)},
         changes=tuple(Change(target.id, words(place), shown(place, old), shown(place, new)) for place, old, new in delta.changes()),
         impact=Impact(touched=1 if delta.places else 0, shrinks=lowered(delta.changes())),
@@ -281,7 +281,9 @@ def _judged(thing: Thing, patch: JSON, after: Mapping[str, Any], places: Sequenc
             f"{thing.reference}: the server would also change {_listed(serious)}, which the patch does not speak of "
             "(an admission webhook, perhaps)"
         )
-    return [f"the server adds {words(place)} by itself" for place in [*added, *overwritten][:_MOST_WARNED]]
+    swept = [place for place in places if at(after, place) is ABSENT and place not in {one for one, _ in mentions}]
+    gone = [f"{words(place)} goes: the patch leaves it out of what it puts there" for place in swept[:_MOST_WARNED]]
+    return [*gone, *(f"the server adds {words(place)} by itself" for place in [*added, *overwritten][:_MOST_WARNED])]
 
 
 def _spoken(patch: JSON, own: Mapping[str, Any]) -> list[JSON]:
@@ -309,7 +311,7 @@ async def _mark(client: Client, ctx: Context, plan: Plan, thing: Thing) -> dict[
         return {}
     history = await writing.read_known(client, thing.workload)
     own = own_parts(thing.body)
-    wished = touched.restored(own, [item for item in plan.intent["after"] if "digest" not in item])
+    wished = touched.restored(own, touched.sayable(plan.intent["after"]))
     adjusts = images(normal(wished["spec"]["template"])) == images(thing.workload.template)
     mark = writing.new_mark(history, ctx, action=Patch.name, template=wished["spec"]["template"], leaves=False, adjusts=adjusts)
     return replace(mark, template=plan.intent["template"]).written()  # what is hidden in the plan is missing in `wished`
