@@ -35,7 +35,10 @@ class Answer:
 
     def json(self) -> dict[str, Any]:
         """Return the body as an object. Raises ValueError when it is none."""
-        value = json.loads(self.body)
+        try:
+            value = json.loads(self.body)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__} instead of an object")  # noqa: TRY004 (one error for both faults)
         return value
@@ -43,9 +46,19 @@ class Answer:
     def object(self) -> dict[str, Any]:
         """Return the body as a Kubernetes object or list. Raises ValueError when it is none: a proxy's page, say."""
         value = self.json()
-        if "kind" not in value or "metadata" not in value or value["kind"] == "Status":
+        if "kind" not in value or not isinstance(value.get("metadata"), dict) or value["kind"] == "Status":
             raise ValueError(f"kind {str(value.get('kind'))[:100]!r} instead of the object")
         return value
+
+    def items(self) -> tuple[list[dict[str, Any]], str]:
+        """Return the objects of a list, and the token of its next page. Raises ValueError for what is no list: none is not nothing."""
+        value = self.object()
+        items = value.get("items")
+        if not str(value["kind"]).endswith("List") or "items" not in value:
+            raise ValueError(f"kind {str(value['kind'])[:100]!r} instead of a list")
+        if items is not None and not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
+            raise ValueError("items that are no objects")
+        return items or [], str(value["metadata"].get("continue") or "")
 
     def success(self) -> dict[str, Any]:
         """Return what a write answered: the object, or the `Status` of a success (deletions, evictions). Raises ValueError."""
@@ -68,7 +81,14 @@ class Answer:
             value = self.json()
         except ValueError:
             return {}
-        return value if value.get("kind") == "Status" else {}
+        if value.get("kind") != "Status":
+            return {}
+        details = value.get("details")
+        if not isinstance(details, dict) or not details:
+            return {**value, "details": {}}
+        causes = details.get("causes")
+        said = [cause for cause in causes if isinstance(cause, dict)] if isinstance(causes, list) else []
+        return {**value, "details": {**details, "causes": said}}
 
 
 def error_of(answer: Answer, *, cluster: str, request: str) -> RemediatorError:

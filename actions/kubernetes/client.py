@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from actions.kubernetes.answers import Answer, error_of
@@ -37,6 +37,11 @@ _PAGE = 500
 _MOST_PAGES = 20
 _FRESH = 600.0
 """Seconds for which what a server offers is taken as known: servers are upgraded, and groups are added."""
+_SOMEBODY_ELSES_SUCCESS = range(203, 300)
+"""What no API server answers to a write: a proxy changed the answer of one that was made, perhaps."""
+
+
+T = TypeVar("T")
 
 
 class Client:
@@ -46,7 +51,7 @@ class Client:
         self._cluster = endpoint.cluster
         self._manager = manager
         self._transport = Transport(endpoint, agent=manager)
-        self._discovered: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self._discovered: dict[str, tuple[float, Any]] = {}
 
     @property
     def rejected(self) -> bool:
@@ -78,9 +83,13 @@ class Client:
         items: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
-            page = await self.get(path, {**(query or {}), "limit": str(_PAGE), **more})
-            items += page.get("items") or []
-            token = page.get("metadata", {}).get("continue")
+            request = Request("GET", path, _pairs({**(query or {}), "limit": str(_PAGE), **more}))
+            answer = (await self._read(request)).answer
+            try:
+                page, token = answer.items()
+            except ValueError as error:
+                raise self._not_a_server(request, error) from error
+            items += page
             if not token:
                 return items
             more = {"continue": token}
@@ -96,26 +105,26 @@ class Client:
 
         "" is the core group. Asked for once in ten minutes. Raises as `get`.
         """
-        try:
-            return parse_groups(await self._discover("/apis")).get(group, ()) if group else parse_core(await self._discover("/api"))
-        except ValueError as error:
-            raise self._not_a_server("GET /apis", error) from error
+        return (await self._discover("/apis", parse_groups)).get(group, ()) if group else await self._discover("/api", parse_core)
 
     async def release(self) -> tuple[int, int]:
         """Return the server's release, as (1, 36). Raises as `get`."""
-        try:
-            return parse_release(await self._discover("/version"))
-        except ValueError as error:
-            raise self._not_a_server("GET /version", error) from error
+        return await self._discover("/version", parse_release)
 
-    async def _discover(self, path: str) -> Mapping[str, Any]:
-        """Read what the server says about itself, once in a while. Raises ValueError for what is no object."""
+    async def _discover(self, path: str, parse: Callable[[Mapping[str, Any]], T]) -> T:
+        """Read what the server says about itself, once in a while; what can't be understood is not kept."""
         now = asyncio.get_running_loop().time()
-        until, known = self._discovered.get(path, (now, {}))
-        if until <= now:
-            known = (await self._read(Request("GET", path))).answer.json()
-            self._discovered[path] = (now + _FRESH, known)
-        return known
+        until, known = self._discovered.get(path, (now, None))
+        if until > now:
+            return cast("T", known)
+        request = Request("GET", path)
+        answer = (await self._read(request)).answer
+        try:
+            found = parse(answer.json())
+        except ValueError as error:
+            raise self._not_a_server(request, error) from error
+        self._discovered[path] = (now + _FRESH, found)
+        return found
 
     async def _read(self, request: Request) -> Received:
         try:
@@ -194,6 +203,8 @@ class Client:
             answer = (await self._transport.write(request)).answer
         except Lost as error:
             raise self._lost(str(error), dry_run=dry_run) from error
+        if answer.status in _SOMEBODY_ELSES_SUCCESS:
+            raise self._lost(str(self._refusal(answer, request)), dry_run=dry_run)
         if answer.status >= 500 or answer.status == 408:
             refusal = self._refusal(answer, request)
             # A proxy or a timed-out API server answers so for writes that did take effect.

@@ -15,7 +15,10 @@ def parse_groups(answer: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """
     if answer.get("kind") != "APIGroupList" or not isinstance(answer.get("groups"), list):
         raise ValueError(f"kind {str(answer.get('kind'))[:100]!r} instead of the list of groups")
-    return {group["name"]: _versions(group) for group in answer["groups"]}
+    try:
+        return {group["name"]: _versions(group) for group in answer["groups"]}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError("groups that can't be read") from error
 
 
 def _versions(group: Mapping[str, Any]) -> tuple[str, ...]:

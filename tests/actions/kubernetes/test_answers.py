@@ -106,6 +106,13 @@ def test_what_each_refusal_is(code: int, body: Any, kind: type[RemediatorError])
     assert type(refused(code, body)) is kind
 
 
+@pytest.mark.parametrize("details", ["x", [1], {"causes": "abc"}, {"causes": [1]}])
+@pytest.mark.parametrize("code", [400, 404, 409, 422])
+def test_a_garbled_status_is_a_refusal_all_the_same(code: int, details: Any) -> None:
+    """Nothing was written, whatever else it says: that must not get lost in how it says so."""
+    assert isinstance(refused(code, {"reason": "NotFound", "message": "no", "details": details}), RemediatorError)
+
+
 def test_plain_text_is_shown_without_what_terminals_obey() -> None:
     """Kubelets explain themselves in plain text; a page of HTML is nobody's explanation."""
     assert "(container not found (x) y)" in str(refused(500, b"container not found (x)\x1b\n y", content_type="text/plain; charset=utf-8"))

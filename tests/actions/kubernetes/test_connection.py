@@ -204,6 +204,56 @@ async def test_answers_of_something_else_are_no_evidence(cluster: FakeCluster, c
         await client.get("/apis/nothing/v1/here")
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"kind": "PodList", "metadata": {}},
+        {"kind": "Page", "metadata": {}, "items": []},
+        {"kind": "PodList", "metadata": {}, "items": {"a": 1}},
+        {"kind": "PodList", "metadata": {}, "items": [None]},
+        {"kind": "PodList", "metadata": None, "items": []},
+        b"[" * 100_000,
+    ],
+)
+async def test_s03_an_answer_that_is_no_list_is_not_an_empty_one(body: Any) -> None:
+    """A garbled list of budgets must not read as: there are none, so any Pod may go."""
+    async with HttpServer() as server:
+        server.default = Reply(200, body)
+        client = Client(Endpoint("prod", server.url, _nobody), manager="remediator")
+        with pytest.raises(TemporaryError, match="did not answer as an API server"):
+            await client.list("/apis/policy/v1/namespaces/shop/poddisruptionbudgets")
+        server.default = Reply(200, {"kind": "PodList", "metadata": {}, "items": None})
+        assert await client.list("/api/v1/namespaces/shop/pods") == []
+        await client.aclose()
+
+
+@pytest.mark.parametrize("status", [203, 204, 206])
+async def test_a_success_that_no_api_server_gives_leaves_a_write_unknown(status: int) -> None:
+    """A proxy that rewrites answers has passed the request on: nobody may say that nothing was written."""
+    async with HttpServer() as server:
+        server.default = Reply(status, b"")
+        client = Client(Endpoint("prod", server.url, _nobody), manager="remediator")
+        for write in (client.patch(WEB, {}), client.create(WEB, {}), client.delete(WEB, uid="u")):
+            with pytest.raises(OutcomeUnknown, match=f"HTTP {status}"):
+                await write
+        with pytest.raises(TemporaryError):
+            await client.patch(WEB, {}, dry_run=True)
+        await client.aclose()
+
+
+async def test_garbled_discovery_is_asked_for_again() -> None:
+    """A proxy's page that came once must not hide what the server offers for ten minutes."""
+    async with HttpServer() as server:
+        client = Client(Endpoint("prod", server.url, _nobody), manager="remediator")
+        for garbled in ({"kind": "Page"}, {"kind": "APIGroupList", "groups": [None]}, {"kind": "APIGroupList", "groups": [{}]}):
+            server.default = Reply(200, garbled)
+            with pytest.raises(TemporaryError, match="did not answer as an API server"):
+                await client.served("policy")
+        server.default = Reply(200, {"kind": "APIGroupList", "groups": [{"name": "policy", "versions": [{"version": "v1"}]}]})
+        assert await client.served("policy") == ("v1",)
+        await client.aclose()
+
+
 def test_objects_in_messages_are_taken_out_in_one_pass() -> None:
     """A message of any length is shortened at once: values of environment variables never show, cut off or not."""
     assert safe_message('bad: Invalid value: "{env: x}" and "{y}": why') == "bad: Invalid value: {…}: why"
