@@ -162,6 +162,7 @@ class PermissionKind(StrEnum):
     POSTGRES = "postgres"
     REDIS = "redis"
     HTTP = "http"
+    COMMAND = "command"
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ class Permission:
     PostgreSQL: `resource` is a predefined role or object, `verbs` the privileges (`member`, `SELECT`).
     Redis: `verbs` are ACL terms (`+ping`, `+config|set`), `resource` a key pattern or empty.
     AWS: `verbs` are IAM actions, `resource` an ARN pattern. HTTP: `verbs` methods, `resource` a path pattern.
+    Commands: `verbs` is `run`, `resource` a program's absolute path.
     """
 
     kind: PermissionKind
@@ -268,6 +270,15 @@ class Action(ABC, Generic[P]):
         For what `Permission.param` can't say: an action on any kind of object needs the rights on the kind that a rule names.
         """
         return cls.permissions
+
+    @classmethod
+    def undoable(cls, params: Mapping[str, Any]) -> bool:  # noqa: ARG003 - it is the same for all calls of most actions
+        """Tell whether a call with these parameters, as far as a rule fixes them, can be undone."""
+        return cls.reversible
+
+    def repeat_of(self, plan: Plan) -> Repeat:
+        """Return how this call may be repeated, for actions of which a rule says so."""
+        return self.repeat
 
     @abstractmethod
     async def plan(self, params: P, ctx: Context) -> Plan:

@@ -242,7 +242,7 @@ class Execution:
     async def settle(self, plan: Plan, *, key: str, values: Mapping[str, Value], lost: str) -> Outcome:
         """Read whether an intended call took effect; class `never` and a failed reading stay unknown."""
         action = self.action(plan.action)
-        if action.repeat is Repeat.NEVER:
+        if action.repeat_of(plan) is Repeat.NEVER:
             return Outcome(Result.UNKNOWN, f"{lost}; {plan.action} can't be looked into by reading")
         try:
             reading: Reconciled = await self._reading(

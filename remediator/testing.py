@@ -333,10 +333,10 @@ class ActionConformance(ABC):
 
     async def test_second_apply_has_no_second_effect(self, world: Any) -> None:
         """The same plan applied twice has the effect of once, or is refused; class `never` is exempt and never repeated."""
-        if self.action.repeat is Repeat.NEVER:
-            return
         ctx, params = world
         plan = await self.action.plan(params, ctx)
+        if self.action.repeat_of(plan) is Repeat.NEVER:
+            return
         receipt = await self.action.apply(plan, ctx)
         await self.settle(plan, receipt, ctx)
         once = canonical(await self.state())
@@ -355,14 +355,14 @@ class ActionConformance(ABC):
             await self.settle(plan, receipt, ctx)
             changed = canonical(await self.state()) != before
             found = await self.action.reconcile(plan, ctx)
-            if self.action.repeat is Repeat.NEVER:
+            if self.action.repeat_of(plan) is Repeat.NEVER:
                 assert found.settled is Settled.UNKNOWN
             elif found.settled is Settled.APPLIED:
                 assert found.receipt is not None
                 assert changed or plan.noop, f"crash at suspension {point}: said applied, but nothing changed"
             elif found.settled is Settled.NOT_APPLIED:
                 assert not changed, f"crash at suspension {point}: said not applied, but the state changed"
-            elif self.action.repeat is Repeat.CONDITIONAL:
+            elif self.action.repeat_of(plan) is Repeat.CONDITIONAL:
                 raise AssertionError(f"a conditional action can always tell: {found.message}")
             if receipt is not None:
                 return

@@ -20,6 +20,9 @@ from remediator.rules.schema import RemedyText, VerifyText
 LONGEST_STEP = timedelta(hours=2)
 _RISKS = list(Risk)
 
+_Called = tuple[type[Action[Any]], Mapping[str, JSON]]
+"""An action with its parameters as they are written."""
+
 
 @dataclass
 class RemedyReader:
@@ -69,13 +72,13 @@ class RemedyReader:
         verify = node.get("verify")
         when = self.reader.condition(node.get("when"), self.deciding)
         until = self.reader.condition(verify.get("until") if verify is not None else None, self.verifying)
-        steps, kinds = self._steps(node)
+        steps, calls = self._steps(node)
         handover = self._handover(node)
         if check_shape(RemedyText, node):
             return None  # noted with the rule's shape already
         text = RemedyText.model_validate(node.plain())
         self._check_verify(text.verify, node)
-        self._check_undo(text.on_failure, node, kinds)
+        self._check_undo(text.on_failure, node, calls)
         if len(self.reader.problems) > before:
             return None
         conditions = [one for one in (when, until, *(step.when for step in steps)) if one is not None]
@@ -90,7 +93,7 @@ class RemedyReader:
             unknown_is_next=text.on_unknown == "next",
             hash=self._hash(node, used),
             handover=handover,
-            risk=max((kind.risk for kind in kinds), key=_RISKS.index, default=Risk.LOW),
+            risk=max((kind.risk for kind, _ in calls), key=_RISKS.index, default=Risk.LOW),
         )
 
     def _hash(self, node: Node, used: Collection[str]) -> str:
@@ -101,10 +104,10 @@ class RemedyReader:
         texts = {id_: text for id_, text in self.texts.items() if id_ in looked_at}
         return digest({"remedy": node.plain(), "checks": texts, "vars": encode_value(values)})
 
-    def _steps(self, node: Node) -> tuple[list[StepSpec], list[type[Action[Any]]]]:
+    def _steps(self, node: Node) -> tuple[list[StepSpec], list[_Called]]:
         reader, catalogue = self.reader, self.reader.names.catalogue
         steps: list[StepSpec] = []
-        kinds: list[type[Action[Any]]] = []
+        calls: list[_Called] = []
         listed = node.get("steps")
         for number, entry in enumerate(listed.entries() if listed is not None else (), 1):
             call = reader.call(entry, ("when", "timeout"), "action", catalogue.action_names)
@@ -114,12 +117,12 @@ class RemedyReader:
             if call is None or kind is None:
                 reader.missing(call, "action", catalogue.action_names)
                 continue
-            kinds.append(kind)
+            calls.append((kind, call.params.plain()))
             template = reader.params(call, kind, self.deciding)
             if template is not None:
                 self._check_evidence(call.params, template)
                 steps.append(StepSpec(number, call.name, template, when, timeout))
-        return steps, kinds
+        return steps, calls
 
     def _check_evidence(self, node: Node, template: Template) -> None:
         evidence = sorted(name for name, fact in self.facts.items() if fact.evidence)
@@ -156,15 +159,16 @@ class RemedyReader:
                 place.problem(f"every ({format_duration(text.every)}) is longer than within ({format_duration(text.within)})")
             )
 
-    def _check_undo(self, on_failure: OnFailure, node: Node, kinds: Sequence[type[Action[Any]]]) -> None:
+    def _check_undo(self, on_failure: OnFailure, node: Node, calls: Sequence[_Called]) -> None:
         if on_failure is not OnFailure.UNDO:
             return
         place = (node.get("on_failure") or node).place
-        for kind in kinds:
+        for kind, params in calls:
             if kind.notifies:
                 continue
-            if not kind.reversible:
-                self.reader.problems.append(place.problem(f"on_failure: undo is not possible: {kind.name} can't be undone"))
+            if not kind.undoable(params):
+                why = "can't be undone" if not kind.reversible else "can't be undone with these parameters"
+                self.reader.problems.append(place.problem(f"on_failure: undo is not possible: {kind.name} {why}"))
             elif kind.undo_restores_fault:
                 message = f"on_failure: undo would bring back what was seen unhealthy: {kind.name} is itself the way back"
                 self.reader.problems.append(place.problem(message))
