@@ -37,7 +37,7 @@ class KubernetesConnection(Connection):
     """
 
     kubeconfig: str | None = Field(None, description="path of a kubeconfig file")
-    context: str | None = Field(None, description="context in the kubeconfig; its current one when absent")
+    context: str | None = Field(None, description="context in the kubeconfig; may be left out where there is only one")
     in_cluster: bool = Field(False, description="use the service account of the Pod that this daemon runs in")
     server: str | None = Field(None, description="URL of the API server")
     token: SecretRef | None = Field(None, description="bearer token for `server`")

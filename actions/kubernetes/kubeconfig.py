@@ -74,7 +74,12 @@ class Kubeconfig:
             before = self.token
             await self._ask_again()
             if self.token == before:
-                self.config, self.loader = await _load(self.path, self.context, self.cluster)
+                config, loader = await _load(self.path, self.context, self.cluster)
+                if config.host != self.config.host:
+                    raise PermanentError(
+                        f"connection {self.cluster!r}: kubeconfig {self.path} names another server now; its token is not sent here"
+                    )
+                self.config, self.loader = config, loader
         return self.token
 
     async def _ask_again(self) -> None:
@@ -100,4 +105,10 @@ async def _load(path: Path, context: str | None, cluster: str) -> tuple[Any, Any
         raise PermanentError(f"connection {cluster!r}: kubeconfig {path}: {str(error).partition(' in ')[0][:200]}") from None
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise PermanentError(f"connection {cluster!r}: kubeconfig {path} is malformed ({type(error).__name__})") from None
+    names = sorted(str(item["name"]) for item in loader.list_contexts())
+    if context is None and len(names) > 1:
+        raise PermanentError(
+            f"connection {cluster!r}: kubeconfig {path} has {len(names)} contexts ({', '.join(names[:5])}): say which by `context`; "
+            "the current one changes whenever somebody uses another"
+        )
     return config, loader

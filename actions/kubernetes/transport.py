@@ -249,6 +249,7 @@ class Transport:
         token = await self._token(request, deadline, renew=False)
         found = await attempt(token)
         if _is_unauthorized(found):
+            self.rejected = True  # also when there are no new credentials
             renewed = await self._token(request, deadline, renew=True)
             if renewed != token:
                 found = await attempt(renewed)

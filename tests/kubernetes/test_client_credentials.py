@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ async def test_tokens_are_read_again_when_they_were_replaced(cluster, accounts: 
 
 
 async def test_contexts_of_one_kubeconfig_are_connections_of_their_own(cluster, accounts: Accounts, tmp_path: Path) -> None:
-    """Each has its own credentials; without a context the current one is taken, and where there is none that is said."""
+    """Each has its own credentials; where there are several, none is taken for being the current one."""
     one, two = await accounts.token("one"), await accounts.token("two")
     path = config_with(cluster, tmp_path / "config", one={"token": one}, two={"token": two})
     ctx = LocalContext(
@@ -161,6 +162,37 @@ async def test_contexts_of_one_kubeconfig_are_connections_of_their_own(cluster, 
             await (await connect(ctx, name)).list("/api/v1/nodes")
     with pytest.raises(PermanentError, match=r"connection 'none': .*current-context"):
         await connect(ctx, "none")
+    use_context(path, "as-two")
+    with pytest.raises(PermanentError, match=r"connection 'none': .* has 2 contexts \(as-one, as-two\): say which"):
+        await connect(ctx, "none")
+    alone = config_with(cluster, tmp_path / "alone", one={"token": one})
+    use_context(alone, "as-one")
+    ctx = LocalContext({"none": KubernetesConnection(kubeconfig=str(alone))})
+    assert await works(ctx, "none")
+    await ctx.aclose()
+
+
+def use_context(path: Path, name: str) -> None:
+    """Do what `kubectl config use-context` does."""
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "current-context": name}))
+
+
+async def test_a_kubeconfig_that_names_another_server_is_not_believed_by_an_open_client(
+    cluster, accounts: Accounts, ca: Path, tmp_path: Path
+) -> None:
+    """The new server's token must not go to the old one; a new client is made, and goes where the file says."""
+    old, new = await accounts.token("old"), await accounts.token("new")
+    path = config_with(cluster, tmp_path / "config", me={"token": old})
+    ctx = LocalContext({"prod": KubernetesConnection(kubeconfig=str(path), context="as-me")})
+    client = await connect(ctx, "prod")
+    await accounts.revoke("old", old, ca)
+    elsewhere = {**cluster.cluster, "server": "https://127.0.0.1:9"}
+    config_with(dataclasses.replace(cluster, cluster=elsewhere), path, me={"token": new})
+    with pytest.raises(PermanentError, match="names another server now"):
+        await client.create(ME, REVIEW)
+    assert client.rejected
+    with pytest.raises(TemporaryError, match="can't be reached"):
+        await (await connect(ctx, "prod")).create(ME, REVIEW)
     await ctx.aclose()
 
 
