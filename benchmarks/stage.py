@@ -81,6 +81,7 @@ class Stage:
             "connections": {"sink": {"kind": "http", "base_url": url}, "pager": {"kind": "webhook", "url": f"{url}/page"}},
             "escalation": {"default": {"notify": [{"notify.webhook": {"connection": "pager"}}]}},
             **({"alertmanager": [url]} if world else {}),
+            "storm": {"incidents": 10_000, "within": "1s"},  # what is measured is acting, not the storm breaker
             **settings,
         }
         return Daemon(self.directory / name, whole, rules=rules)

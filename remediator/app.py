@@ -46,6 +46,7 @@ from remediator.service import Accepted, Reloaded
 from remediator.settings import Settings, read_settings, reloadable_changes
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.store.sqlite import SqliteStore
+from remediator.storming import Storms
 
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
@@ -128,6 +129,14 @@ class Daemon:
             metrics=self.metrics,
         )
         self.outbox = Outbox(self._store, self.execution, self._receivers, public_url=lambda: self._settings.public_url)
+        self._storms = Storms(
+            self._store,
+            limits=lambda: self._settings.storm.limits,
+            rule=lambda name: self._rules.rule(name),  # noqa: PLW0108 - a reload replaces the rule set
+            severities=lambda: tuple(self._settings.severities),
+            dry_run=lambda: self._settings.dry_run,
+            metrics=self.metrics,
+        )
         self._authenticator = Authenticator(settings.identities)
         self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -148,7 +157,7 @@ class Daemon:
         self.metrics.pauses(tuple(await self._store.pauses()))
         self.runner.start()
         self.outbox.start()
-        loops = (self._checkpoints, self._counts, self._watch, self._keep_alive)
+        loops = (self._checkpoints, self._counts, self._watch, self._keep_alive, self._storms.keep)
         self._loops = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
         for task in self._loops:
             task.add_done_callback(self._loop_ended)
@@ -233,7 +242,8 @@ class Daemon:
 
     def _intake(self, room: int) -> Intake:
         hold = {name: severity.page_after for name, severity in self._settings.severities.items()}
-        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room)
+        limits = self._settings.storm.limits
+        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room, storm=limits)
 
     # --- people
 

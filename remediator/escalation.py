@@ -15,13 +15,16 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from remediator import digest
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.execution import Execution
-from remediator.model import JSON, Event, IncidentState, RunState, Value, digest
+from remediator.model import JSON, Event, IncidentState, RunState, Value
+from remediator.model import digest as hash_of
 from remediator.records import Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Store
+from remediator.storm import folded_into
 
 FIRST_RETRY = timedelta(seconds=2)
 LONGEST_RETRY = timedelta(minutes=5)
@@ -48,7 +51,7 @@ class Receiver:
     @property
     def mark(self) -> str:
         """What a message remembers it by: also its parameters, never its place in the policy, which a reload may change."""
-        return f"{self.name}#{digest(dict(self.params))[:8]}"
+        return f"{self.name}#{hash_of(dict(self.params))[:8]}"
 
 
 Receivers = Callable[[str], Sequence[Receiver]]
@@ -107,13 +110,14 @@ class Outbox:
         if len(self._flying) > BATCH // 2:
             return  # to read all that is due each time one has landed would take longer than to deliver it
         for message in await self._store.due_messages(limit=MOST_DUE):
-            if message.incident not in self._flying and len(self._flying) < BATCH:
+            lane = message.key if message.kind is MessageKind.DIGEST else message.incident
+            if lane not in self._flying and len(self._flying) < BATCH:
                 task = asyncio.create_task(self._try(message), name=f"message {message.key}")
-                self._flying[message.incident] = task
-                task.add_done_callback(functools.partial(self._landed, message.incident))
+                self._flying[lane] = task
+                task.add_done_callback(functools.partial(self._landed, lane))
 
-    def _landed(self, incident: str, _task: asyncio.Task[None]) -> None:
-        self._flying.pop(incident, None)
+    def _landed(self, lane: str, _task: asyncio.Task[None]) -> None:
+        self._flying.pop(lane, None)
         self._woken.set()
 
     async def _pause(self) -> float:
@@ -139,6 +143,11 @@ class Outbox:
         run = await self._latest_run(message, incident)
         if not still_wanted(message, incident, run):
             await self._store.update_message(replace(message, cancelled=True))
+            return
+        storm = folded_into(message, run, await self._store.pauses())
+        if storm is not None:
+            folded = Event(message.incident, Kind.MESSAGE_FOLDED, datetime.now(UTC), {"key": message.key, "storm": storm})
+            await self._store.update_message(replace(message, cancelled=True), events=[folded])
             return
         values = facts_for(message, incident, run, public_url=self._public_url())
         receivers = {receiver.mark: receiver for receiver in self._receivers(message.policy)}
@@ -182,6 +191,8 @@ class Outbox:
 
 def facts_for(message: Message, incident: Incident | None, run: Run | None, *, public_url: str | None) -> Mapping[str, Value]:
     """Return what a message shows, and its text. Facts marked as evidence never get here: only states, names and plans do."""
+    if message.kind is MessageKind.DIGEST:
+        return digest.facts_of(message, public_url=public_url)
     body = message.body
     values: dict[str, Value] = {
         "kind": message.kind.value,
@@ -227,7 +238,7 @@ def text_of(message: Message, values: Mapping[str, Value]) -> str:
 
 def still_wanted(message: Message, incident: Incident | None, run: Run | None) -> bool:
     """Tell whether a message still says something: not a page of what resolved meanwhile, nor a question that was replaced."""
-    if incident is None or message.kind is MessageKind.UPDATE:
+    if incident is None or message.kind in (MessageKind.UPDATE, MessageKind.DIGEST):
         return True
     if message.kind is MessageKind.PAGE:
         return incident.state is not IncidentState.RESOLVED

@@ -33,6 +33,7 @@ class Kind(StrEnum):
     SIGNAL_RECEIVED = "signal.received"  # run, signal, comment
     MESSAGE_DELIVERED = "message.delivered"  # key, receivers
     MESSAGE_FAILED = "message.failed"  # key, error, attempts
+    MESSAGE_FOLDED = "message.folded"  # key, storm (its digest tells instead)
 
     # in the system chain
     DAEMON_STARTED = "daemon.started"  # version, dry_run, rules, rules_hash
@@ -41,4 +42,7 @@ class Kind(StrEnum):
     RULES_REFUSED = "rules.refused"  # problems
     PAUSE_SET = "pause.set"  # scope, why
     PAUSE_LIFTED = "pause.lifted"  # scope, why
+    STORM_TRIPPED = "storm.tripped"  # storm, reason
+    STORM_ENDED = "storm.ended"  # storm, reason, lasted
+    STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)
     AUDIT_CHECKPOINTED = "audit.checkpointed"  # heads

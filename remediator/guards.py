@@ -13,8 +13,8 @@ from enum import StrEnum
 
 from remediator.action import Identity
 from remediator.duration import format_duration
-from remediator.model import Authority, Plan
-from remediator.records import EVERYWHERE, Incident, Run
+from remediator.model import ApprovalState, Authority, Plan
+from remediator.records import EVERYWHERE, STORM, Incident, Run
 from remediator.rules.model import Budget, BudgetScope, GuardSpec, Rule
 from remediator.scope import outside_scope
 from remediator.store.protocol import Snapshot
@@ -30,7 +30,7 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True)
 class Judgement:
-    """A guard's answer, its reason for people, and when to ask again (for *wait*)."""
+    """A guard's answer, its reason for people, and when to ask again (for *wait*; None: when a storm is over)."""
 
     guard: str
     answer: Answer
@@ -143,6 +143,25 @@ class Enabled(Guard):
         if not case.current.enabled or not case.frozen.enabled:
             return self.deny(f"rule {case.run.rule!r} is disabled")
         return self.allow()
+
+
+@dataclass(frozen=True)
+class StormBreaker(Guard):
+    """Holds everything back while too many incidents open at once."""
+
+    name: str = "storm"
+    description: str = (
+        "There is no storm: at most `storm.incidents` incidents opened within `storm.within`. Until it is over runs wait, however long; "
+        "one that people approved goes on, and so does what was begun. Default: 50 within 1m."
+    )
+
+    def judge(self, case: Case) -> Judgement:
+        """Wait for the storm's end, unless people agreed to this very plan."""
+        storm = case.snapshot.pauses.get(STORM)
+        approval = case.snapshot.approvals.get(case.run.approval or "")
+        if storm is None or (approval is not None and approval.state is ApprovalState.APPROVED):
+            return self.allow()
+        return Judgement(self.name, Answer.WAIT, f"storm breaker: {storm.why}")
 
 
 @dataclass(frozen=True)
@@ -375,13 +394,16 @@ def _covers(protected: str, target: str) -> bool:
     return target == protected or target.startswith(protected if protected.endswith("/") else f"{protected}/")
 
 
-BEFORE_PLANNING: tuple[Guard, ...] = (KillSwitch(), Enabled(), MaximumAge(), MinimumFiring(), Cooldown(), Budgets(), Concurrency())
+BEFORE_PLANNING: tuple[Guard, ...] = (
+    *(KillSwitch(), Enabled(), StormBreaker(), MaximumAge()),
+    *(MinimumFiring(), Cooldown(), Budgets(), Concurrency()),
+)
 """Asked about the rule, in this order."""
 
 ON_PLAN: tuple[Guard, ...] = (KillSwitch(), Enabled(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius())
 """Asked about a plan as soon as it is made, so that nobody is asked to approve what would be refused."""
 
-BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, PlanExpiry(), Cooldown(), Budgets(), Concurrency(), Locks())
+BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, StormBreaker(), PlanExpiry(), Cooldown(), Budgets(), Concurrency(), Locks())
 """Asked about the plan's real targets, inside the transaction that enters `applying`."""
 
 BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled())
@@ -400,12 +422,12 @@ def lock_keys(plans: Sequence[Plan]) -> tuple[str, ...]:
 
 
 def judge(guards: Sequence[Guard], case: Case) -> list[Judgement]:
-    """Ask all guards; return those that did not allow. A deny stops the asking: nothing after it matters."""
+    """Ask all guards; return those that did not allow. A deny stops the asking, as does a storm: nothing after it matters."""
     against = []
     for guard in guards:
         judgement = guard.judge(case)
         if judgement.answer is not Answer.ALLOW:
             against.append(judgement)
-        if judgement.answer is Answer.DENY:
+        if judgement.answer is Answer.DENY or (judgement.answer is Answer.WAIT and judgement.until is None):
             break
     return against

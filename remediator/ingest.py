@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 
+from remediator import storm
 from remediator.decide import mandate, subject_facts
 from remediator.events import Kind
 from remediator.expressions import Unknown
 from remediator.guards import Bounds
+from remediator.lifecycle import advance
 from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
-from remediator.records import Incident, Message, MessageKind, Run
+from remediator.records import AFTER_STORM, STORM, Incident, Message, MessageKind, Pause, Run
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
@@ -47,6 +49,8 @@ class Intake:
     day: date | None = None
     """The day whose numbers `Reads.incident_numbers` asked for; None: the store's. Around midnight, or where two clocks differ, a
     number of one day under another day's name could be a number that is taken."""
+    storm: storm.StormLimits | None = None
+    """When the storm breaker trips; None: never."""
 
 
 def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
@@ -64,14 +68,15 @@ def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
     return Sorted(alert, owner, str(target), also=others)
 
 
-def reads_for(alerts: Sequence[Sorted], *, now: datetime) -> Reads:
-    """Name what `take` needs to see."""
+def reads_for(alerts: Sequence[Sorted], *, now: datetime, limits: storm.StormLimits | None = None) -> Reads:
+    """Name what `take` needs to see, with the `limits` of its intake's storm breaker."""
     keys = dict.fromkeys((item.rule.name, item.target) for item in alerts if item.rule is not None and item.alert.firing)
-    return Reads(
+    reads = Reads(
         fingerprints=[item.alert.fingerprint for item in alerts],
         latest_incident=list(keys),
         incident_numbers=now.date() if keys else None,
     )
+    return storm.count_lately(reads, limits) if keys else reads
 
 
 @dataclass
@@ -130,7 +135,11 @@ def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: I
 
 def _changes(draft: _Draft) -> Changes:
     intake = draft.intake
-    claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None else []
+    breaks = storm.in_force(draft.snapshot, intake.storm, [run.incident for run in draft.runs])
+    if breaks is not None:
+        _hold_back(draft, breaks)
+    claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None and breaks is None else []
+    begins = breaks is not None and STORM not in draft.snapshot.pauses
     return Changes(
         episodes=list(draft.episodes.values()),
         incidents=list(draft.incidents.values()),
@@ -141,8 +150,27 @@ def _changes(draft: _Draft) -> Changes:
         messages=draft.messages,
         cancel_messages=draft.cancelled,
         rule_texts=draft.texts,
+        pauses=[breaks] if breaks is not None and begins else [],
+        lift=[AFTER_STORM] if begins else [],
         events=draft.events,
     )
+
+
+def _hold_back(draft: _Draft, breaks: Pause) -> None:
+    """Have everything that was opened wait for the storm's end; its digest tells people instead of pages."""
+    if STORM not in draft.snapshot.pauses:
+        draft.events.append(storm.tripped(breaks))
+    reason, name = storm.reason_of(breaks), storm.name_of(breaks)
+    for place, run in enumerate(draft.runs):
+        waiting, entered = advance(run, RunState.WAITING, now=draft.snapshot.now, reason=reason)
+        draft.runs[place] = storm.hold(waiting, breaks, now=draft.snapshot.now)
+        draft.events.append(entered)
+        draft.event(run.incident, Kind.GUARD_DENIED, run=run.id, rule=run.rule, guard="storm", verdict="wait", reason=reason, until=None)
+    opened = {run.incident for run in draft.runs}
+    for message in draft.messages:
+        if message.incident in opened:
+            draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
+    draft.messages = [message for message in draft.messages if message.incident not in opened]
 
 
 def _resolved_last(item: Sorted) -> bool:

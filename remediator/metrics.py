@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from remediator.events import Kind
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
-from remediator.records import EVERYWHERE
+from remediator.records import EVERYWHERE, STORM
 
 OTHER = "other"
 MOST_BEGUN = 10_000
@@ -108,7 +108,7 @@ class Metrics:
         self.approvals_pending = self._gauge("approvals_pending", "Approvals that wait for people.")
         self.checks = self._counter("checks_total", "Checks run.", ["outcome"])
         self.actions = self._counter("actions_total", "External calls by action and outcome.", ["action", "outcome"])
-        self.messages = self._counter("messages_total", "Attempts to deliver a message.", ["outcome"])
+        self.messages = self._counter("messages_total", "Attempts to deliver a message; folded: a storm's digest tells it.", ["outcome"])
         self.messages_undelivered = self._gauge("messages_undelivered", "Messages in the outbox, held ones too.")
 
     def _build_durations(self) -> None:
@@ -136,6 +136,8 @@ class Metrics:
         self.rules_last_reload_success = self._gauge("rules_last_reload_success_timestamp_seconds", "When a reload last took effect.")
         self.dry_run = self._gauge("dry_run", "1 while nothing is changed anywhere.")
         self.paused = self._gauge("paused", "1 while the global kill switch is thrown.")
+        self.storm = self._gauge("storm", "1 while the storm breaker is tripped.")
+        self.storms = self._counter("storms_total", "Times the storm breaker has tripped.")
         self.paused_rules = self._gauge("paused_rules", "Rules whose own kill switch is thrown.")
         self.clock_skew = self._gauge("clock_skew_seconds", "How far the clock is off, as last measured.")
         self.audit_checkpoint = self._gauge("audit_checkpoint_timestamp_seconds", "When the audit trail was last checkpointed.")
@@ -154,7 +156,7 @@ class Metrics:
             (self.runs_ended, ENDED),
             (self.approvals, ("approve", "deny", "expired", "void")),
             (self.checks, ("ok", "failed", "timeout")),
-            (self.messages, ("delivered", "failed")),
+            (self.messages, ("delivered", "failed", "folded")),
             (self.action_duration, ("plan", "apply", "verify", "reconcile", "undo")),
         ]
         for metric, values in closed:
@@ -237,7 +239,8 @@ class Metrics:
     def pauses(self, scopes: Collection[str]) -> None:
         """Set the gauges of the kill switch from all thrown scopes."""
         self.paused.set(int(EVERYWHERE in scopes))
-        self.paused_rules.set(len(set(scopes) - {EVERYWHERE}))
+        self.storm.set(int(STORM in scopes))
+        self.paused_rules.set(sum(scope.startswith("rule:") for scope in scopes))
 
     def counts(self, counts: Mapping[str, int]) -> None:
         """Set gauges from `Store.counts`. A state that isn't counted is zero."""
@@ -280,6 +283,8 @@ class Metrics:
             Kind.ACTION_UNKNOWN: lambda event: self._action(event, "unknown"),
             Kind.MESSAGE_DELIVERED: lambda _: self.messages.labels("delivered").inc(),
             Kind.MESSAGE_FAILED: lambda _: self.messages.labels("failed").inc(),
+            Kind.MESSAGE_FOLDED: lambda _: self.messages.labels("folded").inc(),
+            Kind.STORM_TRIPPED: lambda _: self.storms.inc(),
             Kind.AUDIT_CHECKPOINTED: lambda event: self.audit_checkpoint.set(event.at.timestamp()),
         }
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from remediator import storm
 from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
-from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause, Signal, SignalKind
+from remediator.records import EVERYWHERE, STORM, SYSTEM_CHAIN, Pause, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
 
@@ -39,7 +40,9 @@ def pause(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, active: tup
 
 
 def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
-    """Lift the kill switch. Raises `NotFound` when it was not thrown."""
+    """Lift the kill switch, or end the storm. Raises `NotFound` when it was not thrown."""
+    if scope == STORM:
+        return storm.end(snapshot, actor=actor, why=why or "a person ended it")
     if scope not in snapshot.pauses:
         thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")

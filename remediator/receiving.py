@@ -157,7 +157,7 @@ class Receiving:
         """Take a batch in one transaction; return for each of its webhooks the incidents that it gave a run to."""
         webhooks = [one.alerts for one in batch]
         now = datetime.now(UTC)
-        reads = reads_for([item for alerts in webhooks for item in alerts], now=now)
+        reads = reads_for([item for alerts in webhooks for item in alerts], now=now, limits=self._intake(0).storm)
         wanted = len(reads.latest_incident)
         opened: list[Sequence[str]] = []
         with self._runner.reserve(wanted) if wanted else nullcontext(0) as room:

@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from remediator import storm
 from remediator.events import Kind
 from remediator.guards import Answer, Judgement, lock_keys
 from remediator.ingest import new_run, page_key
 from remediator.lifecycle import HOLDS_PAGE, advance
 from remediator.model import JSON, ApprovalState, Event, IncidentState, Plan, RunState, StepState
-from remediator.records import Approval, Incident, Message, MessageKind, Run, Signal, Step, Use
+from remediator.records import STORM, Approval, Incident, Message, MessageKind, Run, Signal, Step, Use
 from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec, Rule
 from remediator.store.protocol import Changes, Snapshot
@@ -152,6 +153,9 @@ class Turn:
             state = RunState.INTERRUPTED if deny.interrupts else RunState.ESCALATED
             self.stop(state, f"guard {deny.guard}: {deny.reason}")
             return
+        if any(judgement.until is None for judgement in against):
+            self._hold_for_storm(against[-1].reason)
+            return
         latest = max(against, key=lambda judgement: judgement.until or self.now)
         since = self.run.waiting_since or self.now
         if self.now - since >= max_wait:
@@ -161,6 +165,13 @@ class Turn:
             self.move(RunState.WAITING, f"guard {latest.guard}: {latest.reason}")
         wake = min(latest.until or self.now, since + max_wait)
         self.run = replace(self.run, wake_at=wake, deadline=since + max_wait, waiting_since=since, reason=latest.reason)
+
+    def _hold_for_storm(self, reason: str) -> None:
+        """Wait for the end of a storm; when that came since the guard was asked, decide anew at once."""
+        pause = self.snapshot.pauses.get(STORM)
+        if self.run.state is not RunState.WAITING:
+            self.move(RunState.WAITING, reason)
+        self.run = replace(self.run, wake_at=self.now) if pause is None else storm.hold(self.run, pause, now=self.now)
 
     def stop(self, state: RunState, reason: str) -> None:
         """Interrupt or escalate, remembering where an interrupted run was."""

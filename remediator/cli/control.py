@@ -55,10 +55,13 @@ def resume(
     client: Client,
     reason: Annotated[str, typer.Option("--reason", "-m", help="why; kept in the audit trail")] = "",
     rule: Rule = None,
+    scope: Annotated[str | None, typer.Option("--scope", help="`storm` ends a storm; else `global` or `rule:NAME`")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Lift the kill switch."""
-    done = client.post("api", "v1", "resume", body={"scope": _scope(rule), "reason": reason})
+    """Lift the kill switch, or end a storm."""
+    if scope is not None and rule is not None:
+        raise CommandFailed("--rule and --scope say the same thing: give one of them")
+    done = client.post("api", "v1", "resume", body={"scope": scope or _scope(rule), "reason": reason})
     if as_json:
         return print_json(done)
     return say(f"resumed: {done['scope']}", style="bold")

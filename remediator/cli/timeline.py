@@ -173,12 +173,16 @@ TOLD: dict[str, str | Callable[[Data], str]] = {
     Kind.SIGNAL_RECEIVED: _signal,
     Kind.MESSAGE_DELIVERED: "Message {key} delivered to {receivers}",
     Kind.MESSAGE_FAILED: "Message {key} could not be delivered (attempt {attempts}): {error}",
+    Kind.MESSAGE_FOLDED: "Message {key} is not sent by itself: the digest of {storm} tells it",
     Kind.DAEMON_STARTED: "Daemon {version} started with {rules} rules, dry run: {dry_run}",
     Kind.DAEMON_STOPPED: "Daemon stopped",
     Kind.RULES_RELOADED: "Rules reloaded: {rules} in force",
     Kind.RULES_REFUSED: "Rules refused, the old ones stay in force: {problems}",
     Kind.PAUSE_SET: "KILL SWITCH thrown for {scope}: {why}",
     Kind.PAUSE_LIFTED: "Kill switch lifted for {scope}",
+    Kind.STORM_TRIPPED: "STORM, nothing acts by itself ({storm}): {reason}",
+    Kind.STORM_ENDED: "The storm has ended after {lasted}: {reason}",
+    Kind.STORM_SETTLED: "All that the storm had held back was looked at again ({incidents} incidents)",
     Kind.AUDIT_CHECKPOINTED: "Audit trail checkpointed",
 }
 """How each kind is told: a template over the event's data, or a function of it."""

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from remediator.action import SecretRef
 from remediator.duration import Duration, format_duration
 from remediator.model import JSON, SYSTEM, Authority
+from remediator.storm import Reset, StormLimits
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -176,6 +177,26 @@ class Limits(Part):
     clock_skew: Duration = setting(
         timedelta(minutes=2), "a clock further off than this lowers every rule to approve", reload=True, gt=timedelta()
     )
+
+
+class StormSettings(Part):
+    """When so much happens at once that nothing acts by itself any more, and people get a digest instead of pages."""
+
+    incidents: int = setting(50, "more incidents than this, opened or reopened within `within`, are a storm", reload=True, ge=1, le=10_000)
+    within: Duration = setting(timedelta(minutes=1), "over what time incidents are counted", reload=True, gt=timedelta())
+    calm: Duration = setting(
+        timedelta(minutes=5), "for so long there must have been no more than that many before the storm ends", reload=True, ge=timedelta()
+    )
+    reset: Reset = setting(Reset.AUTO, "auto: it ends by itself; person: only `remediator resume --scope storm` ends it", reload=True)
+    digest_every: Duration = setting(
+        timedelta(minutes=15), "shortest time between two digests of one storm", reload=True, ge=timedelta(seconds=10)
+    )
+    ramp: int = setting(5, "runs a second that go on after a storm had held them back", reload=True, ge=1, le=1000)
+
+    @property
+    def limits(self) -> StormLimits:
+        """As the breaker takes them."""
+        return StormLimits(self.incidents, self.within, self.calm, self.reset, self.digest_every, self.ramp)
 
 
 # --- the systems it talks to -------------------------------------------------------------------------------------------
@@ -353,6 +374,7 @@ class Settings(Part):
     listen: ListenSettings = setting(ListenSettings, "where webhooks, API and UI are served", reload=False)
     dry_run: bool = setting(True, "plan and tell, but change nothing; `false` arms the daemon", reload=True)
     limits: Limits = setting(Limits, "the operator's bounds, which rules can't loosen", reload=True)
+    storm: StormSettings = setting(StormSettings, "when so much happens at once that nothing acts by itself", reload=True)
     connections: Mapping[Name, RawConnection] = setting(dict, "the systems it may look at and act on, by name", reload=True)
     alertmanager: tuple[EndpointOrUrl, ...] = setting(
         (), "Alertmanager's peers; without any, no rule goes further than approve. Offered as connection `alertmanager`", reload=True

@@ -15,6 +15,9 @@ from remediator.web.routes import Answer, Call, Route, ok
 Scope = Annotated[str, Field(pattern=r"^(global|rule:.{1,200})$", description="`global`, or `rule:NAME`")]
 
 
+Lifted = Annotated[str, Field(pattern=r"^(global|storm|rule:.{1,200})$", description="`global`, `rule:NAME`, or `storm`: end the storm")]
+
+
 class PauseBody(BaseModel):
     """What to stop, and why."""
 
@@ -29,7 +32,7 @@ class ResumeBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scope: Scope = EVERYWHERE
+    scope: Lifted = EVERYWHERE
     reason: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
 
 
@@ -40,7 +43,7 @@ async def pause(call: Call) -> web.Response:
 
 
 async def resume(call: Call) -> web.Response:
-    """Lift the kill switch."""
+    """Lift the kill switch, or end a storm."""
     sent = call.sent(ResumeBody)
     await call.service.resume(sent.scope, sent.reason, call.actor)
     return ok({"scope": sent.scope, "paused": False})
@@ -63,7 +66,7 @@ ROUTES = (
         "POST",
         "/api/v1/resume",
         "resume",
-        "Lift the kill switch",
+        "Lift the kill switch, or end a storm",
         resume,
         Operation.RESUME,
         Answer(
