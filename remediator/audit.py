@@ -6,12 +6,16 @@ with `hash` put in front, so verifying never depends on writing JSON twice alike
 
 Chains alone show that nothing was rewritten, removed, swapped or put in between, but not that the end was cut off or that a whole
 chain is gone. Checkpoints in the system chain show that, and the newest checkpoint, kept outside (an *anchor*), shows it of themselves.
+
+Chains leave the store only for an archive, and an `audit.archived` event in the system chain then names each with its head: what is
+missing without such an event is a fault. The system chain itself loses its oldest events that way.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,9 +27,13 @@ from remediator.records import SYSTEM_CHAIN
 CHECKPOINT = "audit.checkpointed"
 """Kind of the events that hold the heads of other chains. They stand in the system chain only."""
 
+ARCHIVED = "audit.archived"
+"""Kind of the events that name chains which were moved to an archive, with their heads. They stand in the system chain only."""
+
 _SCALARS = frozenset({str, int, float, bool, type(None)})
 _FIELDS = frozenset({"actor", "at", "chain", "data", "kind", "previous", "seq"})
 _HASH_PREFIX = b'{"hash":"'
+_DIGEST = re.compile(r"[0-9a-fA-F]{64}")
 _HASH_END = len(_HASH_PREFIX) + 64
 
 
@@ -202,20 +210,31 @@ def checkpoint(heads: Iterable[Head], *, at: datetime) -> Event:
 
 def checkpointed(event: ChainedEvent) -> tuple[Head, ...]:
     """Return the heads that a checkpoint holds, none for any other event. Raises `StoreCorrupt` for a checkpoint that can't be read."""
-    if event.kind != CHECKPOINT or event.chain != SYSTEM_CHAIN:
-        return ()
+    return _heads(event, "a checkpoint") if event.kind == CHECKPOINT and event.chain == SYSTEM_CHAIN else ()
+
+
+def _heads(event: ChainedEvent, what: str) -> tuple[Head, ...]:
     chains = event.data.get("chains")
     if not isinstance(chains, dict):
-        raise StoreCorrupt(f"{SYSTEM_CHAIN} event {event.seq}: a checkpoint without chains")
+        raise StoreCorrupt(f"{SYSTEM_CHAIN} event {event.seq}: {what} without chains")
     try:
         return tuple(Head(chain, int(count), str(digest)) for chain, (count, digest) in chains.items())
     except (TypeError, ValueError) as error:
-        raise StoreCorrupt(f"{SYSTEM_CHAIN} event {event.seq}: a checkpoint that can't be read ({error})") from error
+        raise StoreCorrupt(f"{SYSTEM_CHAIN} event {event.seq}: {what} that can't be read ({error})") from error
 
 
 def anchor(event: ChainedEvent) -> Head:
     """Return what to keep outside of the store: the place and hash of a checkpoint, which prove all it holds."""
     return Head(event.chain, event.seq, event.hash)
+
+
+def newest(anchors: Iterable[Head]) -> Head | None:
+    """Return the newest anchor of the system chain.
+
+    No archive ever takes the event that it names, so a trail without it is not the one that was anchored: who writes everything anew
+    could otherwise say of all that the anchors know that it was archived.
+    """
+    return max((head for head in anchors if head.chain == SYSTEM_CHAIN), key=lambda head: head.count, default=None)
 
 
 def check_claim(claim: Head, found: str | None) -> str | None:
@@ -225,6 +244,62 @@ def check_claim(claim: Head, found: str | None) -> str | None:
     if found is None:
         return f"{claim.chain}: a checkpoint counted {claim.count} events, event {claim.count} is missing"
     return f"{claim.chain} event {claim.count}: is not the one that a checkpoint recorded; it was rewritten"
+
+
+# --- what was archived -------------------------------------------------------------------------------------------------------
+
+
+def archived(heads: Iterable[Head], *, at: datetime, file: str, sha256: str) -> Event:
+    """Make the event that lets chains up to these heads leave the store, for the archive `file` whose content has this hash."""
+    chains: dict[str, JSON] = {head.chain: [head.count, head.hash] for head in heads}
+    return Event(SYSTEM_CHAIN, ARCHIVED, at, {"chains": chains, "file": file, "sha256": sha256})
+
+
+def archived_heads(event: ChainedEvent) -> tuple[Head, ...]:
+    """Return up to where chains were archived, nothing for any other event. Raises `StoreCorrupt` for one that can't be read."""
+    return _heads(event, "an archive") if event.kind == ARCHIVED and event.chain == SYSTEM_CHAIN else ()
+
+
+@dataclass
+class Absences:
+    """What is missing from a trail. Whether that is a fault shows when everything was read: an archive may explain it."""
+
+    _archived: dict[str, Head] = field(default_factory=dict)
+    _missing: list[tuple[Head, str]] = field(default_factory=list)
+
+    def archived(self, heads: Iterable[Head]) -> None:
+        """Note up to where chains were archived."""
+        for head in heads:
+            known = self._archived.get(head.chain)
+            if known is None or known.count < head.count:
+                self._archived[head.chain] = head
+
+    def missing(self, upto: Head, fault: str) -> None:
+        """Note that a chain's events up to `upto` are missing, which is `fault` unless they were archived."""
+        self._missing.append((upto, fault))
+
+    def faults(self) -> list[str]:
+        """Return the faults of what is missing and was not archived."""
+        return [fault for upto, fault in self._missing if not self._explains(upto)]
+
+    def _explains(self, upto: Head) -> bool:
+        known = self._archived.get(upto.chain)
+        return known is not None and (known.count > upto.count or (known.count, known.hash) == (upto.count, upto.hash))
+
+
+def gap(expected: Head, seq: int, body: bytes) -> tuple[Head, str] | None:
+    """Return what is missing before an event that stands at `seq` where the one after `expected` should be; None: nothing is.
+
+    The head is where the chain goes on from, by that event's own word, and the text is the fault, should it be one.
+    """
+    if seq <= expected.count + 1:
+        return None
+    try:
+        previous = read_body(body, hash="").previous
+    except StoreCorrupt:
+        return None
+    fault = f"{expected.chain} event {expected.count + 1}: found event {seq} of {expected.chain} in its place; events are missing"
+    return Head(expected.chain, seq - 1, previous), fault
 
 
 # --- export ------------------------------------------------------------------------------------------------------------------
@@ -256,6 +331,16 @@ def export_line(event: ChainedEvent) -> bytes:
     return _HASH_PREFIX + event.hash.encode() + b'",' + body_of(event)[1:] + b"\n"
 
 
+def read_export_line(line: bytes) -> tuple[ChainedEvent, bytes]:
+    """Return the event of a line that `export_line` wrote, and the body that its hash covers. Raises `StoreCorrupt`."""
+    digest, body = line[len(_HASH_PREFIX) : _HASH_END].decode("ascii", "replace"), b"{" + line[_HASH_END + 2 : -1]
+    if not (line.startswith(_HASH_PREFIX) and line[_HASH_END : _HASH_END + 2] == b'",' and line.endswith(b"\n")):
+        raise StoreCorrupt(f"is damaged: {_excerpt(line)}")
+    if not _DIGEST.fullmatch(digest):
+        raise StoreCorrupt(f"has no hash in hexadecimal digits: {_excerpt(line)}")
+    return read_body(body, hash=digest), body
+
+
 def verify_export(lines: Iterable[bytes], *, anchors: Sequence[Head] = ()) -> Findings:
     """Verify an export without its store: every chain, every checkpoint, the last line, and heads that were kept outside."""
     reading = _Reading()
@@ -269,10 +354,13 @@ class _Chain:
     """One chain of an export: how far it goes, and all its hashes (32 bytes each), against which checkpoints are held."""
 
     head: Head
+    first: int = 1
+    """Number of the event that the first hash belongs to."""
     hashes: bytearray = field(default_factory=bytearray)
 
     def at(self, seq: int) -> str | None:
-        found = self.hashes[(seq - 1) * 32 : seq * 32] if seq > 0 else b""
+        place = seq - self.first
+        found = self.hashes[place * 32 : (place + 1) * 32] if place >= 0 else b""
         return found.hex() if found else None
 
 
@@ -282,6 +370,7 @@ class _Reading:
 
     chains: dict[str, _Chain] = field(default_factory=dict)
     claims: list[Head] = field(default_factory=list)
+    absences: Absences = field(default_factory=Absences)
     faults: list[str] = field(default_factory=list)
     events: int = 0
     checkpoints: int = 0
@@ -303,30 +392,37 @@ class _Reading:
     def _take_event(self, number: int, line: bytes) -> None:
         self.events += 1
         self.sum.update(line)
-        digest, body = line[len(_HASH_PREFIX) : _HASH_END].decode("ascii", "replace"), b"{" + line[_HASH_END + 2 : -1]
-        if line[_HASH_END : _HASH_END + 2] != b'",' or not line.endswith(b"\n"):
-            self.faults.append(f"line {number}: is damaged: {_excerpt(line)}")
-            return
         try:
-            event = read_body(body, hash=digest)
-            hashed = bytes.fromhex(digest)
-        except (StoreCorrupt, ValueError) as error:
+            event, body = read_export_line(line)
+        except StoreCorrupt as error:
             self.faults.append(f"line {number}: {error}")
             return
-        chain = self.chains.setdefault(event.chain, _Chain(empty(event.chain)))
-        chain.head, faults = follow(chain.head, [(digest, body)])
-        chain.hashes += hashed
+        chain = self.chains.get(event.chain)
+        if chain is None:
+            chain = self.chains[event.chain] = self._begin(event, body)
+        chain.head, faults = follow(chain.head, [(event.hash, body)])
+        chain.hashes += bytes.fromhex(event.hash)
         self.faults += (f"line {number}: {fault}" for fault in faults)
         self._take_checkpoint(event)
+
+    def _begin(self, event: ChainedEvent, body: bytes) -> _Chain:
+        """Begin a chain, which may have lost its oldest events to an archive."""
+        lost = gap(empty(event.chain), event.seq, body)
+        if lost is None:
+            return _Chain(empty(event.chain))
+        self.absences.missing(*lost)
+        return _Chain(lost[0], first=event.seq)
 
     def _take_checkpoint(self, event: ChainedEvent) -> None:
         try:
             claims = checkpointed(event)
+            moved = archived_heads(event)
         except StoreCorrupt as error:
             self.faults.append(str(error))
             return
         self.checkpoints += event.kind == CHECKPOINT and event.chain == SYSTEM_CHAIN
-        self.claims += claims
+        self.absences.archived(moved)
+        self.claims += (*claims, *moved)
 
     def _expected_end(self) -> JSON:
         return {"chains": len(self.chains), "events": self.events, "sha256": self.sum.hexdigest()}
@@ -336,9 +432,14 @@ class _Reading:
         faults = list(self.faults)
         if not self.ended:
             faults.append(f"the export is cut off after {self.events} events: its last line is missing")
+        last = newest(anchors)
         for claim in (*self.claims, *anchors):
             chain = self.chains.get(claim.chain)
-            fault = check_claim(claim, chain.at(claim.count) if chain else None)
-            if fault is not None:
+            found = chain.at(claim.count) if chain else None
+            fault = check_claim(claim, found)
+            if fault is not None and found is None and claim is not last:
+                self.absences.missing(claim, fault)
+            elif fault is not None:
                 faults.append(fault)
+        faults += self.absences.faults()
         return Findings(len(self.chains), self.events, self.checkpoints, tuple(faults))

@@ -21,11 +21,13 @@ from typing import Any, TypeVar
 from remediator.errors import StoreUnavailable
 from remediator.model import JSON, ChainedEvent, Event, RunState
 from remediator.records import Approval, Incident, Message, Pause, Run
-from remediator.store import sqlite_file, sqlite_lists, sqlite_verify
+from remediator.store import sqlite_archive, sqlite_file, sqlite_lists, sqlite_verify
 from remediator.store import sqlite_queries as sql
+from remediator.store.archive import BATCH, PORTION, Batch, Part, Record
 from remediator.store.commit import GroupCommit, describe
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
 from remediator.store.rows import from_micros, micros, unpack, unpack_run
+from remediator.store.sqlite_archive import Leaving
 from remediator.store.sqlite_memory import Memory
 from remediator.store.sqlite_read import Reading, lease_ends, read_pauses
 from remediator.store.sqlite_write import Writing
@@ -34,10 +36,17 @@ T = TypeVar("T")
 
 _READERS = 2
 
+INCREMENTAL = 2
+"""SQLite's word for a file that can give pages back a few at a time."""
+
 
 def utc_now() -> datetime:
     """Return the wall clock's time."""
     return datetime.now(UTC)
+
+
+def _seal(writing: Writing, *, batch: Batch, incidents: Sequence[str], before: datetime) -> None:
+    Leaving(writing).seal(batch, incidents, before)
 
 
 class SqliteStore:
@@ -235,6 +244,64 @@ class SqliteStore:
     async def checkpoint(self) -> ChainedEvent | None:
         """Append to the system chain the heads and counts of all chains changed since the last checkpoint; None when none changed."""
         return await self._write(Writing.checkpoint)
+
+    # --- housekeeping (`remediator.store.archive.Archivable`)
+
+    async def seal(self, *, before: datetime, most: int = BATCH) -> Batch | None:
+        """Fix the content of the next archive: incidents that ended before then; None when there is nothing to archive."""
+        begun = await self._list(sqlite_archive.unfinished)
+        if begun is not None and begun.sealed:
+            return begun.batch
+        room = most - (begun.chains if begun is not None else 0)
+        found = await self._list(functools.partial(sqlite_archive.candidates, before=before, limit=room))
+        oldest = functools.partial(sqlite_archive.oldest, before=before)
+        if begun is None and not found and await self._list(oldest) is None:
+            return None
+        batch = begun.batch if begun is not None else await self._write(lambda writing: Leaving(writing).begin())
+        for start in range(0, len(found), PORTION):
+            seal = functools.partial(_seal, batch=batch, incidents=found[start : start + PORTION], before=before)
+            await self._write(seal)
+        # As long as there are incidents to go, checkpoints speak of them.
+        part = await self._list(oldest) if len(found) < room else None
+        return await self._write(lambda writing: Leaving(writing).close(batch, part))
+
+    async def parts(self, batch: Batch) -> list[Part]:
+        """Return what the archive must hold, always the same."""
+        return await self._list(functools.partial(sqlite_archive.parts, batch=batch))
+
+    async def records(self, batch: Batch, chain: str) -> list[Record]:  # noqa: ARG002 - chains are in one batch only
+        """Return the rows that belong to a chain of the batch."""
+        return await self._list(functools.partial(sqlite_archive.records, chain=chain))
+
+    async def archived(self, batch: Batch, *, file: str, sha256: str) -> None:
+        """Say in the system chain that the archive is safe; only then rows may go. Raises `Conflict` when that was said before."""
+        await self._write(lambda writing: Leaving(writing).record(batch, file=file, sha256=sha256))
+
+    async def purge(self, *, recorded_before: datetime, limit: int) -> int:
+        """Delete about `limit` rows that are in archives recorded before then; return how many, 0 when none is left."""
+        return await self._write(lambda writing: Leaving(writing).purge(recorded_before, limit))
+
+    async def tidy(self, *, before: datetime, limit: int) -> int:
+        """Delete about `limit` old rows that nothing refers to any more; return how many, 0 when none is left."""
+        found = await self._list(functools.partial(sqlite_archive.orphans, before=before, limit=limit))
+        if len(found):
+            await self._write(lambda writing: Leaving(writing).drop(found))
+        return len(found)
+
+    async def forget_rule_texts(self) -> int:
+        """Delete rule texts that no run in the store follows; return how many."""
+        used, after = await self._list(sqlite_archive.rule_hashes)
+        return await self._write(lambda writing: Leaving(writing).forget_rule_texts(used, after))
+
+    async def give_back(self, *, pages: int) -> int:
+        """Give up to `pages` free pages back to the file system; return how many are still free."""
+
+        def unit() -> int:
+            self._writer.execute(f"PRAGMA incremental_vacuum({pages:d})").fetchall()
+            free: int = self._writer.execute("PRAGMA freelist_count").fetchone()[0]
+            return free if self._writer.execute("PRAGMA auto_vacuum").fetchone()[0] == INCREMENTAL else 0
+
+        return await self._run(unit)
 
     # --- reading single rows, on the event loop
 

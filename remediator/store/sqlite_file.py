@@ -64,6 +64,7 @@ def create(path: Path) -> None:
 def connect_writer(path: Path) -> sqlite3.Connection:
     """Open the one connection that writes. Every commit is on disk when it returns (WAL, synchronous=FULL)."""
     connection = _connect(path)
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded by a file that is still empty; others need `store vacuum`
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         connection.close()

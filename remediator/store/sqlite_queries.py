@@ -24,7 +24,8 @@ LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
 USES_OF_RULE = "SELECT run, rule, target, at FROM use WHERE rule = ? AND at > ? AND returned = 0 ORDER BY at"
 USES_OF_TARGET = "SELECT run, rule, target, at FROM use WHERE target = ? AND at > ? AND returned = 0 ORDER BY at"
 PAUSES = "SELECT body FROM pause ORDER BY scope"
-CHAIN = "SELECT count, head, changed FROM chain WHERE name = ?"
+CHAIN = "SELECT count, head, changed, archiving FROM chain WHERE name = ?"
+INCIDENT_LAST_GONE = "SELECT number FROM incident_day WHERE day = ?"
 
 # --- what a transaction writes -------------------------------------------------------------------------------------------
 
@@ -121,9 +122,65 @@ COUNT_EPISODES_OPEN = "SELECT count(*) FROM episode WHERE closed_at IS NULL"
 COUNT_MESSAGES = "SELECT count(*) FROM message WHERE pending = 1"
 COUNT_APPROVALS_PENDING = "SELECT count(*) FROM approval WHERE state = 'pending'"
 
+# --- archiving ------------------------------------------------------------------------------------------------------------------
+
+BATCH_UNFINISHED = "SELECT n, name, state, recorded_at FROM archive WHERE state <> 'purged' AND state <> 'recorded' ORDER BY n LIMIT 1"
+BATCH_ADD = "INSERT INTO archive (name, state) VALUES ('', 'filling') RETURNING n"
+BATCH_NAME = "UPDATE archive SET name = ? WHERE n = ?"
+BATCH_SEAL = "UPDATE archive SET state = 'sealed', after_count = ?, after_hash = ?, count = ?, hash = ? WHERE n = ? AND state = 'filling'"
+BATCH_RECORD = "UPDATE archive SET state = 'recorded', recorded_at = ? WHERE n = ? AND state = 'sealed'"
+BATCH_PURGED = "UPDATE archive SET state = 'purged' WHERE n = ?"
+BATCH_DROP = "DELETE FROM archive WHERE n = ?"
+BATCH_SYSTEM = "SELECT after_count, after_hash, count, hash FROM archive WHERE n = ?"
+BATCH_PURGEABLE = """
+SELECT n FROM archive WHERE state <> 'purged' AND state = 'recorded' AND recorded_at <= ? ORDER BY n LIMIT 1
+"""
+BATCH_SIZE = "SELECT count(*) FROM chain WHERE archiving <> 0 AND archiving = ?"
+INCIDENTS_RESOLVED = "SELECT n, id, body FROM incident WHERE state = 'resolved' AND n > ? ORDER BY n LIMIT ?"
+RUNS_OF = "SELECT id, ended_at, body FROM run WHERE incident = ? ORDER BY n"
+LOCKED_BY = "SELECT 1 FROM lock WHERE run = ? LIMIT 1"
+MESSAGES_OF = "SELECT n, pending, body FROM message WHERE key >= ? || '/' AND key < ? || '0' ORDER BY key"
+APPROVALS_OF = "SELECT n, body FROM approval WHERE id >= ? || '-A' AND id < ? || '-B' ORDER BY id"
+USES_OF = "SELECT run, rule, target, at, returned FROM use WHERE run = ?"
+EPISODES_OF = "SELECT n, closed_at, body FROM episode WHERE fingerprint = ? ORDER BY number"
+CHAIN_SEAL = "UPDATE chain SET archiving = ? WHERE name = ? AND archiving = 0"
+CHAIN_RECLAIM = "UPDATE chain SET changed = 1 WHERE name = ? AND archiving = 0"
+CHAINS_SEALED = "SELECT name, count, head FROM chain WHERE archiving <> 0 AND archiving = ? ORDER BY name"
+CHAIN_SEALED = "SELECT name, count FROM chain WHERE archiving <> 0 AND archiving = ? ORDER BY name LIMIT 1"
+CHAIN_DROP = "DELETE FROM chain WHERE name = ?"
+ARCHIVED_PUT = "INSERT INTO archived (chain, count) VALUES (?, ?) ON CONFLICT (chain) DO UPDATE SET count = max(count, excluded.count)"
+ARCHIVED_UPTO = "SELECT count FROM archived WHERE chain = ?"
+ARCHIVED_DROP = "DELETE FROM archived WHERE chain = ?"
+EVENT_FIRST = "SELECT min(seq) FROM event WHERE chain = ?"
+EVENTS_DROP = "DELETE FROM event WHERE chain = ? AND seq <= ?"
+INCIDENT_ROW = "SELECT day, number, body FROM incident WHERE id = ?"
+INCIDENT_DAY_PUT = """
+INSERT INTO incident_day (day, number) VALUES (?, ?) ON CONFLICT (day) DO UPDATE SET number = max(number, excluded.number)
+"""
+INCIDENT_DROP = "DELETE FROM incident WHERE id = ?"
+RUN_DROP = "DELETE FROM run WHERE id = ?"
+USE_DROP = "DELETE FROM use WHERE run = ?"
+MESSAGE_DROP = "DELETE FROM message WHERE n = ?"
+APPROVAL_DROP = "DELETE FROM approval WHERE n = ?"
+EPISODE_DROP = "DELETE FROM episode WHERE n = ?"
+
+# --- bounded tables -----------------------------------------------------------------------------------------------------------
+
+RUN_ENDED = "SELECT ended_at FROM run WHERE id = ?"
+USES_OLD = "SELECT run FROM use WHERE at < ? ORDER BY at LIMIT ?"
+MESSAGES_DONE = "SELECT n, due_at, body FROM message WHERE pending = 0 AND (due_at, n) > (?, ?) AND due_at < ? ORDER BY due_at, n LIMIT ?"
+EPISODES_CLOSED = """
+SELECT n, closed_at, body FROM episode
+WHERE closed_at IS NOT NULL AND (closed_at, n) > (?, ?) AND closed_at < ? ORDER BY closed_at, n LIMIT ?
+"""
+RULE_TEXTS = "SELECT hash FROM rule_text"
+RULE_TEXT_DROP = "DELETE FROM rule_text WHERE hash = ?"
+RUN_BODIES = "SELECT n, body FROM run WHERE n > ? ORDER BY n LIMIT ?"
+
 # --- verifying the audit --------------------------------------------------------------------------------------------------------
 
 EVENTS_FROM = "SELECT chain, seq, CAST(hash AS TEXT), CAST(body AS BLOB) FROM event WHERE (chain, seq) > (?, ?) ORDER BY chain, seq LIMIT ?"
+EVENTS_AFTER = "SELECT chain, seq, CAST(hash AS TEXT), CAST(body AS BLOB) FROM event WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
 EVENT_HASH = "SELECT hash FROM event WHERE chain = ? AND seq = ?"
 CHAINS_AND_ENDS = """
 SELECT name, count, head, (SELECT max(seq) FROM event WHERE chain = name), (SELECT hash FROM event WHERE chain = name AND seq = count)

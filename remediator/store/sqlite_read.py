@@ -147,8 +147,10 @@ class Reading:
         return self.memory.pauses
 
     def _next_number(self, day: date) -> int:
-        last: int | None = self._one(sql.INCIDENT_LAST_NUMBER, day.isoformat().replace("-", ""))[0]
-        return (last or 0) + 1
+        name = day.isoformat().replace("-", "")
+        last: int | None = self._one(sql.INCIDENT_LAST_NUMBER, name)[0]
+        gone = self._one(sql.INCIDENT_LAST_GONE, name)
+        return max(last or 0, gone[0] if gone else 0) + 1
 
 
 def read_pauses(connection: sqlite3.Connection) -> dict[str, Pause]:

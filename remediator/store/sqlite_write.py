@@ -232,11 +232,12 @@ class Writing:
         """Append events to their chains, in their order."""
         chained, rows = [], []
         heads = self.effects.heads
-        known = {}
+        known: dict[str, ChainHead] = {}
         for event in events:
             head = heads.get(event.chain)
             if head is None:
-                head = known[event.chain] = self._head(event.chain)
+                head = self._head(event.chain)
+            known.setdefault(event.chain, head)
             sealed, body = audit.seal(event, seq=head.seq + 1, previous=head.hash)
             heads[event.chain] = ChainHead(sealed.seq, sealed.hash, changed=True)
             chained.append(sealed)
@@ -252,6 +253,8 @@ class Writing:
         head = self.memory.heads.get(chain)
         if head is None:
             row = self._do(sql.CHAIN, chain).fetchone()
+            if row and row[3]:
+                raise Conflict(f"{chain} ended long ago and is on its way to an archive: it can't be changed any more")
             head = ChainHead(row[0], row[1], bool(row[2])) if row else ChainHead(0, audit.genesis(chain), changed=False)
         return head
 
@@ -267,7 +270,10 @@ class Writing:
         if not heads:
             return None
         (event,) = self.chain([audit.checkpoint(heads, at=self.snapshot.now)])
-        self.connection.executemany(sql.CHAIN_CHECKPOINTED, [(chain,) for chain in {SYSTEM_CHAIN, *(head.chain for head in heads)}])
+        done = {SYSTEM_CHAIN, *(head.chain for head in heads)}
+        self.connection.executemany(sql.CHAIN_CHECKPOINTED, [(chain,) for chain in done])
+        for chain in done & self.effects.heads.keys():
+            self.effects.heads[chain] = self.effects.heads[chain]._replace(changed=False)
         self.effects.forget_heads = True
         return event
 

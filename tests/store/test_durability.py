@@ -248,14 +248,14 @@ async def test_damage_in_the_file_is_reported_as_damage(tmp_path: Path) -> None:
     """Overwritten pages raise StoreCorrupt when they are met, for the one who met them."""
     store = SqliteStore(tmp_path / "store.db")
     await store.open()
-    await asyncio.gather(*(put(store, incidents=[incident(number)]) for number in range(1, 200)))
+    await asyncio.gather(*(put(store, incidents=[incident(number)]) for number in range(1, 800)))
     await store.aclose()
     content = bytearray(store.path.read_bytes())
     content[len(content) // 2 :] = b"\xff" * (len(content) - len(content) // 2)
     store.path.write_bytes(content)
     await store.open()
     with pytest.raises(StoreCorrupt, match="damaged"):
-        await store.transact(Reads(incidents=[incident(150).id]), lambda _seen: Changes())
+        await store.transact(Reads(incidents=[incident(700).id]), lambda _seen: Changes())
     await store.aclose()
 
 

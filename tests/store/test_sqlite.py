@@ -105,10 +105,10 @@ def queries() -> dict[str, str]:
     return named | {f"page_of{one}": sqlite_queries.page_of(*one) for one in lists}
 
 
-SMALL_BY_NATURE = {"PAUSES", "LOCKS"}
-"""Read whole: tables that hold what is thrown or held now, not history."""
+SMALL_BY_NATURE = {"PAUSES", "LOCKS", "RULE_TEXTS", "BATCH_ADD"}
+"""Read whole: tables that hold what is thrown or held now, or what people wrote, not history."""
 
-PARTIAL = ("INDEX chain_changed", "INDEX message_due", "INDEX run_leased")
+PARTIAL = ("INDEX chain_changed", "INDEX message_due", "INDEX run_leased", "INDEX archive_unfinished")
 """Indexes that hold only what is still to be done; walking them whole is walking that."""
 
 COUNTED_WHOLE = {"COUNT_RUNS", "COUNT_INCIDENTS"}
