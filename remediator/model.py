@@ -317,6 +317,9 @@ class Plan:
     noop: bool = False
     undoes: bool = False
     """True for a plan made by `undo`."""
+    leaves: str = ""
+    """What it leaves behind that somebody has to take back, in words (`application argocd/web is suspended`). People are told wherever
+    a run ends, or is left to them, and no undo or later step on the same target has taken it back."""
 
     @property
     def hash(self) -> str:

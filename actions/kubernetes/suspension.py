@@ -233,6 +233,7 @@ def suspending(action: str, cluster: str, found: Reconciler, *, lasts: timedelta
         connection=cluster,
         warnings=(f"nothing that {found} manages is brought up to date meanwhile",),
         undoes=note is not None,
+        leaves=f"{what}{found} on {cluster} is suspended",
     )
 
 

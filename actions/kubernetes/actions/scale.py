@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -122,7 +123,8 @@ class Scale(Action[ScaleParams]):
         goal = Limits(max(now.low, wished), max(now.high, wished), now.cpu)
         leave = await ask_owner(ctx, params.cluster, scaler.body, scaler.floor, on_owner=params.owner)
         await autoscaler_limits.rehearse_limits(client, scaler, goal)
-        return autoscaler_limits.plan_limits(self.name, params.cluster, workload, scaler, limits=goal, leave=leave)
+        plan = autoscaler_limits.plan_limits(self.name, params.cluster, workload, scaler, limits=goal, leave=leave)
+        return plan if plan.noop else replace(plan, leaves=f"{scaler} scales from {goal}, before it was from {now}")
 
     def _plan(
         self, cluster: str, workload: Workload, after: int, *, leave: Leave, warnings: tuple[str, ...] = (), undoes: bool = False
