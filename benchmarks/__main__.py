@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, batches, promising, reacting, resting
+from benchmarks import accepting, batches, promising, reacting, resting, running
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
@@ -32,6 +32,8 @@ PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "batches": batches.batches,
     "answers": batches.answers,
     "react": reacting.react,
+    "runs": running.runs,
+    "waiting": running.waiting,
     "held": promising.held,
     "overload": promising.overload,
     "rest": resting.rest,

@@ -36,6 +36,15 @@ def has_uvloop() -> bool:
 class Daemon(DaemonProcess):
     """The daemon as users start it: bearer authentication, validation, SQLite with synchronous=FULL, JSON log at info into a file."""
 
+    world = 0
+    """Port of the world around it."""
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor time that it has had."""
+        fields = Path(f"/proc/{self._running().pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     @property
     def argv(self) -> list[str]:
         """The command that starts it."""
@@ -69,13 +78,17 @@ class Daemon(DaemonProcess):
             return False
 
     def count(self, query: str) -> int:
+        """Ask the store's file itself for one number, read-only."""
+        found: int = self.rows(query)[0][0]
+        return found
+
+    def rows(self, query: str) -> list[Any]:
         """Ask the store's file itself, read-only."""
         connection = sqlite3.connect(f"file:{self.store}?mode=ro", uri=True, timeout=10)
         try:
-            found: int = connection.execute(query).fetchone()[0]
+            return connection.execute(query).fetchall()
         finally:
             connection.close()
-        return found
 
     async def idle(self, within: float = 180.0) -> None:
         """Wait until no run is at work any more."""

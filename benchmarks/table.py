@@ -32,6 +32,11 @@ def most(name: str, value: float, bound: float, unit: str, *, digits: int = 1) -
     return Figure(name, f"{value:,.{digits}f} {unit}", bound=f"≤ {bound:g} {unit}", ok=value <= bound)
 
 
+def least(name: str, value: float, bound: float, unit: str) -> Figure:
+    """Return a figure that must not be below a bound."""
+    return Figure(name, f"{value:,.0f}{unit}", bound=f"≥ {bound:,g}{unit}", ok=value >= bound)
+
+
 def exactly(name: str, value: int, bound: int, unit: str, *, baseline: str = "") -> Figure:
     """Return a count that must be met exactly."""
     return Figure(name, f"{value:,} {unit}", baseline, bound=f"= {bound:,}", ok=value == bound)

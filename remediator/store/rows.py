@@ -20,6 +20,9 @@ from remediator.replacing import replace
 
 T = TypeVar("T")
 
+_REMEMBERED = frozenset({Run, Incident, Episode})
+_LONGEST_REMEMBERED = 16_384
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -38,18 +41,28 @@ def pack(record: Any) -> bytes:
     incidents, written for every alert, block nothing but themselves and are spared.
     """
     kind: Any = type(record)
-    write, read = _codec(kind)
-    body: bytes = write(record, warnings=False)
+    body: bytes = _codec(kind)[0](record, warnings=False)
     if kind is not Episode and kind is not Incident:
-        read(body)
+        _read(kind, body)
     return body
+
+
+def _read(kind: Any, body: bytes | str) -> Any:
+    if kind in _REMEMBERED and len(body) <= _LONGEST_REMEMBERED:
+        return _remembered(kind, body)
+    return _codec(kind)[1](body)
+
+
+@functools.lru_cache(maxsize=512)
+def _remembered(kind: Any, body: bytes | str) -> Any:
+    """Read a row. While a run is at work, its row and those of its incident and episode are read many times between two changes."""
+    return _codec(kind)[1](body)
 
 
 def unpack(kind: type[T], body: bytes | str) -> T:
     """Read what `pack` wrote. Raises `StoreCorrupt`."""
-    cached: Any = kind
     try:
-        record: T = _codec(cached)[1](body)
+        record: T = _read(kind, body)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
