@@ -15,7 +15,8 @@ from remediator import storm
 from remediator.events import Kind
 from remediator.guards import Answer, Judgement, lock_keys
 from remediator.ingest import new_run, page_key
-from remediator.lifecycle import HOLDS_PAGE, advance
+from remediator.leftovers import left_behind, told, without
+from remediator.lifecycle import ENDS, HOLDS_PAGE, advance
 from remediator.model import JSON, ApprovalState, Event, IncidentState, Plan, RunState, StepState
 from remediator.records import STORM, Approval, Incident, Message, MessageKind, Run, Signal, Step, Use
 from remediator.replacing import replace
@@ -103,13 +104,17 @@ class Turn:
 
     def move(self, state: RunState, reason: str) -> None:
         """Move the run, and do what follows from its new state for page, incident, locks, budget and approval."""
-        was = self.run
+        was, reason = self.run, without(reason)
+        if state in ENDS or state in NEEDS_PERSON:
+            reason = told(reason, was.steps)
         self.run, event = advance(was, state, now=self.now, reason=reason)
         self.events.append(event)
         if state not in HOLDS_PAGE:
             self.release_messages.append(page_key(self.incident))
         if state in NEEDS_PERSON:
             self._needs_person(state, reason)
+        elif state in ENDS:
+            self._tell_of_leftovers(state)
         if self.run.ended_at is not None:
             self._end(state)
 
@@ -122,6 +127,11 @@ class Turn:
         if self.incident.state is IncidentState.OPEN:
             self.incident = replace(self.incident, state=IncidentState.ESCALATED, updated_at=self.now)
             self.say(Kind.INCIDENT_ESCALATED, reason=reason, policy=self.rule.escalation)
+
+    def _tell_of_leftovers(self, state: RunState) -> None:
+        """Tell people what a run leaves behind that ends without them otherwise: nothing takes it back by itself."""
+        if left_behind(self.run.steps):
+            self.tell("left", MessageKind.UPDATE, subject=state.value, reason=self.run.reason)
 
     def _end(self, state: RunState) -> None:
         active = None if self.incident.active_run == self.run.id else self.incident.active_run
@@ -274,8 +284,9 @@ class Turn:
     def fail_and_continue(self, reason: str) -> None:
         """End this remedy and begin a successor in the same chain, which keeps the locks (`semantics.md`, 7)."""
         page_held = page_key(self.incident)
-        self.run, event = advance(self.run, RunState.FAILED, now=self.now, reason=reason)
+        self.run, event = advance(self.run, RunState.FAILED, now=self.now, reason=told(reason, self.run.steps))
         self.events.append(event)
+        self._tell_of_leftovers(RunState.FAILED)
         self._return_budget()
         self.close_approval(ApprovalState.VOID, "its remedy failed")
         self.release_messages.append(page_held)
