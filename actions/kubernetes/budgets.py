@@ -35,6 +35,8 @@ class Budget:
     """False while its controller has not seen its present text: the numbers are older."""
     spares_unhealthy: bool
     """False where its owner lets Pods that are not ready go at any time (`unhealthyPodEvictionPolicy: AlwaysAllow`)."""
+    version: str = ""
+    """Changes with its numbers."""
 
     def covers(self, pod: Mapping[str, Any]) -> bool:
         """Tell whether it is about this Pod."""
@@ -101,6 +103,7 @@ def _budget(item: Mapping[str, Any], version: str) -> Budget:
         needed=int(status.get("desiredHealthy") or 0),
         observed=int(status.get("observedGeneration") or 0) >= int(item["metadata"].get("generation") or 0),
         spares_unhealthy=spec.get("unhealthyPodEvictionPolicy") != "AlwaysAllow",
+        version=str(item["metadata"].get("resourceVersion", "")),
     )
 
 

@@ -1,6 +1,7 @@
 """Who controls a Pod, and how all the Pods of one controller are: what a disruption is judged by.
 
-A ReplicaSet that a Deployment controls stands for the Deployment: that is what people name, what is locked, and whose Pods count.
+A ReplicaSet that a Deployment controls stands for the Deployment: that is what people name, what is locked, and whose Pods count. One
+that something else controls (a Rollout of Argo's) stands for itself, as one without a controller does.
 """
 
 from __future__ import annotations
@@ -136,15 +137,15 @@ async def find_pod(client: Client, namespace: str, name: str) -> Object | None:
 
 async def controllers_of(client: Client, pods: Iterable[Object]) -> dict[str, Controller | None]:
     """Return each Pod's controller by the Pod's uid; None for a bare Pod. Reads the ReplicaSets that stand between."""
-    direct = {uid_of(pod): _direct(pod) for pod in pods}
+    direct = {uid_of(pod): controller_of(pod) for pod in pods}
     sets = [one for one in direct.values() if one is not None and one.kind == "ReplicaSet"]
-    above: dict[str, Controller | None] = {}
+    above: dict[str, Controller] = {}
     for namespace in sorted({one.namespace for one in sets}):
         above |= await _above(client, namespace, {one.name for one in sets if one.namespace == namespace})
     return {uid: (above.get(one.uid) or one) if one is not None else None for uid, one in direct.items()}
 
 
-def _direct(item: Object) -> Controller | None:
+def controller_of(item: Object) -> Controller | None:
     """Return what an object names as its controller."""
     for owner in item["metadata"].get("ownerReferences") or ():
         if owner.get("controller"):
@@ -152,11 +153,12 @@ def _direct(item: Object) -> Controller | None:
     return None
 
 
-async def _above(client: Client, namespace: str, names: set[str]) -> dict[str, Controller | None]:
-    """Return the controllers of a namespace's ReplicaSets by their uids."""
+async def _above(client: Client, namespace: str, names: set[str]) -> dict[str, Controller]:
+    """Return the Deployments of a namespace's ReplicaSets by their uids; one of another kind knows its Pods in ways unknown here."""
     query = {"fieldSelector": f"metadata.name={next(iter(names))}"} if len(names) == 1 else {}
     items = await client.list(f"/apis/apps/v1/namespaces/{namespace}/replicasets", query)
-    return {uid_of(item): _direct(item) for item in items}
+    found = {uid_of(item): controller_of(item) for item in items}
+    return {uid: one for uid, one in found.items() if one is not None and one.kind in _KINDS}
 
 
 async def read_group(client: Client, controller: Controller) -> Group | None:
@@ -166,9 +168,12 @@ async def read_group(client: Client, controller: Controller) -> Group | None:
     """
     reference = controller.workload
     if reference is None:
+        replicas = await _replicas(client, controller) if controller.kind == "ReplicaSet" else 0
+        if replicas is None:
+            return None
         items = await client.list(f"/api/v1/namespaces/{controller.namespace}/pods")
         pods = [pod for pod in items if owned_by(pod, controller.uid) and not has_ended(pod)]
-        return Group(controller, sum(not is_terminating(pod) for pod in pods), tuple(pods))
+        return Group(controller, max(replicas, sum(not is_terminating(pod) for pod in pods)), tuple(pods))
     try:
         workload = await read_workload(client, reference)
     except NotFound:
@@ -177,6 +182,13 @@ async def read_group(client: Client, controller: Controller) -> Group | None:
         return None
     items = await read_pods(client, workload)
     return Group(controller, workload.desired, tuple(pod for pod in items if not has_ended(pod)))
+
+
+async def _replicas(client: Client, controller: Controller) -> int | None:
+    """Return how many Pods a ReplicaSet shall have; None when it is gone or another one of the same name."""
+    query = {"fieldSelector": f"metadata.name={controller.name}"}
+    items = await client.list(f"/apis/apps/v1/namespaces/{controller.namespace}/replicasets", query)
+    return next((int(item["spec"].get("replicas", 1)) for item in items if uid_of(item) == controller.uid), None)
 
 
 def in_order(pods: Sequence[Object]) -> list[Object]:

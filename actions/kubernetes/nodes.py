@@ -24,6 +24,15 @@ from remediator.model import Plan, Target, canonical
 NOTE = "remediator.dev/cordoned"
 """Our note on a node that we cordoned: whose it is to uncordon."""
 _CONTROL_PLANE = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+_LEAVING = frozenset(
+    {
+        "ToBeDeletedByClusterAutoscaler",
+        "karpenter.sh/disrupted",
+        "karpenter.sh/disruption",
+        "node.cloudprovider.kubernetes.io/shutdown",
+    }
+)
+"""Taints of nodes that are about to go, though they say that they are ready."""
 
 NODES = (
     rbac("/nodes", "get", "patch", why="compare and set the flag that keeps Pods off a node", param="node"),
@@ -76,9 +85,15 @@ class Node:
         return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
 
     @property
+    def leaving(self) -> bool:
+        """True when it is being deleted, or an autoscaler is about to take it away."""
+        taints = (self.body.get("spec") or {}).get("taints") or ()
+        return "deletionTimestamp" in self.body["metadata"] or any(taint.get("key") in _LEAVING for taint in taints)
+
+    @property
     def usable(self) -> bool:
         """True when it takes new Pods and runs them."""
-        return self.ready and not self.cordoned
+        return self.ready and not self.cordoned and not self.leaving
 
     @property
     def control_plane(self) -> bool:
@@ -180,7 +195,9 @@ class Capacity:
         usable = [one for one in others if one.usable]
         out = [one.name for one in others if not one.usable]
         if self.alone and out:
-            return f"{', '.join(sorted(out)[:5])} {'is' if len(out) == 1 else 'are'} cordoned or not ready: one node at a time"
+            return (
+                f"{', '.join(sorted(out)[:5])} {'is' if len(out) == 1 else 'are'} cordoned or not ready, or about to go: one node at a time"
+            )
         if len(usable) * 100 < self.min_schedulable * len(peers):
             return f"{len(usable)} of {len(peers)} nodes would stay ready and schedulable, less than {self.min_schedulable} %"
         in_zone = sum(one.zone == node.zone for one in usable)

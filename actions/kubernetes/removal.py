@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from actions.kubernetes.budgets import covering
 from actions.kubernetes.client import Client
 from actions.kubernetes.controllers import Controller, Object, find_pod, in_order, is_mirror, name_of, namespace_of, pod_path, uid_of
 from actions.kubernetes.disruption import Limits, Situation, read_situation
@@ -20,6 +21,8 @@ from remediator.model import JSON
 PAUSE = 1.0
 """Seconds until Pods that must wait are looked at again; the later, the longer."""
 LONGEST_PAUSE = 5.0
+LAG = 10.0
+"""Seconds that a budget's controller gets to count a deletion; the numbers it published may be older until they change."""
 _EVICTION_V1 = (1, 22)
 """First release whose eviction subresource knows policy/v1."""
 
@@ -133,6 +136,8 @@ class Removal:
     """True when the call has changed something already, so that no error may say that nothing was done."""
     progress: Progress = field(default_factory=Progress)
     pinned: frozenset[str] = frozenset()
+    uncounted: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    """Budgets, by namespace, name and version, that covered what was deleted at that time; the server itself counts evictions."""
 
     async def run(self, pins: Sequence[Pin], wanted: Wanted) -> Progress:
         """Take the Pods away, one at a time, each once it may go; those that must wait don't hold up the others.
@@ -203,7 +208,7 @@ class Removal:
             return "somebody else deletes it already", True
         if (reason := wanted(pod)) is not None:
             return reason, True
-        if (reason := situation.objection(pod, self.limits)) is not None:
+        if (reason := situation.objection(pod, self.limits) or self._uncounted(situation, pod)) is not None:
             return reason, False
         await self._go_on()
         try:
@@ -214,7 +219,19 @@ class Removal:
             return f"it went meanwhile: {error}", True
         except Conflict as error:
             return f"{error}; nothing was done", not await present(self.client, [pin])
+        if not self.way.evict and is_ready(pod):
+            now = asyncio.get_running_loop().time()
+            self.uncounted |= {(pin.namespace, one.name, one.version): now for one in covering(situation.budgets, pod)}
         return None, True
+
+    def _uncounted(self, situation: Situation, pod: Object) -> str | None:
+        """Return which budget has not counted our last deletion yet: what it allows is one too many."""
+        now = asyncio.get_running_loop().time()
+        for one in covering(situation.budgets, pod):
+            at = self.uncounted.get((namespace_of(pod), one.name, one.version))
+            if at is not None and now - at < LAG:
+                return f"PodDisruptionBudget {one.name} has not counted the Pod deleted before"
+        return None
 
     async def _look(self, pin: Pin) -> tuple[Situation | None, Object | None]:
         pod = await find_pod(self.client, pin.namespace, pin.name)

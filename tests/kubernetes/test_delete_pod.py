@@ -394,6 +394,47 @@ async def test_one_failure_domain_at_a_time(run: Workloads, ctx: LocalContext, n
 # --- the world moves -----------------------------------------------------------------------------------------------------------------
 
 
+async def test_a_budget_that_has_not_counted_a_deletion_keeps_the_next_pod(run: Workloads, ctx: LocalContext) -> None:
+    """Only evictions are counted by the server itself: what a lagging controller published allows one Pod twice."""
+    await run("Deployment", "web", behaviours.RUNS, replicas=3)
+    await protect(run, budget("web-budget", least=2, app="web"), allowed=1)
+    nodes = [pod["spec"]["nodeName"] for pod in await run.pods("web")]
+    await run.merge("Deployment", "web", {"spec": {"template": {"spec": {"nodeName": nodes[0]}}}})
+    await run.available("Deployment", "web")
+    client: Any = await connect(ctx, "prod")
+    plain, old = client.list, list[Any]()
+
+    async def lagging(path: str, query: Any = None) -> Any:
+        if not path.endswith("poddisruptionbudgets"):
+            return await plain(path, query)
+        old[:] = old or [await plain(path, query)]
+        return old[0]
+
+    wish: Object = {"owner": "deployment/web", "node": nodes[0], "min_healthy": 0, "failure_domain": "none", "wait": "0s"}
+    plan = await DELETE.plan(params(run, **wish), ctx)
+    assert len(plan.targets) == 3
+    client.list = lagging
+    receipt = await DELETE.apply(plan, ctx)
+    assert (len(receipt.data["gone"]), len(receipt.data["left"])) == (1, 2)
+    assert "web-budget has not counted the Pod deleted before" in receipt.message
+
+
+async def test_a_replicaset_of_its_own_shall_have_what_it_says(run: Workloads, ctx: LocalContext) -> None:
+    """Also one that a controller unknown here makes (a Rollout of Argo's): Pods that are missing count as not healthy."""
+    owner = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "name": "web", "uid": "no-such-uid", "controller": True}
+    quota = {"metadata": {"name": "few"}, "spec": {"hard": {"pods": "2"}}}
+    await run.api.create(f"/api/v1/namespaces/{run.namespace}/resourcequotas", quota)
+    await run("ReplicaSet", "web", behaviours.RUNS, replicas=4, wait=False)
+    await run.merge("ReplicaSet", "web", {"metadata": {"ownerReferences": [owner]}})
+    pods = await run.until_pods("web", lambda pods: len(pods) == 2 and all(map(ready, pods)))
+    wish: Object = {"pod": names(pods)[0], "failure_domain": "none"}
+    with pytest.raises(PlanRefused, match=r"1 of the 4 Pods of replicaset .*/web would stay ready"):
+        await DELETE.plan(params(run, **wish, min_healthy=30), ctx)
+    plan = await DELETE.plan(params(run, **wish, min_healthy=25), ctx)
+    assert plan.targets[0].lock == f"kubernetes:prod/{run.namespace}/replicaset/web"
+    assert len((await DELETE.apply(plan, ctx)).touched) == 1
+
+
 @BOTH
 async def test_robusta_345_a_healthy_new_pod_is_not_deleted(action: PodRemoval, run: Workloads, ctx: LocalContext) -> None:
     """A StatefulSet's Pod keeps its name: its uid tells that it is not the one that was planned."""

@@ -247,3 +247,14 @@ def test_one_node_at_a_time() -> None:
         Capacity(0, alone=True).objection(one, [one, node("3", ready=False), node("2", cordoned=True)]) or ""
     )
     assert Capacity(0, alone=True).objection(one, [one, node("2")]) is None
+
+
+@pytest.mark.parametrize("key", ["ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"])
+def test_a_node_that_an_autoscaler_takes_away_is_no_capacity(key: str) -> None:
+    """It says that it is ready and schedulable, and is gone a minute later."""
+    one, other = node("1"), node("2")
+    going = Node({**other.body, "spec": {"taints": [{"key": key, "effect": "NoSchedule"}]}})
+    deleted = Node({**other.body, "metadata": {**other.body["metadata"], "deletionTimestamp": "2026-11-21T10:00:00Z"}})
+    dedicated = Node({**other.body, "spec": {"taints": [{"key": "gpu", "effect": "NoSchedule"}]}})
+    assert [Capacity(50).objection(one, [one, peer]) is None for peer in (other, dedicated, going, deleted)] == [True, True, False, False]
+    assert "about to go" in (Capacity(0, alone=True).objection(one, [one, going]) or "")

@@ -162,7 +162,7 @@ async def test_one_node_at_a_time(nodes: OwnNodes, node_ctx: LocalContext) -> No
     one, other = await nodes("zone-x"), await nodes("zone-x")
     assert (await DRAIN.plan(params(one, min_per_zone=1), node_ctx)).changes
     await nodes.merge(other, {"spec": {"unschedulable": True}})
-    with pytest.raises(PlanRefused, match=rf"{other}.* cordoned or not ready: one node at a time"):
+    with pytest.raises(PlanRefused, match=rf"{other}.* cordoned or not ready, or about to go: one node at a time"):
         await DRAIN.plan(params(one, others_out=False), node_ctx)
     with pytest.raises(PlanRefused, match="0 ready and schedulable nodes would stay in zone zone-x, less than 1"):
         await DRAIN.plan(params(one, min_per_zone=1), node_ctx)
