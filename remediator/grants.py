@@ -108,6 +108,11 @@ def http_requests(need: Need) -> str:
     return "".join(f"{','.join(one.verbs)} {one.resource}\n" for one in need.of(PermissionKind.HTTP))
 
 
+def commands(need: Need) -> str:
+    """Return the programs that must be on the host, one a line; their arguments stand in the connection's `allow`."""
+    return "".join(f"{one.resource}\n" for one in need.of(PermissionKind.COMMAND))
+
+
 def iam_policy(need: Need) -> dict[str, JSON]:
     """Return the IAM policy document."""
     chosen = need.of(PermissionKind.AWS)
@@ -129,6 +134,8 @@ def render(found: Sequence[Need], *, account: str = "remediator", namespace: str
             files[f"{need.connection}.acl"] = redis_acl(need)
         if PermissionKind.HTTP in kinds:
             files[f"{need.connection}.http"] = http_requests(need)
+        if PermissionKind.COMMAND in kinds:
+            files[f"{need.connection}.commands"] = commands(need)
         if PermissionKind.AWS in kinds:
             files[f"{need.connection}.iam.json"] = json.dumps(iam_policy(need), indent=2) + "\n"
     return files
