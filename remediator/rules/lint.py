@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from remediator.errors import Problem
+from remediator.model import JSON
 from remediator.rules.compile import RuleSet
 from remediator.rules.matchers import Pattern
-from remediator.rules.model import Matcher, MatchOperator, OnFailure, Rule
+from remediator.rules.model import Matcher, MatchOperator, OnFailure, Rule, StepSpec
 
 _UNREACHABLE = re.compile(r"!\s*checks\.(\w+)\.reachable\b|checks\.(\w+)\.reachable\s*==\s*false|false\s*==\s*checks\.(\w+)\.reachable")
 
 
 def lint(ruleset: RuleSet) -> list[Problem]:
-    """Return warnings: rules that overlap without an order, evidence from one place only, remedies that are never reached."""
+    """Return warnings: rules without an order, evidence from one place only, remedies never reached, owners nobody suspends or resumes."""
     warnings = [problem for rule in ruleset.rules for problem in (*_single_vantage(rule), *_never_reached(rule), *_trusts_prose(rule))]
-    return sorted([*warnings, *_overlaps(ruleset.rules)])
+    return sorted([*warnings, *_overlaps(ruleset.rules), *_suspensions(ruleset.rules)])
 
 
 def _at(rule: Rule, message: str) -> Problem:
@@ -55,6 +56,36 @@ def _trusts_prose(rule: Rule) -> Iterator[Problem]:
             if any(name.partition(".")[0] == "annotations" for name in step.params.names) and not step.action.startswith("notify."):
                 message = f"step {step.number} of remedy {remedy.name!r} takes a parameter from an annotation, which nobody confirms"
                 yield _at(rule, f"{message} before acting: use a label")
+
+
+# --- owners ------------------------------------------------------------------------------------------------------------
+
+_SUSPEND, _RESUME = "kubernetes.suspend_owner", "kubernetes.resume_owner"
+_BY_ITSELF = frozenset({"kubernetes.scale"})
+"""Acts through an autoscaler too, by raising its floor: nothing has to be suspended for that."""
+
+
+def _suspensions(rules: Sequence[Rule]) -> Iterator[Problem]:
+    """Warn of steps that act through an owner which nobody suspends before, and of suspensions that nothing ends."""
+    enabled = [rule for rule in rules if rule.enabled]
+    remedies = [(rule, remedy) for rule in enabled for remedy in rule.remedies]
+    ends = any(_param(step, "suspended_by") == "remediator" for _, remedy in remedies for step in remedy.steps if step.action == _RESUME)
+    for rule, remedy in remedies:
+        first = next((step.number for step in remedy.steps if step.action == _SUSPEND), None)
+        for step in remedy.steps:
+            through = _param(step, "owner") == "through" and step.action not in _BY_ITSELF
+            if through and (first is None or first > step.number):
+                message = f"step {step.number} of remedy {remedy.name!r} has `owner: through`, and no step before it suspends the owner"
+                yield _at(rule, f"{message} ({_SUSPEND}): it will change nothing while the owner acts")
+        resumed = first is not None and any(step.action == _RESUME and step.number > first for step in remedy.steps)
+        if first is not None and not (resumed or ends):
+            message = f"step {first} of remedy {remedy.name!r} suspends an owner, and nothing resumes it: let a later step {_RESUME} do so"
+            yield _at(rule, f"{message}, or a rule of its own with `suspended_by: remediator`")
+
+
+def _param(step: StepSpec, name: str) -> JSON:
+    source = step.params.source
+    return source.get(name) if isinstance(source, Mapping) else None
 
 
 # --- overlaps ----------------------------------------------------------------------------------------------------------

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remediator.errors import InvalidExpression
+from remediator.replacing import replace
 from remediator.rules.compile import RuleSet
 from remediator.rules.index import RuleIndex
 from remediator.rules.lint import lint, may_overlap
 from remediator.rules.matchers import parse_matchers
-from remediator.rules.model import Rule
+from remediator.rules.model import Rule, StepSpec
+from tests.builders import ENVIRONMENT, remedy
 
 Load = Callable[..., RuleSet]
 
@@ -168,3 +170,36 @@ def test_annotations_should_not_choose_the_target(load: Load, where: str, count:
     steps = f"steps: [{{kubernetes.scale: {{cluster: c, deployment: '${{{where}}}', replicas: 3}}}}]"
     found = warnings(load, f"name: a, match: ['a=b'], remedies: [{{name: x, {steps}}}]")
     assert len([one for one in found if "takes a parameter from an annotation" in one]) == count
+
+
+def acting(name: str, *steps: tuple[str, dict[str, str]]) -> Rule:
+    """Return a rule with one remedy of steps, each an action of `kubernetes` with its parameters."""
+    made = [StepSpec(number, f"kubernetes.{action}", ENVIRONMENT.template(dict(given))) for number, (action, given) in enumerate(steps, 1)]
+    return replace(rule(name, f'alertname="{name}"'), remedies=(remedy("fix", steps=tuple(made)),))
+
+
+SUSPEND, RESUME = ("suspend_owner", {"deployment": "web"}), ("resume_owner", {"deployment": "web"})
+ANY = ("resume_owner", {"deployment": "web", "suspended_by": "remediator"})
+UNDO = ("rollout_undo", {"deployment": "web", "owner": "through"})
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        ([acting("a", SUSPEND, UNDO, RESUME)], []),
+        ([acting("a", SUSPEND, UNDO), acting("b", ANY)], []),
+        ([acting("a", ("scale", {"owner": "through"}))], []),
+        ([acting("a", ("rollout_undo", {"owner": "ignore"}))], []),
+        ([acting("a", UNDO)], ["no step before it suspends the owner"]),
+        ([acting("a", UNDO, SUSPEND, RESUME)], ["no step before it suspends the owner"]),
+        ([acting("a", SUSPEND, UNDO)], ["nothing resumes it"]),
+        ([acting("a", SUSPEND, UNDO), acting("b", RESUME)], ["nothing resumes it"]),
+        ([acting("a", RESUME, SUSPEND, UNDO)], ["nothing resumes it"]),
+        ([acting("a", SUSPEND, UNDO), replace(acting("b", ANY), enabled=False)], ["nothing resumes it"]),
+    ],
+)
+def test_acting_through_an_owner_needs_its_suspension_and_an_end_of_that(rules: list[Rule], said: list[str]) -> None:
+    """GitOps owns the field: through it a step changes something only while an earlier one has suspended it; somebody must resume it."""
+    found = [problem.message for problem in lint(RuleSet.of(rules))]
+    assert [words for words in said if sum(words in one for one in found) == 1] == said
+    assert len(found) == len(said)
