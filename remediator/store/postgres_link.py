@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from remediator.errors import StoreCorrupt, StoreUnavailable
+from remediator.errors import PermanentError, StoreCorrupt, StoreUnavailable, TemporaryError
 
 if TYPE_CHECKING:
     import asyncpg
@@ -30,7 +30,8 @@ class Address:
     """Where the database is. `pgbouncer`: a pooler in transaction mode stands in front of it, so nothing outlives a transaction."""
 
     url: str
-    password: str | None = None
+    password: str | Callable[[], Awaitable[str]] | None = None
+    """The password, or what reveals it each time a connection is opened: it may change meanwhile."""
     schema: str = "remediator"
     pgbouncer: bool = False
     name: str = "remediator"
@@ -105,12 +106,14 @@ async def connect(address: Address) -> asyncpg.Connection:
     if not address.pgbouncer:
         session |= address.settings | {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
     more: dict[str, Any] = {"statement_cache_size": 0} if address.pgbouncer else {"max_cacheable_statement_size": 0}
-    if address.password is not None:
-        more["password"] = address.password
     failures: tuple[type[Exception], ...] = (*errors(), ValueError)
     try:
+        if address.password is not None:
+            more["password"] = address.password if isinstance(address.password, str) else await address.password()
         async with asyncio.timeout(CONNECT_TIMEOUT):
             return await asyncpg.connect(address.url, timeout=CONNECT_TIMEOUT, server_settings=session, **more)
+    except (PermanentError, TemporaryError) as error:
+        raise StoreUnavailable(f"the database's password can't be read: {error}") from error
     except failures as error:
         raise describe(error) from None  # the address, which may hold a password, stays out of the log
 
