@@ -44,8 +44,8 @@ from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
 from remediator.service import Accepted, Reloaded
 from remediator.settings import Settings, read_settings, reloadable_changes
+from remediator.store.choosing import Reachable, make_store
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
-from remediator.store.sqlite import SqliteStore
 from remediator.storming import Storms
 
 WATCH_EVERY = timedelta(seconds=5)
@@ -95,7 +95,7 @@ class Daemon:
             secrets=self._secrets,
             identity=self._identity(settings),
         )
-        self._store: Store = SqliteStore(_store_path(settings), lease=settings.limits.lease, timed=self.metrics.commit)
+        self._store = make_store(settings.store, self._secrets, lease=settings.limits.lease, timed=self.metrics.commit)
         self.execution = Execution(
             self._registry,
             self.connections,
@@ -188,7 +188,7 @@ class Daemon:
 
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""
-        return self._ready or None
+        return self._ready or (self._store.trouble if isinstance(self._store, Reachable) else "") or None
 
     # --- what surfaces see
 
@@ -443,13 +443,6 @@ def _files_of(pack: Path) -> list[Path]:
 
 def _actions_of(rules: RuleSet) -> set[str]:
     return {step.action for rule in rules.rules for remedy in rule.remedies for step in remedy.steps}
-
-
-def _store_path(settings: Settings) -> Path:
-    path = settings.store.path
-    if path is None:
-        raise StoreUnavailable(f"store.url {settings.store.url!r} is not SQLite; this release keeps its state in SQLite only")
-    return path
 
 
 async def serve(path: Path) -> None:

@@ -103,7 +103,10 @@ class StoreSettings(Part):
         reload=False,
     )
     password: SecretRef | None = setting(None, "reference to PostgreSQL's password", reload=False)
-    connections: int = setting(8, "most PostgreSQL connections that one daemon opens", reload=False, ge=2, le=100)
+    connections: int = setting(8, "most PostgreSQL connections that one daemon opens", reload=False, ge=4, le=100)
+    pgbouncer: bool = setting(
+        False, "a PgBouncer in transaction mode stands between daemon and database: nothing is prepared or listened for", reload=False
+    )
 
     @model_validator(mode="after")
     def _independent(self) -> Self:
@@ -160,7 +163,7 @@ class Limits(Part):
         ge=timedelta(),
     )
     lease: Duration = setting(
-        timedelta(seconds=30),
+        timedelta(seconds=8),
         "after this long without a sign of life a daemon's runs go to another one",
         reload=False,
         ge=timedelta(seconds=3),
