@@ -19,6 +19,7 @@ from benchmarks.client import Order
 from benchmarks.stage import Stage
 from benchmarks.subjects import Daemon
 from benchmarks.table import Figure, least, most
+from tests.servers.ports import eventually
 
 ACTIONS = Path(__file__).resolve().parent / "actions"
 MB = 1_000_000
@@ -68,8 +69,10 @@ async def _queue(daemon: Daemon, *, first: int, count: int, each: int) -> None:
 
 
 async def _ended(daemon: Daemon, count: int) -> None:
-    while (left := count - daemon.count("SELECT count(*) FROM run WHERE ended_at IS NOT NULL")) > 0:
-        await asyncio.sleep(min(1.0, 0.02 + left / 10_000))
+    async def all_ended() -> bool:
+        return daemon.count("SELECT count(*) FROM run WHERE ended_at IS NOT NULL") >= count
+
+    await eventually(all_ended, what=f"all {count} runs have ended", within=600, every=0.05)
     states = daemon.rows("SELECT state, count(*) FROM run GROUP BY state")
     if len(states) != 1:
         raise RuntimeError(f"{count} runs that were alike ended differently: {states}")
@@ -102,8 +105,11 @@ async def waiting(stage: Stage) -> list[Figure]:
     count = stage.amount(100_000, 10_000)
     async with _daemon(stage, "waiting", rules(1, mode="approve")) as daemon:
         await _queue(daemon, first=0, count=1, each=1)
-        while daemon.count("SELECT count(*) FROM run WHERE state = 'awaiting_approval'") < 1:
-            await asyncio.sleep(0.05)
+
+        async def one_waits() -> bool:
+            return daemon.count("SELECT count(*) FROM run WHERE state = 'awaiting_approval'") == 1
+
+        await eventually(one_waits, what="the run waits for its approval", within=20)
         await daemon.restart()
         one = await _cost(daemon, stage)
         await daemon.stop()
@@ -152,14 +158,19 @@ def _copy(row: tuple[Any, ...], columns: list[str], names: tuple[str, ...], numb
         incident: f"{day}-{number}",
         fingerprint: f"{number:016x}",
     }
-    found = []
+    found: list[Any] = []
     for column, value in zip(columns, row, strict=True):
         if column == "number" and columns[0] == "id":
-            value = number
-        elif isinstance(value, str | bytes):
-            text = value if isinstance(value, str) else value.decode()
-            for old, new in renamed.items():
-                text = text.replace(old, new) if column in ("body", "id", "incident", "fingerprint") else text
-            value = text if isinstance(value, str) else text.encode()
-        found.append(value)
+            found.append(number)
+        elif column in ("body", "id", "incident", "fingerprint", "run"):
+            found.append(_renamed(value, renamed))
+        else:
+            found.append(value)
     return found
+
+
+def _renamed(value: str | bytes, names: dict[str, str]) -> str | bytes:
+    text = value if isinstance(value, str) else value.decode()
+    for old, new in names.items():
+        text = text.replace(old, new)
+    return text if isinstance(value, str) else text.encode()

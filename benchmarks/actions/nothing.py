@@ -34,7 +34,7 @@ class Step(Action[StepParams]):
     permissions = ()
     example: ClassVar[Mapping[str, Any]] = {"name": "${labels.pod}"}
 
-    async def plan(self, params: StepParams, ctx: Context) -> Plan:  # noqa: ARG002 - nothing is looked at
+    async def plan(self, params: StepParams, ctx: Context) -> Plan:
         """Say what will not be done."""
         target = f"nothing:here/-/thing/{params.name}"
         return Plan(
@@ -46,12 +46,12 @@ class Step(Action[StepParams]):
             noop=params.noop,
         )
 
-    async def apply(self, plan: Plan, ctx: Context) -> Receipt:  # noqa: ARG002
+    async def apply(self, plan: Plan, ctx: Context) -> Receipt:
         """Wait."""
         await asyncio.sleep(plan.intent["seconds"])
         return Receipt(plan.summary, touched=() if plan.noop else (plan.targets[0].id,))
 
-    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
+    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
         """It is as it was."""
         return Verdict(Health.HEALTHY, "nothing was done")
 
