@@ -162,6 +162,20 @@ async def test_autoscaler_is_named_and_refused(run: Workloads, ctx: LocalContext
         await SCALE.plan(params(run, replicas=5), ctx)
 
 
+@pytest.mark.parametrize("owner", ["refuse", "through", "ignore"])
+async def test_autoscaler_that_comes_after_planning_is_not_fought_with(run: Workloads, ctx: LocalContext, owner: str) -> None:
+    """An approval may take hours; whoever scales by then is asked by the next plan. Nothing is written, on the way back neither."""
+    await make(run)
+    plan = await SCALE.plan(params(run, replicas=4, owner=owner), ctx)
+    back = await SCALE.undo(plan, await SCALE.apply(plan, ctx), ctx)
+    again = await SCALE.plan(params(run, replicas=5, owner=owner), ctx)
+    await autoscaler(run)
+    for one in (again, back):
+        with pytest.raises(PreconditionChanged, match="web-hpa now"):
+            await SCALE.apply(one, ctx)
+    assert await replicas(run) == 4
+
+
 async def test_forbidden_look_for_autoscalers_is_a_warning(run: Workloads, account: Any) -> None:
     """Without the right to list them the plan says that it could not tell."""
     await make(run)

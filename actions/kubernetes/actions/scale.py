@@ -168,6 +168,7 @@ class Scale(Action[ScaleParams]):
             _compare(scale, plan, reference)
             if not plan.noop:
                 await require_leave(ctx, plan)
+                await _require_alone(client, reference)
                 body = {
                     "metadata": {"resourceVersion": scale["metadata"]["resourceVersion"]},
                     "spec": {"replicas": plan.intent["replicas"]},
@@ -250,6 +251,16 @@ async def _autoscaler(client: Client, workload: Workload, on_owner: OnOwner) -> 
             f"{reference} is scaled by {' and '.join(map(str, scalers))}, which contradict each other; can't act through both"
         )
     return scalers[0], ()
+
+
+async def _require_alone(client: Client, reference: Reference) -> None:
+    """Raise `PreconditionChanged` when an autoscaler has come since the plan was made; one that can't be looked for was warned of."""
+    try:
+        scalers = await autoscalers_of(client, reference)
+    except PermissionMissing:
+        return
+    if scalers:
+        raise PreconditionChanged(f"{reference} is scaled by {scalers[0]} now: it would put its own number back")
 
 
 async def _leave(ctx: Context, cluster: str, workload: Workload, on_owner: OnOwner) -> Leave:
