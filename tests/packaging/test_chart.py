@@ -130,12 +130,37 @@ def test_the_pod_can_do_as_little_as_possible(name: str) -> None:
     assert not any("subPath" in mount for mount in container["volumeMounts"])
 
 
-@pytest.mark.parametrize("name", VALUES)
-def test_there_is_never_a_second_pod(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(VALUES.keys() - {"replicas"}))
+def test_there_is_never_a_second_pod_of_one_file(name: str) -> None:
     """SQLite has one owner, also while a new version replaces the old one."""
     (deployment,) = of(render(values(name)), "Deployment")
     assert deployment["spec"]["replicas"] == 1
     assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+
+
+def test_pods_that_share_a_database_replace_one_another_without_a_gap() -> None:
+    """With PostgreSQL there are as many as wished, one of them at most is away, they are spread, and no volume is made."""
+    documents = render(values("replicas"))
+    (deployment,) = of(documents, "Deployment")
+    assert deployment["spec"]["replicas"] == 3
+    assert deployment["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+    (budget,) = of(documents, "PodDisruptionBudget")
+    assert budget["spec"] == {"maxUnavailable": 1, "selector": deployment["spec"]["selector"]}
+    (spread,) = pod(documents)["topologySpreadConstraints"]
+    assert spread["labelSelector"] == deployment["spec"]["selector"]
+    assert of(documents, "PersistentVolumeClaim") == []
+    assert {"name": "state", "emptyDir": {}} in pod(documents)["volumes"]
+
+
+def test_one_pod_on_a_database_has_no_disruption_budget() -> None:
+    """It could only block drains."""
+    assert of(render(values("replicas", replicas=1)), "PodDisruptionBudget") == []
+
+
+def test_several_pods_need_a_database() -> None:
+    """Each with a file of its own, they would act side by side without knowing of one another."""
+    with pytest.raises(helm.HelmError, match="replicas: several Pods need a database"):
+        render(values("armed", replicas=2))
 
 
 def test_a_release_without_rights_gets_no_token() -> None:
@@ -189,7 +214,8 @@ def test_the_daemon_takes_the_settings(name: str, tmp_path: Path) -> None:
     assert loaded.dry_run is given.get("settings", {}).get("dry_run", True)
     assert loaded.listen.port == pod(documents)["containers"][0]["ports"][0]["containerPort"]
     assert loaded.listen.host == given.get("listen", {}).get("host", "0.0.0.0")
-    assert loaded.store.url == "sqlite:///var/lib/remediator/remediator.sqlite"
+    stored = given.get("settings", {}).get("store", {}).get("url", "sqlite:///var/lib/remediator/remediator.sqlite")
+    assert loaded.store.url == stored
     assert loaded.listen.max_body == 16 * 1024 * 1024
 
 
@@ -333,7 +359,7 @@ def test_no_right_is_a_wildcard() -> None:
 # --- refusals --------------------------------------------------------------------------------------------------------------
 
 BAD: Mapping[str, Any] = {
-    "replicas": 2,
+    "replicas": 0,
     "image": {"digest": "sha256:short"},
     "settings": {"store": {"url": "sqlite:///tmp/x"}},
     "packs": {"own": {"path": "/a", "files": {"pack.yaml": "{}"}}},

@@ -40,6 +40,16 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if .pack.path -}}{{ .pack.path }}{{- else -}}/etc/remediator-rules/{{ .name }}{{- end -}}
 {{- end -}}
 
+{{/* Not empty when the state is in a database that several Pods can share. */}}
+{{- define "remediator.shared" -}}
+{{- if hasPrefix "postgres" (dig "store" "url" "" .Values.settings) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Not empty when the state is on a volume. */}}
+{{- define "remediator.volume" -}}
+{{- if and .Values.persistence.enabled (not (include "remediator.shared" .)) -}}true{{- end -}}
+{{- end -}}
+
 {{/* The whole of remediator.yaml. */}}
 {{- define "remediator.settings" -}}
 {{- $packs := dict -}}
@@ -52,7 +62,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What a reload does not apply: a change of it has to start the Pod anew. Everything else is picked up while it runs. */}}
 {{- define "remediator.restart" -}}
 {{- $limits := default dict .Values.settings.limits -}}
-{{- dict "listen" .Values.settings.listen "log" .Values.settings.log "actions_path" .Values.settings.actions_path "workers" $limits.workers "lease" $limits.lease | toJson | sha256sum -}}
+{{- dict "store" .Values.settings.store "listen" .Values.settings.listen "log" .Values.settings.log "actions_path" .Values.settings.actions_path "workers" $limits.workers "lease" $limits.lease | toJson | sha256sum -}}
 {{- end -}}
 
 {{- define "remediator.scheme" -}}
