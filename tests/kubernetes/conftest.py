@@ -6,6 +6,7 @@ namespaces made and deleted by the tests.
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import secrets
@@ -24,6 +25,7 @@ from actions.kubernetes.connection import KubernetesConnection, connect
 from remediator.action import Identity
 from remediator.errors import NotFound
 from remediator.testing import LocalContext
+from tests.servers import gitops
 from tests.servers.kube.kubeconfig import Kubeconfig, read_kubeconfig
 from tests.servers.kube.nodes import ZONES, node
 from tests.servers.kube.workloads import Workloads
@@ -73,7 +75,9 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """The cluster that was named, or one that lives as long as anybody in this run of pytest uses it."""
     given = request.config.getoption("--kubeconfig")
     if given is not None:
-        yield read_kubeconfig(given, request.config.getoption("--context"))
+        named = read_kubeconfig(given, request.config.getoption("--context"))
+        yield named
+        asyncio.run(_tidy(named))
         return
     base = tmp_path_factory.getbasetemp()
     directory = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "kube"
@@ -81,6 +85,17 @@ def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with (directory / "users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)  # the cluster ends when the last such lock is gone, however its holder ended
         yield read_kubeconfig(_started(directory), "test")
+
+
+async def _tidy(cluster: Kubeconfig) -> None:
+    """Take away what tests have made for the whole of a cluster that outlives them."""
+    context = LocalContext(
+        {"admin": KubernetesConnection(kubeconfig=str(cluster.path), context=cluster.context)}, identity=Identity("tests")
+    )
+    try:
+        await gitops.forget(await connect(context, "admin"))
+    finally:
+        await context.aclose()
 
 
 def _started(directory: Path) -> Path:

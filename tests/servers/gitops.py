@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -20,11 +21,13 @@ from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.errors import AlreadyExists
 from actions.kubernetes.fields import LAST_APPLIED
 from remediator.action import Identity
-from remediator.errors import Conflict
+from remediator.errors import Conflict, NotFound, PermissionMissing
 from remediator.testing import LocalContext
 from tests.servers.ports import eventually
 
 Object = dict[str, Any]
+RUN = "remediator.test/run"
+"""Label of what tests make outside of their namespaces: the process that made it."""
 _ANY: Object = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 _BOOL: Object = {"type": "boolean"}
 _TEXT: Object = {"type": "string"}
@@ -78,7 +81,7 @@ def definition(plural: str) -> Object:
         served["subresources"] = {"status": {}}
     names = {"kind": kind, "plural": plural, "singular": kind.lower(), "listKind": f"{kind}List"}
     return {
-        "metadata": {"name": f"{plural}.{group}"},
+        "metadata": {"name": f"{plural}.{group}", "labels": {RUN: str(os.getpid())}},
         "spec": {"group": group, "scope": "Namespaced", "names": names, "versions": [served]},
     }
 
@@ -97,6 +100,29 @@ async def define(api: Client, *plurals: str) -> None:
             return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
         await eventually(is_served, what=f"{plural} are served")
+
+
+async def forget(api: Client) -> None:
+    """Take away again the kinds that this process has made known, unless somebody else has objects of them by now."""
+    definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    try:
+        mine = await api.list(definitions, {"labelSelector": f"{RUN}={os.getpid()}"})
+    except PermissionMissing:
+        return  # then none was made
+    for item in mine:
+        spec = item["spec"]
+        objects = await api.list(f"/apis/{spec['group']}/{spec['versions'][0]['name']}/{spec['names']['plural']}")
+        if all([await _goes(api, one) for one in objects]):
+            await api.delete(f"{definitions}/{item['metadata']['name']}", uid=item["metadata"]["uid"])
+
+
+async def _goes(api: Client, item: Object) -> bool:
+    """Tell whether an object's namespace is being deleted, and the object with it."""
+    try:
+        found = await api.get(f"/api/v1/namespaces/{item['metadata']['namespace']}")
+    except NotFound:
+        return True
+    return "deletionTimestamp" in found["metadata"]
 
 
 class Argo:
