@@ -32,6 +32,8 @@ from remediator.logs import configure, log_events
 from remediator.metrics import Metrics
 from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
 from remediator.receiving import Receiving
+from remediator.reconciliation_peers import Peers
+from remediator.reconciliation_rounds import Reconciliation
 from remediator.records import SYSTEM_CHAIN, Approval, Incident, Pause, Run, SignalKind
 from remediator.registry import Registry
 from remediator.rehearse import rehearse
@@ -127,6 +129,17 @@ class Daemon:
             intake=self._intake,
             scrubber=self.scrubber,
             metrics=self.metrics,
+            heard=lambda webhook: self._reconciliation.heard(webhook),  # noqa: PLW0108 - it is made after this
+        )
+        self._reconciliation = Reconciliation(
+            self._store,
+            self._receiving,
+            Peers(self.connections, self._registry),
+            settings=lambda: self._settings,
+            matches=lambda alert: any(rule.enabled for rule in self._rules.matching(alert.labels)),
+            metrics=self.metrics,
+            note=lambda kind, data: self._note(kind, **data),
+            scrub=self.scrubber.json,
         )
         self.outbox = Outbox(self._store, self.execution, self._receivers, public_url=lambda: self._settings.public_url)
         self._storms = Storms(
@@ -157,7 +170,7 @@ class Daemon:
         self.metrics.pauses(tuple(await self._store.pauses()))
         self.runner.start()
         self.outbox.start()
-        loops = (self._checkpoints, self._counts, self._watch, self._keep_alive, self._storms.keep)
+        loops = (self._checkpoints, self._counts, self._watch, self._keep_alive, self._storms.keep, self._reconciliation.run)
         self._loops = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
         for task in self._loops:
             task.add_done_callback(self._loop_ended)

@@ -17,6 +17,8 @@ class Kind(StrEnum):
     INCIDENT_ACKNOWLEDGED = "incident.acknowledged"  # owner
     INCIDENT_HANDED_OVER = "incident.handed_over"  # run, rule, to
     EPISODE_CLOSED = "episode.closed"  # fingerprint (others of the incident are still open)
+    EPISODE_EXPIRED = "episode.expired"  # fingerprint, reason, peers, absent, confirmed_at (no Alertmanager knows its alert any more)
+    ALERT_RECOVERED = "alert.recovered"  # fingerprint, source (missed | truncated), peer, receiver, starts_at, updated_at
     RUN_CREATED = "run.created"  # run, rule, rule_hash, chain, dry_run
     RUN_ENTERED = "run.entered"  # run, rule, state, was, reason
     GUARD_DENIED = "guard.denied"  # run, rule, guard, verdict (wait | deny), reason, until
@@ -40,6 +42,8 @@ class Kind(StrEnum):
     DAEMON_STOPPED = "daemon.stopped"
     RULES_RELOADED = "rules.reloaded"  # rules, rules_hash
     RULES_REFUSED = "rules.refused"  # problems
+    ALERTS_TRUNCATED = "alerts.truncated"  # receiver, group, truncated, recovered, error
+    RECONCILIATION_DOUBTED = "reconciliation.doubted"  # doubt, reason, episodes (none of these is closed until it is over)
     PAUSE_SET = "pause.set"  # scope, why
     PAUSE_LIFTED = "pause.lifted"  # scope, why
     STORM_TRIPPED = "storm.tripped"  # storm, reason

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from enum import StrEnum
 
 from remediator import storm
 from remediator.decide import mandate, subject_facts
@@ -23,6 +24,28 @@ from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
 
 
+class Source(StrEnum):
+    """Why an alert is taken that no webhook brought."""
+
+    MISSED = "missed"
+    """It fires, and no open episode knew it."""
+    TRUNCATED = "truncated"
+    """Its webhook left it out."""
+    GONE = "gone"
+    """No Alertmanager knows it any more, so its episode ends."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How reconciliation came by an alert. `data` is what its event tells."""
+
+    source: Source
+    data: Mapping[str, JSON] = field(default_factory=dict)
+    confirmed_at: datetime | None = None
+    """When the alert was last confirmed: by its sender to Alertmanager; for one that is gone, to the episode that is to end. An
+    episode that was confirmed later than that is left alone."""
+
+
 @dataclass(frozen=True)
 class Sorted:
     """An alert with the rule that owns it, and what it is grouped by."""
@@ -32,6 +55,7 @@ class Sorted:
     target: str = ""
     note: str = ""
     also: tuple[str, ...] = ()
+    recovery: Recovery | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +151,8 @@ def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: I
             episode = draft.episode(item.alert.fingerprint)
             if item.alert.firing:
                 _firing(draft, item, episode)
-            elif episode is not None and episode.open and not late_end(item.alert, episode):
-                _resolved(draft, item.alert, episode)
+            elif episode is not None and episode.open and _ends(item, episode):
+                _resolved(draft, item.alert, episode, item.recovery)
         opened.append(tuple(run.incident for run in draft.runs[before:]))
     return _changes(draft), opened
 
@@ -187,6 +211,13 @@ def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timede
     return alert.starts_at <= (closed.ends_at or closed.closed_at)
 
 
+def _ends(item: Sorted, open_: Episode) -> bool:
+    """Tell whether what is said to be over is the open episode, and not an earlier one or one that was confirmed meanwhile."""
+    if item.recovery is None:
+        return not late_end(item.alert, open_)
+    return item.alert.starts_at == open_.starts_at and item.recovery.confirmed_at == open_.confirmed_at
+
+
 def late_end(alert: Alert, open_: Episode) -> bool:
     """Tell whether a resolved alert speaks of an earlier firing than the open episode: it ended before that one began."""
     return alert.ends_at is not None and alert.ends_at < open_.starts_at
@@ -195,15 +226,23 @@ def late_end(alert: Alert, open_: Episode) -> bool:
 def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
     now = draft.snapshot.now
     alert = item.alert
+    recovery = item.recovery
+    confirmed = now if recovery is None else min(now, recovery.confirmed_at or now)
     if episode is not None and episode.open:
-        episode = replace(episode, confirmed_at=now)
+        if recovery is not None and recovery.source is Source.MISSED:
+            return  # a webhook brought it meanwhile
+        episode = replace(episode, confirmed_at=max(confirmed, episode.confirmed_at))
     elif episode is not None and late_copy(alert, episode, now=now, tombstone=draft.intake.tombstone):
         return
     else:
         number = 1 if episode is None else episode.number + 1
-        episode = Episode(alert.fingerprint, number, alert.starts_at, now, now, note=item.note, labels=alert.labels)
+        episode = Episode(alert.fingerprint, number, alert.starts_at, now, confirmed, note=item.note, labels=alert.labels)
     if item.rule is not None and episode.incident is None:
-        episode = replace(episode, incident=_incident(draft, item, item.rule), note=item.note)
+        incident = _incident(draft, item, item.rule)
+        episode = replace(episode, incident=incident, note=item.note)
+        if recovery is not None:
+            data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
+            draft.event(incident, Kind.ALERT_RECOVERED, **data)
     elif item.rule is not None and episode.incident is not None:
         _try_again(draft, item.rule, episode.incident)
     draft.keep(episode)
@@ -358,13 +397,15 @@ def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
     return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
 
 
-def _resolved(draft: _Draft, alert: Alert, episode: Episode) -> None:
+def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery | None) -> None:
     """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
     now = draft.snapshot.now
     draft.keep(replace(episode, closed_at=now, ends_at=alert.ends_at or now))
     known = None if episode.incident is None else (draft.incidents.get(episode.incident) or draft.snapshot.incidents.get(episode.incident))
     if known is None or alert.fingerprint not in known.fingerprints:
         return
+    if recovery is not None:
+        draft.event(known.id, Kind.EPISODE_EXPIRED, fingerprint=alert.fingerprint, **recovery.data)
     left = tuple(fingerprint for fingerprint in known.fingerprints if fingerprint != alert.fingerprint)
     if left:
         draft.put(replace(known, fingerprints=left, updated_at=now))

@@ -36,7 +36,17 @@ _QUIET = ("aiohttp.access", "asyncio", "botocore", "boto3", "urllib3", "kubernet
 _ERRORS = frozenset({Kind.INCIDENT_ESCALATED, Kind.ACTION_UNKNOWN, Kind.RULES_REFUSED, Kind.STORM_TRIPPED})
 """A person is needed."""
 _WARNINGS = frozenset(
-    {Kind.GUARD_DENIED, Kind.ACTION_FAILED, Kind.MESSAGE_FAILED, Kind.PAUSE_SET, Kind.APPROVAL_REQUESTED, Kind.APPROVAL_CLOSED}
+    {
+        Kind.GUARD_DENIED,
+        Kind.ACTION_FAILED,
+        Kind.MESSAGE_FAILED,
+        Kind.PAUSE_SET,
+        Kind.APPROVAL_REQUESTED,
+        Kind.APPROVAL_CLOSED,
+        Kind.EPISODE_EXPIRED,
+        Kind.ALERTS_TRUNCATED,
+        Kind.RECONCILIATION_DOUBTED,
+    }
 )
 """Something was denied, failed or is tried again."""
 _QUIET_EVENTS = frozenset({Kind.AUDIT_CHECKPOINTED})

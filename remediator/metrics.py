@@ -69,6 +69,7 @@ class Metrics:
         self._build_intake()
         self._build_runs()
         self._build_durations()
+        self._build_reconciliation()
         self._build_daemon(version)
         self._initialise()
         self.expect(guards=guards, actions=actions, routes=routes)
@@ -128,6 +129,24 @@ class Metrics:
             "http_request_duration_seconds", "Requests served, by route and class of status.", ["route", "status"]
         )
 
+    def _build_reconciliation(self) -> None:
+        self.reconciliation_rounds = self._counter(
+            "reconciliation_rounds_total", "Times everything was held against Alertmanager, by how it went.", ["outcome"]
+        )
+        self.reconciliation_duration = self._histogram("reconciliation_duration_seconds", "Time that one such round took.", buckets=CALL)
+        self.reconciliation_last = self._gauge("reconciliation_last_complete_timestamp_seconds", "When a round last went without doubt.")
+        self.reconciliation_recovered = self._counter(
+            "reconciliation_recovered_total", "Alerts found by asking that no webhook had brought, by source.", ["source"]
+        )
+        self.reconciliation_expired = self._counter(
+            "reconciliation_expired_total", "Alerts of incidents taken for over because no Alertmanager knew them any more."
+        )
+        self.reconciliation_absent = self._gauge("reconciliation_absent_episodes", "Open episodes whose alert no Alertmanager listed.")
+        self.reconciliation_alerts = self._gauge("reconciliation_listed_alerts", "Alerts that Alertmanager listed in the last round.")
+        self.reconciliation_cut_groups = self._counter(
+            "reconciliation_cut_groups_total", "Groups that a webhook left alerts out of, by what became of asking for them.", ["outcome"]
+        )
+
     def _build_daemon(self, version: str) -> None:
         self.build_info = self._gauge("build_info", "Always 1; the version is in the labels.", ["version", "python"])
         self.build_info.labels(version, platform.python_version()).set(1)
@@ -157,6 +176,9 @@ class Metrics:
             (self.approvals, ("approve", "deny", "expired", "void")),
             (self.checks, ("ok", "failed", "timeout")),
             (self.messages, ("delivered", "failed", "folded")),
+            (self.reconciliation_rounds, ("complete", "doubtful", "failed")),
+            (self.reconciliation_recovered, ("missed", "truncated")),
+            (self.reconciliation_cut_groups, ("recovered", "failed", "left")),
             (self.action_duration, ("plan", "apply", "verify", "reconcile", "undo")),
         ]
         for metric, values in closed:
@@ -224,6 +246,13 @@ class Metrics:
         """Record one HTTP request by the route's pattern (never its path)."""
         self._child(self.http_requests, self._word("route", route), f"{status // 100}xx").observe(seconds)
 
+    def reconciled(self, outcome: str, seconds: float, *, at: float) -> None:
+        """Record one round of reconciliation: `complete`, `doubtful` or `failed`; `at` is a Unix time."""
+        self.reconciliation_rounds.labels(outcome).inc()
+        self.reconciliation_duration.observe(seconds)
+        if outcome == "complete":
+            self.reconciliation_last.set(at)
+
     def commit(self, seconds: float, batch: int) -> None:
         """Record one durable commit and how many transactions shared it."""
         self.store_commit.observe(seconds)
@@ -271,6 +300,8 @@ class Metrics:
             Kind.INCIDENT_REOPENED: lambda _: self.incidents_reopened.inc(),
             Kind.INCIDENT_ESCALATED: lambda _: self.incidents_escalated.inc(),
             Kind.INCIDENT_RESOLVED: lambda _: self.incidents_resolved.inc(),
+            Kind.ALERT_RECOVERED: self._alert_recovered,
+            Kind.EPISODE_EXPIRED: lambda _: self.reconciliation_expired.inc(),
             Kind.RUN_CREATED: self._run_created,
             Kind.REMEDY_CHOSEN: self._remedy_chosen,
             Kind.ACTION_INTENDED: self._action_intended,
@@ -287,6 +318,9 @@ class Metrics:
             Kind.STORM_TRIPPED: lambda _: self.storms.inc(),
             Kind.AUDIT_CHECKPOINTED: lambda event: self.audit_checkpoint.set(event.at.timestamp()),
         }
+
+    def _alert_recovered(self, event: ChainedEvent) -> None:
+        self.reconciliation_recovered.labels("truncated" if event.data.get("source") == "truncated" else "missed").inc()
 
     def _run_created(self, event: ChainedEvent) -> None:
         self._begun[str(event.data.get("run"))] = event.at

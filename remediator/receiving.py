@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from remediator.alerts import Webhook, parse_webhook
 from remediator.errors import StoreUnavailable, TemporaryError
-from remediator.ingest import Intake, Sorted, reads_for, sort, take_all
+from remediator.ingest import Intake, Recovery, Sorted, reads_for, sort, take_all
 from remediator.metrics import Metrics
 from remediator.model import Alert
 from remediator.replacing import replace
@@ -60,14 +60,19 @@ class Receiving:
         intake: Callable[[int], Intake],
         scrubber: Scrubber,
         metrics: Metrics,
+        heard: Callable[[Webhook], None] = lambda _webhook: None,
     ) -> None:
-        """Hold on to what is in force when it is asked: `matching` gives an alert's rules, best first, `intake` how alerts are taken."""
+        """Hold on to what is in force when it is asked: `matching` gives an alert's rules, best first, `intake` how alerts are taken.
+
+        `heard` is told of every webhook that was taken.
+        """
         self._store = store
         self._runner = runner
         self._matching = matching
         self._intake = intake
         self._scrubber = scrubber
         self._metrics = metrics
+        self._heard = heard
         self._waiting: list[_Waiting] = []
         self._flushing: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
@@ -87,7 +92,23 @@ class Receiving:
             opened += await self._take([sort(kept, self._matching(alert)) for alert, kept in alerts[begin : begin + CHUNK]])
         firing = sum(alert.firing for alert, _ in alerts)
         self._count(webhook, firing)
+        self._heard(webhook)
         return Accepted(len(alerts), firing, len(alerts) - firing, opened, tuple(map(str, webhook.rejected)))
+
+    async def recover(self, found: Sequence[tuple[Alert, Recovery]]) -> tuple[str, ...]:
+        """Take what reconciliation found, the way webhooks go, in portions that leave others room; return the incidents opened.
+
+        Raises `StoreUnavailable`; the portions before are durable then.
+        """
+        opened: tuple[str, ...] = ()
+        for begin in range(0, len(found), CHUNK):
+            opened += await self._take([self._recovered(*one) for one in found[begin : begin + CHUNK]])
+            await asyncio.sleep(0)
+        return opened
+
+    def _recovered(self, alert: Alert, recovery: Recovery) -> Sorted:
+        rules = self._matching(alert) if alert.firing else ()
+        return replace(sort(self._scrubber.alert(alert), rules), recovery=recovery)
 
     def _count(self, webhook: Webhook, firing: int) -> None:
         if firing:

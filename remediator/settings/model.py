@@ -250,6 +250,48 @@ RawConnection = Annotated[Mapping[str, JSON], AfterValidator(_raw_connection)]
 """A connection as written: `kind`, and the fields of that kind. Its model is found through the registry when it is used."""
 
 
+class ReconciliationSettings(Part):
+    """What is asked of Alertmanager beyond its webhooks: alerts that were missed, and those that nobody will ever end."""
+
+    enabled: bool = setting(True, "ask at start and every so often; without `alertmanager` nobody can be asked", reload=True)
+    every: Duration = setting(timedelta(minutes=1), "time between two rounds, give or take a tenth", reload=True, ge=timedelta(seconds=1))
+    receivers: tuple[str, ...] = setting(
+        ("remediator",), "Alertmanager's receivers that send to this daemon; only alerts routed to one of them are taken in", reload=True
+    )
+    connections: tuple[Name, ...] = setting(
+        ("alertmanager",),
+        "connections of kind `alertmanager`, one for each cluster that sends here: an alert that none of their peers knows may be over",
+        reload=True,
+    )
+    grace: Duration = setting(
+        timedelta(minutes=1),
+        "an alert that began less than this ago may still come by webhook and is left alone",
+        reload=True,
+        ge=timedelta(),
+    )
+    close_after: Duration | None = setting(
+        timedelta(minutes=15),
+        "an alert that no peer has known for so long is taken for over; null: never",
+        reload=True,
+        gt=timedelta(),
+    )
+    settle: Duration = setting(
+        timedelta(minutes=10),
+        "a peer that started less than this ago may not have been told of all that fires; longer than Prometheus takes to send again, "
+        "and than Alertmanager's `resolve_timeout`",
+        reload=True,
+        ge=timedelta(),
+    )
+    needs_alerts: bool = setting(
+        True, "a peer that holds no alert at all proves nothing about those it does not hold; have one that always fires", reload=True
+    )
+    despite_time_intervals: bool = setting(
+        False, "take missed alerts in although Alertmanager mutes routes by time, which its list of alerts does not show", reload=True
+    )
+    timeout: Duration = setting(timedelta(seconds=30), "longest time for one peer's list", reload=True, gt=timedelta())
+    max_bytes: int = setting(128 * MIB, "most bytes of one peer's list; a longer one counts as no answer", reload=True, ge=1024)
+
+
 # --- people --------------------------------------------------------------------------------------------------------------
 
 
@@ -385,6 +427,9 @@ class Settings(Part):
     prometheus: EndpointOrUrl | None = setting(
         None, "Prometheus, to tell whether an alert is over. Offered as connection `prometheus`", reload=True
     )
+    reconciliation: ReconciliationSettings = setting(
+        ReconciliationSettings, "what is asked of Alertmanager beyond its webhooks", reload=True
+    )
     identities: Mapping[Name, IdentitySettings] = setting(dict, "who may call the daemon", reload=True)
     severities: Mapping[Name, Severity] = setting(_severities, "severities that rules may name", reload=True)
     escalation: Mapping[Name, EscalationPolicy] = setting(_policies, "escalation policies that rules may name", reload=True)
@@ -403,6 +448,8 @@ class Settings(Part):
             raise ValueError("severities is empty; leave it out, or name at least one")
         if len({str(peer.sign_in) for peer in self.alertmanager}) > 1:
             raise ValueError("alertmanager: all peers of one cluster take the same sign-in; write other clusters as connections")
+        for name in set(self.reconciliation.connections) - {"alertmanager", *self.connections}:
+            raise ValueError(f"reconciliation.connections: there is no connection {name!r}")
         return self
 
     @model_validator(mode="after")
