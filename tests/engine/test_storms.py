@@ -1,0 +1,264 @@
+"""A storm's life on a real store: digests by their keys, calm, a person's word, crashes, a second keeper, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from remediator import operations
+from remediator.events import Kind
+from remediator.ingest import Intake, reads_for, sort, take
+from remediator.metrics import Metrics
+from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState
+from remediator.records import AFTER_STORM, EVERYWHERE, STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Run
+from remediator.revalidation import Standing
+from remediator.store.protocol import Changes, Reads
+from remediator.storm import Reset, StormLimits, is_held
+from remediator.storming import Storms
+from tests.builders import alert, rule
+from tests.scripted import Harness
+from tests.stories import act
+
+SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+LIMITS = StormLimits(incidents=3, within=MINUTE, calm=5 * MINUTE, digest_every=10 * MINUTE, ramp=2)
+
+
+class Weather(Harness):
+    """The harness with a storm breaker, and a keeper of storms that tests let look."""
+
+    limits_of_storm = LIMITS
+
+    async def start(self) -> Weather:
+        """Open the store and begin to keep storms, as a process does at its start."""
+        await super().start()
+        self.keeper = self.new_keeper()
+        return self
+
+    def new_keeper(self) -> Storms:
+        """Make a keeper, as another replica has one."""
+        return Storms(
+            self.store,
+            limits=lambda: self.limits_of_storm,
+            rule=self.rules.get,
+            severities=lambda: ("sev1", "sev2"),
+            dry_run=lambda: False,
+            metrics=Metrics(CollectorRegistry()),
+        )
+
+    async def opens(self, *names: str) -> list[str]:
+        """Take alerts of so many things in one webhook; return their runs."""
+        items = [sort(alert(id=name), list(self.rules.values())) for name in names]
+        intake = Intake(self.limits, 5 * MINUTE, {"sev1": 3 * MINUTE}, storm=self.limits_of_storm)
+        reads = reads_for(items, now=self.now, limits=self.limits_of_storm)
+        committed = await self.store.transact(reads, lambda snapshot: take(items, snapshot, intake))
+        return [one.id for one in committed.changes.runs]
+
+    async def looks(self, after: timedelta = timedelta()) -> None:
+        """Let time pass, then let the keeper look."""
+        self.now += after
+        await self.keeper.look()
+
+    async def messages(self) -> list[Message]:
+        """Return all that waits in the outbox and is due."""
+        return await self.store.due_messages(limit=1000)
+
+    async def digests(self) -> list[str]:
+        """Return which digests were queued: the part of their keys that says which of the storm's it is."""
+        return [one.key.rpartition("/")[2] for one in await self.messages() if one.kind is MessageKind.DIGEST]
+
+    async def noted(self, kind: Kind) -> list[ChainedEvent]:
+        """Return the daemon's own events of a kind."""
+        return [event for event in await self.store.events(SYSTEM_CHAIN) if event.kind == kind]
+
+    async def of(self, ident: str) -> Run:
+        """Return a run."""
+        found = await self.store.run(ident)
+        assert found is not None
+        return found
+
+
+@pytest.fixture
+async def weather(tmp_path: Path) -> AsyncIterator[Weather]:
+    """Start with one rule that knows no remedy, so that its runs escalate, for as many things as there are alerts."""
+    started = Weather(tmp_path / "state.sqlite", rule(target="thing/${labels.id}", remedies=()))
+    await started.start()
+    yield started
+    await started.store.aclose()
+
+
+async def storm(weather: Weather) -> list[str]:
+    """Let a storm begin; return the runs that it holds back."""
+    held = await weather.opens("a", "b", "c", "d", "e")
+    assert STORM in await weather.store.pauses()
+    return held
+
+
+async def test_storm_tells_once_however_many_look(weather: Weather) -> None:
+    """The first digest comes some seconds after the trip, the next one `digest_every` later; restarts and other replicas add none."""
+    await storm(weather)
+    await weather.looks(SECOND)
+    assert await weather.digests() == []
+    await weather.looks(5 * SECOND)
+    await weather.looks(SECOND)
+    await weather.new_keeper().look()
+    await weather.restart()
+    await weather.looks(SECOND)
+    assert await weather.digests() == ["0"]
+    for _ in range(11):
+        weather.now += MINUTE
+        await weather.opens(*(f"{weather.now:%M%S}-{n}" for n in range(4)))
+        await weather.looks()
+    assert await weather.digests() == ["0", "1"]
+
+
+async def test_storm_ends_by_itself_only_after_calm(weather: Weather) -> None:
+    """Calm counts from the last time that the rate was one that trips, and anew after a restart: what came meanwhile is not known."""
+    await storm(weather)
+    for _ in range(6):
+        await weather.looks(MINUTE)
+        assert STORM in await weather.store.pauses()
+        await weather.opens(*(f"{weather.now:%M}-{n}" for n in range(4)))
+        await weather.looks()
+    await weather.looks(4 * MINUTE)
+    assert STORM in await weather.store.pauses()
+    await weather.restart()
+    await weather.looks(4 * MINUTE)
+    assert STORM in await weather.store.pauses()
+    await weather.looks(5 * MINUTE)
+    assert set(await weather.store.pauses()) == {AFTER_STORM}
+    (ended,) = await weather.noted(Kind.STORM_ENDED)
+    assert "for 5m" in str(ended.data["reason"])
+
+
+async def test_storm_with_reset_person_never_ends_by_itself(weather: Weather) -> None:
+    """Calm is not enough where the settings say so."""
+    weather.limits_of_storm = replace(LIMITS, reset=Reset.PERSON)
+    await storm(weather)
+    for _ in range(10):
+        await weather.looks(timedelta(hours=1))
+    assert STORM in await weather.store.pauses()
+    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+    assert STORM not in await weather.store.pauses()
+    assert (await weather.noted(Kind.STORM_ENDED))[0].actor == "ann"
+
+
+async def test_what_a_storm_held_back_goes_on_slowly(weather: Weather) -> None:
+    """`ramp` runs a second look up after its end, newest first, each once; until then none moves, however long that takes."""
+    held = await storm(weather)
+    await weather.tick(timedelta(hours=3))  # the runs look up by themselves now and then, and are held again
+    assert all([is_held(await weather.of(ident)) for ident in held])
+    assert len(weather.said(Kind.GUARD_DENIED)) == len(held)
+    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+    await weather.looks()
+    await weather.looks()
+    turns = sorted([(await weather.of(ident)).wake_at for ident in held], key=str)
+    assert turns == [weather.now + n * SECOND / 2 for n in range(len(held))]
+    await weather.tick(SECOND)
+    states = [(await weather.of(ident)).state for ident in held]
+    assert states.count(RunState.ESCALATED) == 3
+    assert states.count(RunState.WAITING) == 2
+
+
+async def test_storm_is_over_when_all_was_looked_at_and_says_so_once(weather: Weather) -> None:
+    """The last digest comes in the transaction that ends the time after a storm, never before each run has found its way."""
+    held = await storm(weather)
+    await weather.looks(6 * SECOND)
+    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+    await weather.looks()
+    await weather.looks(2 * MINUTE)
+    assert AFTER_STORM in await weather.store.pauses()
+    await weather.work()
+    await weather.restart()
+    other = weather.new_keeper()
+    await weather.looks()
+    await other.look()
+    assert await weather.store.pauses() == {}
+    assert await weather.digests() == ["0", "over"]
+    assert [event.data["incidents"] for event in await weather.noted(Kind.STORM_SETTLED)] == [len(held)]
+    last = (await weather.messages())[-1]
+    assert last.body["states"] == [["escalated", len(held)]]
+
+
+async def test_storm_that_comes_back_holds_back_again(weather: Weather) -> None:
+    """A second storm while the first one's victims get their turns: who has not had it waits on, who comes meanwhile too."""
+    held = await storm(weather)
+    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+    await weather.looks()
+    weather.now += SECOND / 4
+    more = await weather.opens("v", "w", "x", "y", "z")
+    assert set(await weather.store.pauses()) == {STORM}
+    await weather.tick(MINUTE)
+    assert all([is_held(await weather.of(ident)) for ident in (*held, *more)])
+
+
+async def test_storm_cancels_what_resolves_meanwhile(weather: Weather) -> None:
+    """An incident that is over needs nobody's turn: its run ends at once, storm or not."""
+    held = await storm(weather)
+    items = [sort(alert(id="a", firing=False, ends_at=weather.now + SECOND), [])]
+    intake = Intake(weather.limits, 5 * MINUTE, {}, storm=LIMITS)
+    await weather.store.transact(reads_for(items, now=weather.now), lambda snapshot: take(items, snapshot, intake))
+    await weather.work()
+    assert (await weather.of(held[0])).state is RunState.CANCELLED
+    assert is_held(await weather.of(held[1]))
+
+
+async def test_kill_switch_counts_more_than_a_storm(weather: Weather) -> None:
+    """Whoever looks up during both is interrupted, so that the storm's end alone starts nothing."""
+    held = await storm(weather)
+    await weather.store.transact(Reads(), lambda seen: Changes(pauses=[Pause(EVERYWHERE, "ann", "stop", seen.now)]))
+    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+    await weather.looks()
+    await weather.tick(MINUTE)
+    assert {(await weather.of(ident)).state for ident in held} == {RunState.INTERRUPTED}
+
+
+async def test_storm_stops_a_planned_run_before_its_call_and_lets_an_approved_one_make_it(tmp_path: Path) -> None:
+    """A run that was under way when the storm began makes no first call by itself; one that people approved does."""
+    asking = rule(mode=Authority.APPROVE, target="thing/${labels.id}", remedies=(act(),))
+    weather = await Weather(tmp_path / "state.sqlite", asking).start()
+    (first,) = await weather.opens("a")
+    await weather.work()
+    assert (await weather.of(first)).state is RunState.AWAITING_APPROVAL
+    await storm(weather)
+    approval = (await weather.of(first)).approval or ""
+    approver = Actor("ann", frozenset({"approver"}))
+
+    await weather.store.transact(
+        Reads(approvals=[approval]),
+        lambda seen: operations.decide_approval(seen, approval, approve=True, comment="", actor=approver),
+    )
+    await weather.work()
+    assert weather.world.writes == ["a=good"]
+    found = await weather.store.approval(approval)
+    assert found is not None
+    assert found.state is not ApprovalState.PENDING
+    await weather.store.aclose()
+
+
+async def test_storm_that_begins_while_a_run_plans_holds_it_before_its_first_call(tmp_path: Path) -> None:
+    """The guard is asked again inside the transaction that would begin to act."""
+    acting = rule(target="thing/${labels.id}", remedies=(act(),))
+    weather = await Weather(tmp_path / "state.sqlite", acting).start()
+    (first,) = await weather.opens("a")
+    (run,) = await weather.store.claim("me", limit=1, lease=timedelta(seconds=30))
+
+    revalidation = weather.engine.revalidation
+    asked = revalidation.standing
+
+    async def standing(subject: Alert) -> tuple[Standing, str]:
+        """Answer as ever, but a moment too late: the storm has begun."""
+        pause = Pause(STORM, "remediator", "so it is", weather.now, since=weather.now)
+        await weather.store.transact(Reads(), lambda _seen: Changes(pauses=[pause]))
+        return await asked(subject)
+
+    revalidation.standing = standing  # type: ignore[method-assign,assignment]
+    await weather.engine.advance(run)
+    assert weather.world.writes == []
+    assert is_held(await weather.of(first))
+    assert (await weather.store.locks()) == {}
+    await weather.store.aclose()
