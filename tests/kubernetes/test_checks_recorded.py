@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from actions.kubernetes import Events, Pods, Usage
-from actions.kubernetes.checks.containers import container_of, status_of
 from actions.kubernetes.checks.events import Tally
 from actions.kubernetes.checks.pods import facts_of as pod_facts
 from actions.kubernetes.checks.selection import Selection
 from actions.kubernetes.checks.usage import demand_of, read_samples
 from actions.kubernetes.checks.usage import facts_of as usage_facts
 from actions.kubernetes.client import Client
+from actions.kubernetes.containers import container_of, status_of
 from remediator.testing import assert_facts_match
 from tests.kubernetes.looking import some
 

@@ -11,16 +11,16 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from actions.kubernetes import commands
-from actions.kubernetes.checks.containers import container_of, status_of
-from actions.kubernetes.checks.limits import clean
 from actions.kubernetes.client import Client, ExecResult
 from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.containers import container_of, status_of
 from actions.kubernetes.controllers import Controller, Object, OwnerName, controllers_of, find_pod, has_ended, name_of, pod_target, uid_of
 from actions.kubernetes.disruption import refuse_system
 from actions.kubernetes.names import ClusterParams, ContainerName, Kind, Name, Reference
 from actions.kubernetes.permissions import PODS, on_workloads, rbac
 from actions.kubernetes.progress import fault_of, is_ready, is_terminating
 from actions.kubernetes.removal import Pin
+from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import find_workload, read_pods
 from remediator.action import CODE, Action, Context, Permission
 from remediator.duration import Duration

@@ -12,11 +12,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from actions.kubernetes import constraints
 from actions.kubernetes.adjusting import Adjust, Adjustment, AdjustParams, Edit, adjusted, container_at, field_name, places_of
 from actions.kubernetes.admission import adds_first, hold_against_limits
-from actions.kubernetes.amounts import canonical, grown
 from actions.kubernetes.connection import connect
 from actions.kubernetes.paths import Place
 from actions.kubernetes.permissions import rbac
-from actions.kubernetes.quantities import parse_quantity
+from actions.kubernetes.quantities import canonical, grown, parse_quantity
 from actions.kubernetes.workloads import Workload
 from remediator.action import Context, Permission
 from remediator.errors import PlanRefused

@@ -8,12 +8,12 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, StringConstraints
 
-from actions.kubernetes.checks.containers import container_of
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES
 from actions.kubernetes.checks.selection import is_name
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.containers import container_of
 from actions.kubernetes.names import ContainerName, WorkloadParams
 from actions.kubernetes.permissions import on_workloads, rbac
 from actions.kubernetes.workloads import read_workload

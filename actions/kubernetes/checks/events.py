@@ -12,11 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, StringConstraints
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, largest, texts
+from actions.kubernetes.checks.limits import MOST_SAMPLES, largest, texts
 from actions.kubernetes.checks.selection import objects
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import NAME, ClusterParams
 from actions.kubernetes.permissions import rbac
+from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import parse_time
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.duration import Duration

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from actions.kubernetes import commands
-from actions.kubernetes.checks.containers import container_of, status_of
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import texts
 from actions.kubernetes.checks.outputs import (
@@ -31,6 +30,7 @@ from actions.kubernetes.checks.outputs import (
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, places, select
 from actions.kubernetes.client import Client, ExecResult
 from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.containers import container_of, status_of
 from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.progress import is_terminating

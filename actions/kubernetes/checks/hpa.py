@@ -8,13 +8,14 @@ from datetime import datetime
 from typing import Any, ClassVar
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, texts
+from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
 from actions.kubernetes.checks.selection import objects
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.discovery import choose
 from actions.kubernetes.names import Reference, ScalableParams
 from actions.kubernetes.permissions import rbac
+from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import parse_time
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.errors import CheckFailed

@@ -8,22 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
+from actions.kubernetes.texts import clean
 from remediator.model import Value, canonical, encode_value
 
 MOST_ROWS = 100
 MOST_SAMPLES = 20
-LONGEST_TEXT = 500
 _ROWS_SIZE = 20_000
 """Bytes of one list of rows."""
 _TEXTS_SIZE = 12_000
 _MAP_SIZE = 8_000
 
 T = TypeVar("T")
-
-
-def clean(text: str) -> str:
-    """Cut a text from outside to 500 characters, without NULs, which PostgreSQL can't store, and without halves of surrogate pairs."""
-    return text[:LONGEST_TEXT].replace("\0", "").encode(errors="replace").decode()
 
 
 def largest(counts: Mapping[str, T]) -> tuple[dict[str, T], bool]:

@@ -11,16 +11,17 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from actions.kubernetes.checks.containers import container_of, status_of
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, texts
+from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
 from actions.kubernetes.checks.patterns import searcher
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, select
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.containers import container_of, status_of
 from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.progress import is_ready
+from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import parse_time
 from remediator.action import Check, Code, Context, Fact, FactType, Permission
 from remediator.duration import Duration

@@ -11,13 +11,14 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_ROWS, MOST_SAMPLES, clean, fit, largest, texts
+from actions.kubernetes.checks.limits import MOST_ROWS, MOST_SAMPLES, fit, largest, texts
 from actions.kubernetes.checks.selection import filled, objects
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import Name
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.quantities import parse_quantity, whole
+from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import parse_time
 from remediator.action import Check, Code, Context, Fact, FactType, Params, Permission
 from remediator.errors import CheckFailed

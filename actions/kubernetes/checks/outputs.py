@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from actions.kubernetes.checks.disk_free import Mount, parse_df
-from actions.kubernetes.checks.limits import LONGEST_TEXT, MOST_ROWS, clean, fit, largest, small
+from actions.kubernetes.checks.limits import MOST_ROWS, fit, largest, small
 from actions.kubernetes.checks.processes import Process, parse_ps
+from actions.kubernetes.texts import LONGEST_TEXT, clean
 from remediator.action import Fact, FactType
 from remediator.model import JSON, Value, canonical
 

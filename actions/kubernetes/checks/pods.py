@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, largest, texts
+from actions.kubernetes.checks.limits import MOST_SAMPLES, largest, texts
 from actions.kubernetes.checks.selection import SELECTION, SelectionParams, select
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.progress import container_statuses, finished_within, is_ready, is_terminating, waiting_reasons
+from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import parse_time
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.duration import Duration

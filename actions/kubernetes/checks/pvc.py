@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import MOST_SAMPLES, clean, texts
+from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
 from actions.kubernetes.checks.selection import is_name
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.names import ClusterParams, Name
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.quantities import parse_quantity, whole
+from actions.kubernetes.texts import clean
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.errors import CheckFailed, NotFound
 from remediator.model import Value

@@ -7,13 +7,14 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.checks.limits import LONGEST_TEXT, MOST_ROWS, MOST_SAMPLES, clean, fit, texts
+from actions.kubernetes.checks.limits import MOST_ROWS, MOST_SAMPLES, fit, texts
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.history import History
 from actions.kubernetes.names import WorkloadParams
 from actions.kubernetes.permissions import HISTORY, on_workloads
 from actions.kubernetes.progress import confirm_stalled, progress_of
 from actions.kubernetes.templates import RESTARTED_AT, images
+from actions.kubernetes.texts import LONGEST_TEXT, clean
 from actions.kubernetes.workloads import CHANGE_CAUSE, Revision, parse_time, read_history, read_workload
 from remediator.action import Check, Context, Fact, FactType, Permission
 from remediator.errors import NotFound

@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from actions.kubernetes.checks.containers import container_of
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, objects, select
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.containers import container_of
 from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.progress import container_statuses, is_terminating
