@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, batches, promising, reacting, resting, running
+from benchmarks import accepting, batches, promising, reacting, resting, running, storm
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
@@ -38,6 +38,7 @@ PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "overload": promising.overload,
     "rest": resting.rest,
     "once": promising.once,
+    "storm": storm.storm,
 }
 
 
