@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, batches, promising, reacting, resting, running, storm
+from benchmarks import accepting, batches, promising, reacting, resting, running, shared, storm
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
@@ -34,6 +34,8 @@ PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "react": reacting.react,
     "runs": running.runs,
     "waiting": running.waiting,
+    "postgres": shared.postgres,
+    "replicas": shared.replicas,
     "held": promising.held,
     "overload": promising.overload,
     "rest": resting.rest,

@@ -2,6 +2,7 @@
 
 `c`  a bare aiohttp handler, one SQLite commit (WAL, synchronous=FULL) for each request, on the event loop
 `d`  the same, with group commit in a writer thread
+`c-postgres`  one PostgreSQL commit for each request, on one of eight connections
 `rows`  the same as `d`, but it decodes the body and stores a row for each alert, without any index
 
 None authenticates, validates or decides anything, and `c` and `d` do not parse either: the body is stored as it came, then 200 is
@@ -28,6 +29,8 @@ from aiohttp import web
 INSERT = "INSERT INTO inbox (body) VALUES (?)"
 INSERT_ALERT = "INSERT INTO alert (fingerprint, body) VALUES (?, ?)"
 MAX_BODY = 16 * 1024 * 1024
+
+ON_POSTGRES = "c-postgres"
 
 Keep = Callable[[bytes], Awaitable[None]]
 """Makes a body durable; returns when it is."""
@@ -96,12 +99,25 @@ def _in_groups(connection: sqlite3.Connection, insert: str, rows_of: Callable[[b
     return keep
 
 
+async def commit_each_to_postgres(dsn: str) -> Keep:
+    """Return a keeper that commits every body by itself; the server groups what eight connections commit at once."""
+    import asyncpg
+
+    pool = await asyncpg.create_pool(dsn, min_size=8, max_size=8)
+    await pool.execute("CREATE TABLE IF NOT EXISTS inbox (n bigserial PRIMARY KEY, body bytea NOT NULL)")
+
+    async def keep(body: bytes) -> None:
+        await pool.execute("INSERT INTO inbox (body) VALUES ($1)", body)
+
+    return keep
+
+
 BASELINES: dict[str, Callable[[sqlite3.Connection], Keep]] = {"c": commit_each, "d": commit_groups, "rows": commit_rows}
 
 
-async def serve(baseline: str, *, port: int, database: Path) -> None:
+async def serve(baseline: str, *, port: int, database: str) -> None:
     """Serve a baseline until it is killed; any path takes a POST. Prints its address once it listens."""
-    keep = BASELINES[baseline](connect(database))
+    keep = await commit_each_to_postgres(database) if baseline == ON_POSTGRES else BASELINES[baseline](connect(Path(database)))
 
     async def take(request: web.Request) -> web.Response:
         await keep(await request.read())
@@ -123,9 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.baselines", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("baseline", choices=sorted(BASELINES))
+    parser.add_argument("baseline", choices=sorted((*BASELINES, ON_POSTGRES)))
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--database", type=Path, help="default: a temporary file")
+    parser.add_argument("--database", help="a file, or PostgreSQL's URL; default: a temporary file")
     parser.add_argument("--uvloop", action="store_true", help="use uvloop's event loop")
     options = parser.parse_args(arguments)
     factory = None
@@ -134,7 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         factory = uvloop.new_event_loop
     with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(serve(options.baseline, port=options.port, database=options.database or Path(folder) / "inbox.db"))
+        runner.run(serve(options.baseline, port=options.port, database=options.database or f"{folder}/inbox.db"))
 
 
 if __name__ == "__main__":

@@ -122,11 +122,11 @@ class Spoken:
         await self._process.wait()
 
 
-def baseline(letter: str, directory: Path) -> Spoken:
-    """Return a baseline that keeps its bodies in `directory`, on the event loop that the daemon has."""
+def baseline(letter: str, directory: Path, *, database: str = "") -> Spoken:
+    """Return a baseline that keeps its bodies in `directory`, or in a database, on the event loop that the daemon has."""
     directory.mkdir(parents=True, exist_ok=True)
     loop = ["--uvloop"] if has_uvloop() else []
-    return Spoken("benchmarks.baselines", letter, "--database", str(directory / f"{letter}.sqlite"), *loop)
+    return Spoken("benchmarks.baselines", letter, "--database", database or str(directory / f"{letter}.sqlite"), *loop)
 
 
 def world() -> Spoken:
