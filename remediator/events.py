@@ -49,4 +49,5 @@ class Kind(StrEnum):
     STORM_TRIPPED = "storm.tripped"  # storm, reason
     STORM_ENDED = "storm.ended"  # storm, reason, lasted
     STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)
-    AUDIT_CHECKPOINTED = "audit.checkpointed"  # heads
+    AUDIT_CHECKPOINTED = "audit.checkpointed"  # chains
+    AUDIT_ARCHIVED = "audit.archived"  # chains, file, sha256

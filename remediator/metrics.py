@@ -153,6 +153,9 @@ class Metrics:
         self.rules_loaded = self._gauge("rules_loaded", "Rules in force.")
         self.rules_last_reload_successful = self._gauge("rules_last_reload_successful", "1 when the last reload took effect, else 0.")
         self.rules_last_reload_success = self._gauge("rules_last_reload_success_timestamp_seconds", "When a reload last took effect.")
+        self.audit_anchored = self._gauge("audit_last_anchor_timestamp_seconds", "When a checkpoint was last noted outside the store.")
+        self.store_tidied = self._gauge("store_last_housekeeping_timestamp_seconds", "When a round of housekeeping last ended well.")
+        self.store_gone = self._counter("store_rows_deleted_total", "Rows that housekeeping deleted.")
         self.dry_run = self._gauge("dry_run", "1 while nothing is changed anywhere.")
         self.paused = self._gauge("paused", "1 while the global kill switch is thrown.")
         self.storm = self._gauge("storm", "1 while the storm breaker is tripped.")
@@ -264,6 +267,15 @@ class Metrics:
         self.rules_last_reload_successful.set(int(ok))
         if ok:
             self.rules_last_reload_success.set(at)
+
+    def anchored(self, at: float) -> None:
+        """Record that a checkpoint was anchored, at a Unix time."""
+        self.audit_anchored.set(at)
+
+    def tidied(self, at: float, *, rows: int) -> None:
+        """Record a round of housekeeping that ended well, at a Unix time."""
+        self.store_tidied.set(at)
+        self.store_gone.inc(rows)
 
     def pauses(self, scopes: Collection[str]) -> None:
         """Set the gauges of the kill switch from all thrown scopes."""

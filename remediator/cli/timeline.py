@@ -188,5 +188,6 @@ TOLD: dict[str, str | Callable[[Data], str]] = {
     Kind.STORM_ENDED: "The storm has ended after {lasted}: {reason}",
     Kind.STORM_SETTLED: "All that the storm had held back was looked at again ({incidents} incidents)",
     Kind.AUDIT_CHECKPOINTED: "Audit trail checkpointed",
+    Kind.AUDIT_ARCHIVED: "Ended incidents, or old events of this chain, went to the archive {file}",
 }
 """How each kind is told: a template over the event's data, or a function of it."""

@@ -121,6 +121,66 @@ class StoreSettings(Part):
         return Path(parts.path) if parts.scheme == "sqlite" else None
 
 
+def _place(value: str, info: ValidationInfo) -> str:
+    parts = urlsplit(value)
+    if parts.scheme == "s3":
+        if not parts.netloc or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("not a bucket; write s3://bucket/prefix")
+        return value.rstrip("/")
+    if parts.scheme != "file" or parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
+        raise ValueError("no such place; write file:///absolute/path, file:relative/path or s3://bucket/prefix")
+    return (_directory(info).resolve() / parts.path).as_uri()
+
+
+PlaceUrl = Annotated[str, AfterValidator(_place)]
+"""A directory or file, or a bucket and prefix."""
+
+
+def _anchor_place(value: str, info: ValidationInfo) -> str:
+    return value if value == "log" else _place(value, info)
+
+
+class RetentionSettings(Part):
+    """How long what is over stays in the store, and where it goes then."""
+
+    after: Duration | None = setting(
+        timedelta(days=90),
+        "how long an incident stays after its end with all that belongs to it, and how far back the system chain goes; null: for ever",
+        reload=True,
+        ge=timedelta(days=7),
+    )
+    archive: PlaceUrl | None = setting(
+        None,
+        "where archives go: `file:///directory` or `s3://bucket/prefix`. Default: `archive` beside a SQLite store; for PostgreSQL nothing "
+        "leaves the store without it",
+        reload=True,
+    )
+    every: Duration = setting(timedelta(days=1), "time between two rounds", reload=True, ge=timedelta(minutes=1))
+
+
+class AuditSettings(Part):
+    """How the audit trail is made provable."""
+
+    anchor: Annotated[str, AfterValidator(_anchor_place)] | None = setting(
+        "log",
+        "where each checkpoint is noted outside the store: `log`, `file:///path` (it only grows) or `s3://bucket/prefix`; null: nowhere",
+        reload=True,
+    )
+
+
+class S3Settings(Part):
+    """The S3 service that `s3://` places are on. Credentials are those that the AWS SDK finds by itself."""
+
+    region: str | None = setting(None, "region; default: as the AWS SDK finds it", reload=True, min_length=1)
+    endpoint: HttpUrl | None = setting(None, "another service than AWS", reload=True)
+    lock: Duration | None = setting(
+        None,
+        "how long nobody can delete an object (object lock in compliance mode; the bucket must allow it)",
+        reload=True,
+        ge=timedelta(days=1),
+    )
+
+
 class TlsSettings(Part):
     """Certificate of the listener, and the authority that signs clients' certificates."""
 
@@ -416,6 +476,9 @@ class Settings(Part):
     """The whole of `remediator.yaml`."""
 
     store: StoreSettings = setting(StoreSettings, "where the durable state is kept", reload=False)
+    retention: RetentionSettings = setting(RetentionSettings, "how long what is over stays, and where it goes then", reload=True)
+    audit: AuditSettings = setting(AuditSettings, "how the audit trail is made provable", reload=True)
+    s3: S3Settings = setting(S3Settings, "the S3 service of `s3://` places", reload=True)
     listen: ListenSettings = setting(ListenSettings, "where webhooks, API and UI are served", reload=False)
     dry_run: bool = setting(True, "plan and tell, but change nothing; `false` arms the daemon", reload=True)
     limits: Limits = setting(Limits, "the operator's bounds, which rules can't loosen", reload=True)
@@ -486,6 +549,8 @@ class Settings(Part):
             found.append("no identity has the role alert_sender: nobody may send alerts")
         if not self.packs:
             found.append("packs is empty: there are no rules")
+        if self.store.path is None and self.retention.after is not None and self.retention.archive is None:
+            found.append("retention.archive is not set: nothing ever leaves the PostgreSQL store")
         for one in self.protected:
             connection = one.partition(":")[2].partition("/")[0]
             if connection not in self.all_connections:
