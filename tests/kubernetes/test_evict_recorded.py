@@ -30,7 +30,7 @@ async def _nobody(renew: bool) -> None:
 
 def server(minor: str) -> HttpServer:
     """Return a server of a release that refuses the recorded eviction as recorded."""
-    refusal = Reply(EVICTION["response"]["status"], EVICTION["response"]["body"], EVICTION["response"]["headers"])
+    refusal = Reply(EVICTION["response"]["status"], EVICTION["response"]["body"])
     return HttpServer({"/version": Reply(200, {"major": "1", "minor": minor}), EVICTION["request"]["path"]: refusal})
 
 
