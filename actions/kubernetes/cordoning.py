@@ -26,15 +26,17 @@ class Cordoning(Action[P]):
     reversible = True
     permissions: ClassVar[tuple[Permission, ...]] = NODES
 
-    def flag_plan(self, cluster: str, node: Node, cordoned: bool, *, note: str | None, total: int = 1, undoes: bool = False) -> Plan:
-        """Return the plan to set the flag, and to leave this note, a `NEW` one or none."""
+    def flag_plan(
+        self, cluster: str, node: Node, cordoned: bool, *, note: str | None, total: int = 1, undoes: bool = False, ours: bool = False
+    ) -> Plan:
+        """Return the plan to set the flag, and to leave this note, a `NEW` one or none; `ours`: only to lift a cordon of our own."""
         target, noop = node_target(cluster, node), node.cordoned == cordoned
         verb = "Cordon" if cordoned else "Uncordon"
         return Plan(
             action=self.name,
             summary=f"{node} is {'' if cordoned else 'not '}cordoned already" if noop else f"{verb} {node}",
             targets=(target,),
-            intent={"node": node.name, "cordoned": cordoned, "note": note},
+            intent={"node": node.name, "cordoned": cordoned, "note": note, "ours": ours},
             precondition={"uid": node.uid, "cordoned": node.cordoned, "note": node.note},
             changes=() if noop else (Change(target.id, "spec.unschedulable", node.cordoned, cordoned),),
             # A node that is not ready runs nothing new anyway.
@@ -52,7 +54,7 @@ class Cordoning(Action[P]):
             node = await reread_node(client, plan)
             if plan.noop or (plan.intent["note"] == NEW and is_applied(node, plan, ctx)):
                 return _receipt(plan, node)
-            _compare(node, plan)
+            _compare(node, plan, ctx)
             if is_applied(node, plan, ctx):
                 return _receipt(plan, node)  # planned with a node that was as wished; another part of the plan was not
             note = new_note(ctx) if plan.intent["note"] == NEW else plan.intent["note"]
@@ -82,7 +84,7 @@ class Cordoning(Action[P]):
         if node.uid == plan.precondition["uid"] and is_applied(node, plan, ctx):
             state = "cordoned" if node.cordoned else "not cordoned"
             return Reconciled(Settled.APPLIED, f"{node} is {state}, as planned", _receipt(plan, node))
-        if node.uid == plan.precondition["uid"] and _differs(node, plan) is None:
+        if node.uid == plan.precondition["uid"] and _differs(node, plan, ctx) is None:
             return Reconciled(Settled.NOT_APPLIED, f"{node} is as it was before, without this step's note")
         return Reconciled(Settled.UNKNOWN, f"somebody else cordoned or uncordoned {node} since")
 
@@ -95,9 +97,11 @@ class Cordoning(Action[P]):
             raise PlanRefused(str(error)) from error
         if node.cordoned != plan.intent["cordoned"] or node.note != receipt.data["note"]:
             raise PlanRefused(f"somebody cordoned or uncordoned {node} since: the way back would overwrite that")
+        if node.cordoned and not plan.precondition["cordoned"] and not node.is_ours(ctx.identity.name):
+            raise PlanRefused(f"{node} was uncordoned and cordoned again by somebody else since: the way back would overwrite that")
         cordoned, note = bool(plan.precondition["cordoned"]), plan.precondition["note"]
         await set_cordoned(client, node, cordoned, note=note, dry_run=True)
-        return self.flag_plan(plan.connection, node, cordoned, note=note, undoes=True)
+        return self.flag_plan(plan.connection, node, cordoned, note=note, undoes=True, ours=not cordoned)
 
 
 def is_applied(node: Node, plan: Plan, ctx: Context) -> bool:
@@ -106,15 +110,17 @@ def is_applied(node: Node, plan: Plan, ctx: Context) -> bool:
     return node.cordoned == plan.intent["cordoned"] and noted
 
 
-def _differs(node: Node, plan: Plan) -> str | None:
+def _differs(node: Node, plan: Plan, ctx: Context) -> str | None:
     """Return what somebody changed since the plan was made."""
+    if plan.intent.get("ours") and node.cordoned and not node.is_ours(ctx.identity.name):
+        return f"{node} was uncordoned and cordoned again by somebody else since the plan was made"
     if node.cordoned != plan.precondition["cordoned"]:
         return f"somebody {'cordoned' if node.cordoned else 'uncordoned'} {node} since the plan was made"
     return None if node.note == plan.precondition["note"] else f"the note of who cordoned {node} was changed since the plan was made"
 
 
-def _compare(node: Node, plan: Plan) -> None:
-    if (difference := _differs(node, plan)) is not None:
+def _compare(node: Node, plan: Plan, ctx: Context) -> None:
+    if (difference := _differs(node, plan, ctx)) is not None:
         raise PreconditionChanged(difference)
 
 

@@ -201,6 +201,28 @@ async def test_a_note_left_behind_does_not_make_the_next_cordon_ours(nodes: OwnN
         await UNCORDON.plan(params(UNCORDON, name), node_ctx)
 
 
+async def test_only_our_own_cordon_is_lifted_by_the_way_back_too(nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """Undo, and every plan to uncordon, compare when they write whose cordon it is: `kubectl uncordon` leaves our note."""
+    name = await nodes()
+    plan = await CORDON.plan(params(CORDON, name), node_ctx)
+    receipt = await CORDON.apply(plan, node_ctx)
+    plans: list[tuple[Any, Any]] = [
+        (UNCORDON, await UNCORDON.plan(params(UNCORDON, name), node_ctx)),
+        (CORDON, await CORDON.undo(plan, receipt, node_ctx)),
+    ]
+    theirs = await UNCORDON.plan(params(UNCORDON, name, anybodys=True), node_ctx)
+    await nodes.merge(name, {"spec": {"unschedulable": None}})
+    await nodes.merge(name, {"spec": {"unschedulable": True}})
+    for action, one in plans:
+        with pytest.raises(PreconditionChanged, match="cordoned again by somebody else"):
+            await action.apply(one, node_ctx)
+    with pytest.raises(PlanRefused, match="cordoned again by somebody else"):
+        await CORDON.undo(plan, receipt, node_ctx)
+    assert (await nodes.get(name))["spec"]["unschedulable"]
+    await UNCORDON.apply(theirs, node_ctx)
+    assert "unschedulable" not in (await nodes.get(name))["spec"]
+
+
 async def test_a_node_that_is_not_ready_is_not_uncordoned(nodes: OwnNodes, node_ctx: LocalContext) -> None:
     """Pods on it would not run; and one that breaks after being uncordoned is unhealthy, so that undo can put the cordon back."""
     name = await nodes()

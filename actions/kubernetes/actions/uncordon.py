@@ -47,4 +47,4 @@ class Uncordon(Cordoning[UncordonParams]):
         if not node.ready:
             raise PlanRefused(f"{node} is not ready: Pods on it would not run")
         await set_cordoned(client, node, False, note=None, dry_run=True)
-        return self.flag_plan(params.cluster, node, False, note=None)
+        return self.flag_plan(params.cluster, node, False, note=None, ours=not params.anybodys)
