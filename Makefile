@@ -4,11 +4,13 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 ONCE ?=
+SEEDS ?= 1000
+FIRST ?= 0
 
 PYTHON_PACKAGES := python3-venv
-SERVERS := curl openssl postgresql redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
+SERVERS := curl openssl postgresql pgbouncer redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
-.PHONY: help install servers kubernetes-servers demo test test-kubernetes lint format bench lock clean
+.PHONY: help install servers kubernetes-servers demo test test-kubernetes simulate lint format bench lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -37,6 +39,9 @@ test: install servers ## run every test with its real servers, but for those tha
 
 test-kubernetes: install kubernetes-servers ## run the tests on a real Kubernetes API server, with simulated nodes
 	$(BIN)/python -m pytest tests/kubernetes -n 2 --dist loadfile
+
+simulate: install ## crash, delay and cut off the engine by SEEDS seeds; ends with status 1 and the seed at the first violation
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
 lint: install ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .
