@@ -16,9 +16,11 @@ from actions.kubernetes.names import Reference
 from actions.kubernetes.workloads import Workload, parse_time
 from remediator.action import Context, Reconciled, Settled
 from remediator.errors import PlanRefused, PreconditionChanged
-from remediator.model import Change, Health, Impact, Plan, Receipt, Verdict
+from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Verdict, digest
 
 _V1_CONDITIONS = "autoscaling.alpha.kubernetes.io/conditions"
+_V1_WISHES = ("autoscaling.alpha.kubernetes.io/metrics", "autoscaling.alpha.kubernetes.io/behavior")
+"""Where autoscaling/v1 keeps what people wish and it has no fields for."""
 _GRACE = timedelta(minutes=3)
 """So long an autoscaler may go without its metric: the first reading takes a while."""
 
@@ -72,8 +74,9 @@ async def _make(client: Client, plan: Plan, ctx: Context) -> Receipt:
     reference, limits = Reference.planned(plan), Limits.planned(plan.intent["made"])
     workload = await writing.reread(client, reference, {"uid": plan.precondition["workload"]})
     scalers = await autoscalers_of(client, reference)
-    if any(notes.is_of(one.body, ctx.key) for one in scalers):
-        return _receipt(plan, scalers[0])
+    mine = next((one for one in scalers if notes.is_of(one.body, ctx.key)), None)
+    if mine is not None:
+        return _receipt(plan, mine)
     if scalers:
         raise PreconditionChanged(f"{reference} is scaled by {scalers[0]} by now")
     if workload.desired != plan.precondition["replicas"]:
@@ -88,7 +91,7 @@ async def _delete(client: Client, plan: Plan, ctx: Context) -> Receipt:  # noqa:
     scaler = await _own(client, plan, uid)
     if scaler is None:
         return _receipt(plan, None)
-    if scaler.limits != limits:
+    if scaler.limits != limits or _is_changed(scaler, plan.precondition.get("spec")):
         raise PreconditionChanged(f"{scaler}: somebody changed it since it was made: {scaler.limits} now")
     await client.delete(scaler.path, uid=uid, resource_version=scaler.body["metadata"]["resourceVersion"])
     return _receipt(plan, None)
@@ -103,7 +106,17 @@ async def _own(client: Client, plan: Plan, uid: str) -> Autoscaler | None:
 
 
 def _receipt(plan: Plan, made: Autoscaler | None) -> Receipt:
-    return Receipt(plan.summary, {"uid": "" if made is None else made.uid, "made": plan.intent["made"]}, (plan.targets[0].id,))
+    known = {"uid": ""} if made is None else {"uid": made.uid, "spec": _essence(made)}
+    return Receipt(plan.summary, {**known, "made": plan.intent["made"]}, (plan.targets[0].id,))
+
+
+def _essence(scaler: Autoscaler) -> str:
+    """Digest of all that people wish of it, which is more than its limits: further metrics, how fast it scales."""
+    return digest({"spec": scaler.spec, "more": {key: scaler.annotations.get(key) for key in _V1_WISHES}})
+
+
+def _is_changed(scaler: Autoscaler, made: JSON) -> bool:
+    return made is not None and _essence(scaler) != made
 
 
 async def reconcile_new(plan: Plan, ctx: Context) -> Reconciled:
@@ -128,7 +141,7 @@ async def undo_new(plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
     except PreconditionChanged as error:
         raise PlanRefused(str(error)) from error
     made = Limits.planned(receipt.data["made"])
-    if scaler.limits != made:
+    if scaler.limits != made or _is_changed(scaler, receipt.data.get("spec")):
         raise PlanRefused(f"{scaler}: somebody changed it since it was made: {scaler.limits} now")
     await client.delete(scaler.path, uid=scaler.uid, dry_run=True)
     target = scaler.target(plan.connection)
@@ -137,7 +150,7 @@ async def undo_new(plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         summary=f"Delete {scaler}, which this run made",
         targets=(target, plan.targets[1]),
         intent={**plan.intent, "delete": True},
-        precondition={"uid": scaler.uid},
+        precondition={"uid": scaler.uid, "spec": receipt.data.get("spec")},
         changes=(Change(target.id, "autoscaler", str(made), None),),
         impact=Impact(touched=1),
         connection=plan.connection,

@@ -190,6 +190,21 @@ async def test_undo_deletes_only_what_it_made_and_only_as_it_was(ctx: LocalConte
     assert await spec_of(run) is not None
 
 
+async def test_undo_leaves_an_autoscaler_that_somebody_built_on(ctx: LocalContext, run: Workloads, kube: Any, namespace: str) -> None:
+    """Its limits are not all that people wish of it: whoever has built on it since would lose that."""
+    await run("Deployment", "web")
+    made = await plan(ctx, namespace, min=1, max=5, cpu=70)
+    receipt = await AUTOSCALE.apply(made, ctx)
+    back = await AUTOSCALE.undo(made, receipt, ctx)
+    memory = '[{"type":"Resource","resource":{"name":"memory","targetAverageUtilization":80}}]'
+    more = {"metadata": {"annotations": {"autoscaling.alpha.kubernetes.io/metrics": memory}}}
+    await kube.api.patch(v1(namespace, "web"), more)
+    with pytest.raises(PreconditionChanged, match="somebody changed it since it was made"):
+        await AUTOSCALE.apply(back, ctx)
+    with pytest.raises(PlanRefused, match="somebody changed it since"):
+        await AUTOSCALE.undo(made, receipt, ctx)
+
+
 async def test_unread_metric_is_not_success(ctx: LocalContext, run: Workloads, namespace: str) -> None:
     """An autoscaler that can't read its metric does nothing: never healthy, unhealthy once that lasts."""
     await run("Deployment", "web", replicas=2, spec={"selector": {"matchLabels": {"app": "web"}}})
@@ -220,6 +235,7 @@ async def test_scale_through_raises_the_floor(ctx: LocalContext, run: Workloads,
     made = await SCALE.plan(SCALE.Params(**at(namespace, replicas=3, owner="through")), ctx)
     assert [(change.field, change.before, change.after) for change in made.changes] == [("minReplicas", 1, 3)]
     assert [target.id.split("/")[-2] for target in made.targets] == ["horizontalpodautoscaler", "deployment"]
+    assert made.leaves.endswith("scales from 3 to 4 replicas at 80 % CPU, before it was from 1 to 4 replicas at 80 % CPU")
     receipt = await SCALE.apply(made, ctx)
     await healthy(ctx, SCALE, made, receipt)
     assert (await run.get("Deployment", "web"))["spec"]["replicas"] == 3

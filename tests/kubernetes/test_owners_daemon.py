@@ -147,7 +147,10 @@ async def test_rolled_back_through_argo_cd_and_resumed_by_a_rule(
     await released(argo, run, EXITS_AT_ONCE)
     async with open_world(tmp_path, rules=ROLLBACK, settings=settings(kube)) as world:
         daemon = world.daemon
-        await daemon.reaches(await fired(world, "SiteDown", namespace), "succeeded", within=90)
+        rolled_back = await fired(world, "SiteDown", namespace)
+        await daemon.reaches(rolled_back, "succeeded", within=90)
+        said = (await daemon.request("GET", f"/api/v1/runs/{rolled_back}")).body.decode()
+        assert f"still in place: the automated sync of application {namespace}/shop on production is suspended (step 1" in said
         await rounds(argo)
         assert await script(run) == RUNS.script
         assert await policy(argo, kube) == (None, True)
