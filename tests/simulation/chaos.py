@@ -1,0 +1,200 @@
+"""What goes wrong in a simulation, one small function a kind; a seed decides which, when, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from remediator.errors import RemediatorError
+from remediator.records import EVERYWHERE
+from tests.simulation.daemon import GoneError
+from tests.simulation.storage import Remote
+
+if TYPE_CHECKING:
+    from tests.simulation.simulation import Host, Simulation
+
+Fault = Callable[["Simulation"], Awaitable[None]]
+
+
+async def rage(simulation: Simulation, seconds: float) -> None:
+    """Let alerts fire and faults strike for so long, then wait until none is left."""
+    dice, loop = simulation.dice, asyncio.get_running_loop()
+    alarms = dice.randint(2, 9) if simulation.options.alarms is None else simulation.options.alarms
+    count = dice.randint(0, 14) if simulation.options.faults is None else simulation.options.faults
+    tasks: list[asyncio.Task[Any]] = [loop.create_task(_alarm(simulation, dice.random() * seconds * 0.7)) for _ in range(alarms)]
+    for _ in range(count):
+        fault = dice.choice(FAULTS)
+        tasks.append(loop.create_task(_strike(simulation, fault, dice.random() * seconds)))
+    await asyncio.sleep(seconds)
+    await asyncio.gather(*tasks)
+
+
+async def _alarm(simulation: Simulation, after: float) -> None:
+    """Have one alert fire, and perhaps end and fire again."""
+    dice = simulation.dice
+    await asyncio.sleep(after)
+    names = simulation.options.rules or tuple(simulation.editions[0].rules)
+    rule, thing = dice.choice(names), dice.choice(("t0", "t0", "t1", "t2", "shared"))
+    alarm = simulation.world.fire(rule, thing, dice.randint(0, 1))
+    for _ in range(dice.choice((0, 0, 1, 2))):
+        await asyncio.sleep(dice.uniform(1, 40))
+        simulation.world.end(alarm)
+        await asyncio.sleep(dice.uniform(1, 40))
+        alarm = simulation.world.fire(rule, thing, alarm.number)
+
+
+async def _strike(simulation: Simulation, fault: Fault, after: float) -> None:
+    await asyncio.sleep(after)
+    simulation.faults[fault.__name__.replace("_", " ").strip()] += 1
+    await fault(simulation)
+
+
+def _host(simulation: Simulation) -> Host:
+    return simulation.dice.choice(simulation.hosts)
+
+
+async def crash(simulation: Simulation) -> None:
+    """Kill a daemon."""
+    simulation.kill(_host(simulation))
+
+
+async def crash_often(simulation: Simulation) -> None:
+    """Kill daemons, one shortly after the other."""
+    for _ in range(4):
+        simulation.kill(_host(simulation))
+        await asyncio.sleep(simulation.dice.random() * 3)
+
+
+async def stop(simulation: Simulation) -> None:
+    """Stop a daemon as SIGSTOP does, often for longer than its lease."""
+    host = _host(simulation)
+    if host.process is not None and not host.process.dead and not host.process.stopped:
+        simulation.loop.stop_process(host.process, simulation.dice.choice((1, 12, 35, 90)))
+
+
+async def restart_orderly(simulation: Simulation) -> None:
+    """Drain a daemon."""
+    await simulation.drain(_host(simulation))
+
+
+async def store_cut_off(simulation: Simulation) -> None:
+    """A replica can't reach the store; it still reaches everything else."""
+    store = _host(simulation).store
+    if isinstance(store, Remote):
+        store.cut = True
+        await asyncio.sleep(simulation.dice.choice((2, 20, 60)))
+        store.cut = False
+
+
+async def store_answers_lost(simulation: Simulation) -> None:
+    """What a replica commits is committed, but it never hears so."""
+    store = _host(simulation).store
+    if isinstance(store, Remote):
+        store.loses_answers = simulation.dice.choice((0.05, 0.3))
+        await asyncio.sleep(simulation.dice.uniform(5, 30))
+        store.loses_answers = 0.0
+
+
+async def wake_ups_lost(simulation: Simulation) -> None:
+    """Notifications get lost; polling must find what is due."""
+    store = _host(simulation).store
+    if isinstance(store, Remote):
+        store.deaf = 0.8
+
+
+async def target_cut_off(simulation: Simulation) -> None:
+    """Nobody reaches the target."""
+    simulation.world.network.target_cut = True
+    await asyncio.sleep(simulation.dice.uniform(1, 40))
+    simulation.world.network.target_cut = False
+
+
+async def target_unreliable(simulation: Simulation) -> None:
+    """Requests and answers get lost, come late, are refused."""
+    network, dice = simulation.world.network, simulation.dice
+    network.refused, network.swallowed = dice.choice((0, 0.2)), dice.choice((0, 0.2))
+    network.answer_lost, network.late = dice.choice((0, 0.3, 0.7)), dice.choice((0, 0.3, 0.7))
+    network.broken = dice.choice((0, 0, 0.3))
+
+
+async def alertmanager_cut_off(simulation: Simulation) -> None:
+    """Alertmanager can't be asked."""
+    simulation.world.network.alertmanager_cut = True
+    await asyncio.sleep(simulation.dice.uniform(1, 40))
+    simulation.world.network.alertmanager_cut = False
+
+
+async def silence(simulation: Simulation) -> None:
+    """Somebody silences an alert, and lifts that later."""
+    alarms = list(simulation.world.alarms.values())
+    if alarms:
+        alarm = simulation.dice.choice(alarms)
+        alarm.silenced = True
+        await asyncio.sleep(simulation.dice.uniform(1, 40))
+        alarm.silenced = False
+
+
+async def clock_jumps(simulation: Simulation) -> None:
+    """All clocks are set, forward or back."""
+    simulation.loop.jumps += timedelta(seconds=simulation.dice.choice((-90, -5, 5, 90, 200)))
+
+
+async def clock_off(simulation: Simulation) -> None:
+    """One machine's clock is off."""
+    process = _host(simulation).process
+    if process is not None:
+        process.skew = timedelta(seconds=simulation.dice.choice((-100, -3, 3, 100)))
+
+
+async def kill_switch(simulation: Simulation) -> None:
+    """A person pauses everything or one rule, and lifts that later."""
+    rules = sorted(simulation.editions[0].rules)
+    scope = simulation.dice.choice((EVERYWHERE, f"rule:{simulation.dice.choice(rules)}"))
+    await simulation.people[0].pause(scope)
+    await asyncio.sleep(simulation.dice.uniform(1, 60))
+    await simulation.people[1].lift(scope)
+
+
+async def reload(simulation: Simulation) -> None:
+    """One daemon, or all, load other rules; during a roll-out replicas differ."""
+    edition = simulation.dice.choice(simulation.editions)
+    for host in simulation.dice.choice((simulation.hosts, [_host(simulation)])):
+        host.loaded.edition = edition
+        if host.daemon is not None and host.daemon.ready:
+            daemon = host.daemon
+            try:
+                await daemon.request(lambda daemon=daemon: daemon.reload(edition))  # type: ignore[misc]
+            except (GoneError, RemediatorError):  # noting it is all that failed
+                continue
+
+
+async def somebody_else_writes(simulation: Simulation) -> None:
+    """A person changes things behind the daemon's back."""
+    for _ in range(simulation.dice.randint(1, 4)):
+        simulation.world.spoil(simulation.dice.choice(sorted(simulation.world.things)))
+        await asyncio.sleep(simulation.dice.random() * 10)
+
+
+FAULTS: tuple[Fault, ...] = (
+    crash,
+    crash,
+    crash_often,
+    stop,
+    stop,
+    restart_orderly,
+    store_cut_off,
+    store_answers_lost,
+    wake_ups_lost,
+    target_cut_off,
+    target_unreliable,
+    target_unreliable,
+    alertmanager_cut_off,
+    silence,
+    clock_jumps,
+    clock_off,
+    kill_switch,
+    reload,
+    somebody_else_writes,
+)

@@ -1,0 +1,278 @@
+"""What must hold after every commit, every call and at the end. It keeps its own books and computes its own sums.
+
+The books follow what became durable (`take`) and what reached the outside (`sent`, `effective`, `accepted`), never the engine's memory.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from remediator.events import Kind
+from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
+from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
+from remediator.records import EVERYWHERE, Approval, Incident, Message, Run, Step
+from remediator.rules.model import BudgetScope, Rule
+from remediator.store.protocol import Changes, Committed
+from remediator.turn import NEEDS_PERSON
+from tests.simulation.loop import Process
+from tests.simulation.playbooks import MAX_ACTING
+
+NEVER = "sim.post"
+_FINAL = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
+_QUIET_ENDS = frozenset({None, RunState.SUCCEEDED, RunState.CANCELLED, RunState.REHEARSED})
+"""Ends after which an incident may stay open without a run: nobody needs to be told, or somebody was."""
+
+
+class Violation(AssertionError):
+    """Something happened that must never happen."""
+
+
+class Ledger:
+    """The books of one simulation."""
+
+    def __init__(self, texts: Iterable[Rule]) -> None:
+        self.rules = {rule.hash: rule for rule in texts}
+        self.runs: dict[str, Run] = {}
+        self.incidents: dict[str, Incident] = {}
+        self.episodes: dict[str, Episode] = {}
+        self.approvals: dict[str, Approval] = {}
+        self.locks: dict[str, str] = {}
+        self.pauses: set[str] = set()
+        self.heads: dict[str, tuple[int, str]] = {}
+        self.updates: dict[str, Message] = {}
+        self.intended: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()
+        self.effects: Counter[str] = Counter()
+        self.began: dict[str, tuple[Run, datetime]] = {}
+        """When each run last entered `applying` from `planning`."""
+        self.used: dict[str, str] = {}
+        """Run's plan hash by approval that it acted with."""
+        self.alerts: dict[tuple[str, datetime], Alert] = {}
+        self.log: list[str] = []
+        """One line for each event and each thing that happened outside: what a replay must repeat."""
+        self.checks: Counter[str] = Counter()
+        self.found: Violation | None = None
+
+    def hold(self, name: str, *, that: bool, words: str = "") -> None:
+        """Check an invariant. Raises `Violation`, and remembers the first."""
+        self.checks[name] += 1
+        if not that:
+            self.found = self.found or Violation(f"{name}: {words}")
+            raise self.found
+
+    # --- after each commit
+
+    def take(self, durable: Sequence[Committed]) -> None:
+        """Follow transactions that are durable now."""
+        for one in durable:
+            self._chains(one.events)
+            self._pauses(one.changes)
+            before = {run.id: self.runs.get(run.id) for run in one.changes.runs}
+            self._approvals(one.changes)
+            self._locks(one.changes)
+            self._begins(one, before)
+            for run in one.changes.runs:
+                self._run(run, before[run.id], one)
+            self.incidents.update({incident.id: incident for incident in one.changes.incidents})
+            self.episodes.update({episode.fingerprint: episode for episode in one.changes.episodes})
+            self._messages(one)
+            self._owners(one.changes)
+        self._acting_hold_their_locks()
+
+    def _chains(self, events: Sequence[ChainedEvent]) -> None:
+        from remediator import audit
+
+        for event in events:
+            seq, head = self.heads.get(event.chain, (0, audit.genesis(event.chain)))
+            self.hold("chained", that=(event.seq, event.previous) == (seq + 1, head), words=f"{event.chain}/{event.seq} after {seq}")
+            self.heads[event.chain] = (event.seq, event.hash)
+            self.log.append(f"{event.at.isoformat()} {event.chain}/{event.seq} {event.kind} {event.hash}")
+
+    def _pauses(self, changes: Changes) -> None:
+        self.pauses |= {pause.scope for pause in changes.pauses}
+        self.pauses -= set(changes.lift)
+
+    def _run(self, run: Run, before: Run | None, one: Committed) -> None:
+        known = {} if before is None else {step.number: step for step in before.steps}
+        if before is not None:
+            self.hold("ended_stays", that=before.ended_at is None, words=f"{run.id} was {before.state} and is {run.state}")
+            self.hold("fenced", that=run.fence >= before.fence, words=f"{run.id}: fence {run.fence} writes after {before.fence}")
+        for step in run.steps:
+            old = known.get(step.number)
+            if step.state is StepState.INTENDED and (old is None or old.state is not StepState.INTENDED):
+                self._intent(run, step, f"{run.id}/{step.number}")
+            if step.undo_intended and (old is None or not old.undo_intended):
+                self._intent(run, step, f"{run.id}/{step.number}/undo")
+        self.runs[run.id] = run
+
+    def _intent(self, run: Run, step: Step, key: str) -> None:
+        self.intended[key] += 1
+        stopped = self.pauses & {EVERYWHERE, f"rule:{run.rule}"}
+        self.hold("paused", that=not stopped, words=f"{key} was intended while {stopped} was paused")
+        self.hold("dry", that=not self._dry(run), words=f"{key} of a dry run was intended")
+        never = step.action == NEVER and not key.endswith("/undo")
+        self.hold("never_again", that=not (never and self.calls[key]), words=f"{key} was sent once, and is intended again")
+
+    def _dry(self, run: Run) -> bool:
+        rule = self.rules.get(run.rule_hash)
+        return run.dry_run or (rule is not None and rule.mode is Authority.OBSERVE)
+
+    # --- entering applying: guards and approvals
+
+    def _begins(self, one: Committed, before: dict[str, Run | None]) -> None:
+        entered = {
+            str(event.data["run"])
+            for event in one.events
+            if event.kind == Kind.RUN_ENTERED and event.data["state"] == RunState.APPLYING and event.data["was"] == RunState.PLANNING
+        }
+        for run in one.changes.runs:
+            if run.id in entered:
+                self._may_begin(run, one.snapshot.now)
+                self.began[run.id] = (run, one.snapshot.now)
+
+    def _may_begin(self, run: Run, now: datetime) -> None:
+        rule = self.rules[run.rule_hash]
+        acting = [other.id for other in self.runs.values() if other.state in ACTING and other.id != run.id]
+        self.hold("max_acting", that=len(acting) < MAX_ACTING, words=f"{run.id} begins beside {acting}")
+        self._within_budget(run, rule, now)
+        self._cooled_down(run, rule, now)
+        self._approved(run, rule)
+
+    def _within_budget(self, run: Run, rule: Rule, now: datetime) -> None:
+        if not any(step.plan is not None and step.plan.targets and not step.plan.noop for step in run.steps):
+            return
+        for budget in rule.guards.budgets:
+            used = [
+                other.id
+                for other, at in self.began.values()
+                if other.rule == run.rule
+                and other.id != run.id
+                and (budget.per is BudgetScope.RULE or other.target == run.target)
+                and at > now - budget.window
+                and any(self.calls[f"{other.id}/{step.number}"] for step in other.steps)
+            ]
+            self.hold("budget", that=len(used) < budget.count, words=f"{run.id} begins after {used}, the budget is {budget}")
+
+    def _cooled_down(self, run: Run, rule: Rule, now: datetime) -> None:
+        if run.chain != run.number:
+            return
+        open_chains = {(other.incident, other.chain) for other in self.runs.values() if other.ended_at is None and other.id != run.id}
+        ends = [
+            other.ended_at
+            for other in self.runs.values()
+            if other.ended_at is not None
+            and (other.rule, other.target) == (run.rule, run.target)
+            and (other.incident, other.chain) not in open_chains
+            and (other.wrote or other.chain_wrote)
+        ]
+        last = max(ends, default=None)
+        cool = last is None or now >= last + rule.guards.cooldown
+        self.hold("cooldown", that=cool, words=f"{run.id} begins at {now}, the last one ended at {last}")
+
+    def _approved(self, run: Run, rule: Rule) -> None:
+        approval = None if run.approval is None else self.approvals.get(run.approval)
+        remedy = next(one for one in rule.remedies if one.name == run.remedy)
+        asked = rule.mode is not Authority.AUTO or remedy.approval is not None
+        agreed = approval is not None and approval.state is ApprovalState.APPROVED
+        self.hold("approved", that=agreed or not asked, words=f"{run.id} begins without the approval that its rule asks for")
+        if approval is None or not agreed:
+            return
+        self.hold("approved_plan", that=approval.plan_hash == run.plan_hash, words=f"{run.id} acts on another plan than {approval.id}")
+        self.hold("approved_run", that=approval.run == run.id, words=f"{run.id} acts with {approval.id}")
+        used = self.used.setdefault(approval.id, f"{run.id} {run.plan_hash}")
+        self.hold("approval_once", that=used == f"{run.id} {run.plan_hash}", words=f"{approval.id} was used by {used}, now by {run.id}")
+
+    def _approvals(self, changes: Changes) -> None:
+        for new in changes.approvals:
+            old = self.approvals.get(new.id)
+            if old is not None:
+                legal = old.state is ApprovalState.PENDING or (old.state is ApprovalState.APPROVED and new.state in _FINAL)
+                same = old.state is new.state and old.votes == new.votes
+                self.hold("approval_closed", that=legal or same, words=f"{new.id} goes from {old.state} to {new.state}")
+            voters = [vote.who for vote in new.votes if vote.approve]
+            enough = len(set(voters)) >= new.quorum
+            self.hold("quorum", that=new.state is not ApprovalState.APPROVED or enough, words=f"{new.id} by {voters} of {new.quorum}")
+            self.approvals[new.id] = new
+
+    # --- locks
+
+    def _locks(self, changes: Changes) -> None:
+        self.locks = {key: run for key, run in self.locks.items() if run not in changes.release_locks}
+        self.locks = {key: changes.move_locks.get(run, run) for key, run in self.locks.items()}
+        for key, run in changes.take_locks.items():
+            holder = self.locks.setdefault(key, run)
+            self.hold("lock", that=holder == run, words=f"{run} takes {key}, which {holder} holds")
+
+    def _acting_hold_their_locks(self) -> None:
+        for run in self.runs.values():
+            if run.state in ACTING:
+                steps = [step for step in run.steps if step.wrote or run.state is RunState.APPLYING]
+                wanted = {target.lock for step in steps if step.plan is not None and not step.plan.noop for target in step.plan.targets}
+                missing = {key for key in wanted if self.locks.get(key) != run.id}
+                self.hold("acting_locked", that=not missing, words=f"{run.id} is {run.state} without {missing}")
+
+    # --- nobody is forgotten
+
+    def _messages(self, one: Committed) -> None:
+        self.updates.update({message.key: message for message in one.changes.messages})
+        for event in one.events:
+            if event.kind == Kind.RUN_ENTERED and event.data["state"] in NEEDS_PERSON:
+                run, state = str(event.data["run"]), str(event.data["state"])
+                told = any(message.key.startswith(f"{run}/{state}@") for message in one.changes.messages)
+                goes_on = any(other.chain == self.runs[run].chain and other.number > self.runs[run].number for other in one.changes.runs)
+                self.hold("person_told", that=told or goes_on, words=f"{run} is {state} and nobody is told")
+
+    def _owners(self, changes: Changes) -> None:
+        touched = {run.incident for run in changes.runs} | {incident.id for incident in changes.incidents}
+        for incident in (self.incidents[ident] for ident in sorted(touched)):
+            active = [run.id for run in self.runs.values() if run.incident == incident.id and run.ended_at is None]
+            expected = [] if incident.active_run is None else [incident.active_run]
+            self.hold("one_run", that=active == expected, words=f"{incident.id} says {expected}, at work are {active}")
+            owned = incident.state is not IncidentState.OPEN or bool(active) or incident.last_end in _QUIET_ENDS
+            self.hold("owned", that=owned, words=f"{incident.id} is open, its last run is {incident.last_end}, and nobody has it")
+
+    # --- what happens outside
+
+    def sent(self, key: str, action: str, process: Process) -> None:
+        """A request that writes leaves the daemon."""
+        self.calls[key] += 1
+        self.log.append(f"sent {key} {action} {process.name}")
+        self.hold("intended", that=self.intended[key] > 0, words=f"{key} was sent without a durable intent")
+        if action == NEVER:
+            self.hold("never_twice", that=self.calls[key] == 1, words=f"{key} was sent {self.calls[key]} times")
+        run = self.runs[key.split("/", maxsplit=1)[0]]
+        self.hold("dry_writes", that=not self._dry(run), words=f"{key} of a dry run was sent")
+
+    def effective(self, key: str, what: str, process: Process) -> None:
+        """A write took effect."""
+        self.effects[key] += 1
+        self.log.append(f"effective {key} {what} {process.name}")
+        self.hold("effective_twice", that=self.effects[key] == 1, words=f"{key} took effect {self.effects[key]} times")
+
+    def accepted(self, alerts: Iterable[Alert]) -> None:
+        """A webhook was answered with 2xx."""
+        for alert in alerts:
+            episode = self.episodes.get(alert.fingerprint)
+            if alert.firing:
+                self.alerts[alert.fingerprint, alert.starts_at] = alert
+                self.hold("accepted", that=episode is not None, words=f"{alert.labels} has no episode")
+            if alert.firing and episode is not None:
+                known = episode.incident in self.incidents and self.incidents[episode.incident].runs > 0
+                covered = known or alert.name not in {rule.name for rule in self.rules.values()}
+                may_miss = alert.name in ("evict", "job")  # deleted or disabled in one edition
+                self.hold("accepted_run", that=covered or may_miss, words=f"{alert.labels} started no run")
+
+    # --- the end
+
+    def waiting(self) -> list[Run]:
+        """Return all runs that only a person leads on."""
+        return [run for run in self.runs.values() if run.state in WAITS_FOR_PERSON]
+
+    def unfinished(self) -> list[str]:
+        """Say what is not over yet."""
+        words = [f"{run.id} is {run.state}: {run.reason}" for run in self.runs.values() if not ended(run.state)]
+        words += [f"{one.id} is {one.state}" for one in self.incidents.values() if one.state is not IncidentState.RESOLVED]
+        words += [f"{one.labels} is open" for one in self.episodes.values() if one.open]
+        return words + [f"{key} is held by {run}" for key, run in self.locks.items()]
