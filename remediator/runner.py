@@ -20,6 +20,8 @@ from remediator.store.protocol import Store
 
 LONGEST_SLEEP = timedelta(seconds=5)
 """Without being woken, look for due runs this often."""
+SHORTEST_SLEEP = timedelta(milliseconds=20)
+"""When nothing was due, look again no sooner than this without being woken."""
 RETRY_AFTER = timedelta(seconds=2)
 
 
@@ -126,9 +128,10 @@ class Runner:
         while True:
             self._woken.clear()
             try:
-                if self.free:
-                    self.take(await self._store.claim(self.worker, limit=self.free, lease=self._lease))
-                pause = await self._pause()
+                claimed = await self._store.claim(self.worker, limit=self.free, lease=self._lease) if self.free else []
+                self.take(claimed)
+                # The store had nothing due: where our clock is ahead of the store's, it only seems so, and must not be asked all the time.
+                pause = max(await self._pause(), 0.0 if claimed else SHORTEST_SLEEP.total_seconds())
             except TemporaryError as error:
                 self._log.warning("claim.delayed", error=str(error))
                 pause = RETRY_AFTER.total_seconds() * random.uniform(0.5, 1.5)  # noqa: S311 - jitter

@@ -167,3 +167,22 @@ async def test_run_claimed_again_before_its_task_has_ended_is_worked_on(store: S
 
     await eventually(both, what="the second claim is worked on")
     await runner.aclose()
+
+
+async def test_a_clock_ahead_of_the_stores_does_not_make_it_ask_all_the_time(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By our clock a run is due, by the store's it is not yet: the runner asks again now and then, not in every turn of the loop."""
+    (run,) = await queue(store, 1)
+    asked = 0
+
+    async def nothing_due(_worker: str, *, limit: int, lease: timedelta) -> list[Run]:
+        nonlocal asked
+        asked += 1
+        return []
+
+    monkeypatch.setattr(store, "claim", nothing_due)
+    assert run.wake_at is not None  # long ago by this machine's clock, so it seems to be due all the time
+    runner = Runner(store, Slow(), worker="me", capacity=5, lease=LEASE)
+    runner.start()
+    await asyncio.sleep(0.4)
+    await runner.aclose(grace=timedelta(0))
+    assert 2 <= asked <= 25
