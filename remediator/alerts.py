@@ -21,6 +21,8 @@ from remediator.replacing import replace
 
 MAX_ALERTS: Final = 10_000
 """Most alerts of one body."""
+MOST_TRUNCATED: Final = 10**9
+"""A sender that says it left out more than this is not believed: the number goes into metrics and records."""
 MAX_LABELS: Final = 128
 MAX_NAME: Final = 256
 MAX_VALUE: Final = 4096
@@ -111,7 +113,7 @@ def parse_webhook(body: bytes) -> Webhook:
     return Webhook(
         version="4",
         group_key=_prose(whole.get("groupKey")),
-        truncated=truncated if type(truncated) is int and truncated > 0 else 0,
+        truncated=min(truncated, MOST_TRUNCATED) if type(truncated) is int and truncated > 0 else 0,
         receiver=reader.receiver,
         external_url=reader.external_url,
         alerts=alerts,
@@ -159,7 +161,8 @@ def _prose(value: Any) -> str:
 def _texts(value: Any) -> dict[str, str]:
     """Return those entries of an object that are text and of a label's size; nothing for anything else."""
     items = list(value.items())[:MAX_LABELS] if isinstance(value, dict) else []
-    return {name: text for name, text in items if isinstance(text, str) and len(name) <= MAX_NAME and len(text) <= MAX_VALUE}
+    kept = {name: text for name, text in items if isinstance(text, str) and len(name) <= MAX_NAME and len(text) <= MAX_VALUE}
+    return {_clean(name): _clean(text) for name, text in kept.items()}
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ def narrow(labels: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class PeerAnswer:
-    """One peer's answer. Unless `error` is empty it said nothing that counts."""
+    """One peer's answer. Unless `error` is empty it was not whole: what it lacks may be there."""
 
     url: str
     error: str = ""
@@ -165,6 +165,8 @@ class Doubt(StrEnum):
 
 def doubt_of(peers: Sequence[PeerAnswer], *, settle: timedelta, needs_alerts: bool) -> tuple[Doubt | None, str]:
     """Return why an alert's absence proves nothing, in one word and in a sentence; None when it does prove that it is over."""
+    if not peers:
+        return Doubt.UNANSWERED, "nobody was asked"
     if silent := [peer for peer in peers if peer.error]:
         return Doubt.UNANSWERED, "; ".join(peer.error for peer in silent)
     if young := [peer for peer in peers if peer.age < settle]:

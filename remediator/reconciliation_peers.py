@@ -106,18 +106,23 @@ class _Peer:
 
     async def answer(self, path: str, picture: Picture) -> PeerAnswer:
         """Read its list between two looks at itself: one that began anew in between has forgotten what it held."""
+        before: _Status | None = None
         try:
             async with asyncio.timeout(self.patience.within.total_seconds()):
                 before = await self._status()
                 count = await self._list(path, picture)
                 after = await self._status()
         except TimeoutError:
-            return PeerAnswer(self.url, f"{self._what} did not answer in time")
+            return self._broken(f"{self._what} did not answer in time", before)
         except RemediatorError as error:
-            return PeerAnswer(self.url, str(error))
+            return self._broken(str(error), before)
         if before.started != after.started:
-            return PeerAnswer(self.url, f"{self._what} was restarted while it was asked")
+            return self._broken(f"{self._what} was restarted while it was asked", before)
         return PeerAnswer(self.url, age=after.age, alerts=count, mutes=before.mutes)
+
+    def _broken(self, error: str, before: _Status | None) -> PeerAnswer:
+        """Say that it did not answer whole. What it had listed by then may be taken, so it still counts whether it mutes."""
+        return PeerAnswer(self.url, error, mutes=before is not None and before.mutes)
 
     async def _list(self, path: str, picture: Picture) -> int:
         """Take its alerts one by one; return their number."""

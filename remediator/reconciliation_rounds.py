@@ -31,7 +31,7 @@ from remediator.settings.model import ReconciliationSettings
 from remediator.store.protocol import Reads, Store
 
 MOST: Final = 5_000
-"""Most alerts that one question may bring in; the rest is for the next round."""
+"""Most alerts that one question may bring in, or one round end; the rest is for the next."""
 MOST_GROUPS: Final = 100
 """Most cut groups that wait to be asked for; a round finds what is missed of the others."""
 MOST_NAMED: Final = 20
@@ -90,6 +90,7 @@ class Reconciliation:
         self._note = note
         self._scrub = scrub
         self._absences = Absences()
+        self._asked: frozenset[str] = frozenset()
         self._doubt: Doubt | None = None
         self._said: dict[str, str] = {}
         self._cut: dict[tuple[str, str], Truncation] = {}
@@ -226,7 +227,10 @@ class Reconciliation:
     # --- what is gone
 
     async def _end_gone(self, picture: Picture, answers: Sequence[PeerAnswer], *, doubt: Doubt | None, reason: str) -> None:
-        bounds, absences = self._bounds, self._absences
+        bounds, asked = self._bounds, frozenset(answer.url for answer in answers)
+        if asked != self._asked:  # what others did not know proves nothing about these
+            self._asked, self._absences = asked, Absences()
+        absences = self._absences
         absences.begin(now=time.monotonic(), certain=doubt is None, most=2 * bounds.every)
         gone: list[Found] = []
         absent, before = 0, None
@@ -237,7 +241,7 @@ class Reconciliation:
                     continue
                 absent += 1
                 lasted = absences.look(episode)
-                if bounds.close_after is not None and doubt is None and lasted >= bounds.close_after:
+                if bounds.close_after is not None and doubt is None and lasted >= bounds.close_after and len(gone) < MOST:
                     gone.append(ended(episode, absent=lasted, peers=answers))
             before = page.next
             if before is None:

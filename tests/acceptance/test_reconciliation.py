@@ -19,6 +19,7 @@ from tests.servers.alertmanager import AlertmanagerServer, webhook_config
 from tests.servers.daemon import DaemonProcess, alert
 from tests.servers.http import HttpServer, Reply
 from tests.servers.ports import eventually, free_port
+from tests.servers.postgres import PostgresServer
 
 QUICK = {"every": "1s", "grace": "0s", "close_after": "2s", "settle": "1s"}
 WATCHDOG = {"alertname": "Watchdog"}
@@ -84,13 +85,20 @@ OUTCOMES = ("complete", "doubtful", "failed")
 
 @asynccontextmanager
 async def plant(
-    directory: Path, *, delivers: bool = False, starts: bool = True, config: str = "", rules: str = CALLS, **reconciliation: Any
+    directory: Path,
+    *,
+    delivers: bool = False,
+    starts: bool = True,
+    config: str = "",
+    rules: str = CALLS,
+    environment: Mapping[str, str] | None = None,
+    **reconciliation: Any,
 ) -> AsyncIterator[Plant]:
     """Start all. Unless `delivers`, notifications go to a port where nobody listens."""
     async with GatedServer() as target:
         target.default = Reply(200)
         settings = {"connections": {"target": {"kind": "http", "base_url": target.url}}, "reconciliation": {**QUICK, **reconciliation}}
-        daemon = DaemonProcess(directory / "daemon", settings, rules=rules)
+        daemon = DaemonProcess(directory / "daemon", settings, rules=rules, environment=environment)
         url = f"{daemon.url}/api/v1/alerts" if delivers else f"http://127.0.0.1:{free_port()}/"
         config = config or receivers(url, daemon.tokens["alert_sender"])
         async with AlertmanagerServer(directory / "alertmanager", config=config) as alertmanager:
@@ -400,3 +408,29 @@ async def test_a_list_of_thousands_neither_blocks_nor_grows_the_daemon(tmp_path:
             assert await daemon.metric("remediator_reconciliation_rounds_total", outcome="complete") >= 1
             assert daemon.peak_rss - before < 30 * 1024 * 1024
             assert slowest < 1.0
+
+
+async def test_replicas_that_find_the_same_have_one_effect(tmp_path: Path) -> None:
+    """Two daemons on one database ask at the same moments: each missed alert is one incident, each forgotten one ends once."""
+    async with PostgresServer() as postgres:
+        address = f"postgresql://{postgres.user}@127.0.0.1:{postgres.port}/{postgres.database}"
+        store = {"url": address, "password": {"env": "STORE_PASSWORD"}}
+        environment = {"STORE_PASSWORD": postgres.password}
+        async with plant(tmp_path, starts=False, environment=environment, settle="3s") as world:
+            world.daemon.write_settings(store=store)
+            shared = {name: world.daemon.settings[name] for name in ("store", "connections", "alertmanager", "reconciliation")}
+            other = DaemonProcess(tmp_path / "other", shared, rules=CALLS, environment=environment)
+            await world.alertmanager.post_alerts(WATCHDOG, *({"alertname": "Call", "id": str(number)} for number in range(20)))
+            await world.daemon.start()
+            async with other, leaving(other):
+                for number in range(20):
+                    incident = await world.daemon.opened(rule="calls", id=str(number))
+                    await world.daemon.reaches(f"{incident['id']}-1", "succeeded")
+                await world.rounds(2)
+                assert len(await world.daemon.incidents()) == 20
+                assert [world.calls(str(number)) for number in range(20)] == [1] * 20
+                await world.forget(WATCHDOG)
+                for incident in await world.daemon.incidents():
+                    await world.daemon.event(incident["id"], "incident.resolved", within=40)
+                    assert len(await world.daemon.events(incident["id"], "episode.expired")) == 1
+                assert await world.daemon.audit_holds()

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from remediator.alerts import MAX_ALERTS, MAX_ANNOTATION, MAX_ANNOTATIONS, MAX_LABELS, MAX_VALUE, Webhook, fingerprint, parse_webhook
+from remediator.alerts import (
+    MAX_ALERTS,
+    MAX_ANNOTATION,
+    MAX_ANNOTATIONS,
+    MAX_LABELS,
+    MAX_VALUE,
+    MOST_TRUNCATED,
+    Webhook,
+    fingerprint,
+    parse_alert,
+    parse_webhook,
+)
 from remediator.errors import InvalidAlerts
 
 
@@ -147,6 +158,27 @@ def test_ten_thousand_alerts_are_taken() -> None:
     many = [alert(fingerprint=f"{number:016x}") for number in range(MAX_ALERTS)]
     assert len(parse_webhook(body(*many)).alerts) == MAX_ALERTS
     assert refused(body(*many, alert())) == ("too_many_alerts", 413, "10001 alerts; at most 10000 are taken at once")
+
+
+def test_group_labels_are_text_that_can_be_kept() -> None:
+    """They go into filters and records: what is no text is left out, what no store takes is replaced."""
+    labels = {"alertname": "SiteDown", "odd": 5, "long": "x" * 5000, "half": "\ud800", "nul": "a\0b"}
+    assert parse_webhook(body(alert(), groupLabels=labels)).group_labels == {"alertname": "SiteDown", "half": "?", "nul": "a\ufffdb"}
+    assert parse_webhook(body(alert(), groupLabels=["alertname"])).group_labels == {}
+
+
+def test_truncation_beyond_belief_is_cut() -> None:
+    """A number of a thousand digits must not break a counter after the alerts were taken."""
+    assert parse_webhook(body(alert(), truncatedAlerts=10**1000)).truncated == MOST_TRUNCATED
+
+
+def test_alert_that_came_by_itself_is_read_with_the_same_distrust() -> None:
+    """Reconciliation reads alerts one by one."""
+    assert parse_alert(alert(), receiver="r", external_url="http://a").receiver == "r"
+    for item, reason in ((5, "shape"), (alert(labels={}), "labels"), (alert(labels={"a": "\0"}), "text"), (alert(startsAt=...), "time")):
+        with pytest.raises(InvalidAlerts) as caught:
+            parse_alert(item, receiver="r")
+        assert caught.value.reason == reason
 
 
 @pytest.mark.parametrize("truncated", [-1, "3", None, True, 1.5])

@@ -151,13 +151,15 @@ GOOD = PeerAnswer("http://a", age=HOUR, alerts=3)
         ([GOOD, replace(GOOD, url="http://b", age=MINUTE)], Doubt.RESTARTED),
         ([GOOD, replace(GOOD, url="http://b", age=-HOUR)], Doubt.RESTARTED),
         ([GOOD, replace(GOOD, url="http://b", alerts=0)], Doubt.EMPTY),
+        ([], Doubt.UNANSWERED),
     ],
 )
 def test_absence_proves_something_only_when_every_peer_can_know(peers: list[PeerAnswer], doubt: Doubt | None) -> None:
     """One that is away, young or empty leaves it open."""
     found, words = doubt_of(peers, settle=10 * MINUTE, needs_alerts=True)
     assert found is doubt
-    assert ("http://b" in words or "did not answer" in words) is (doubt is not None)
+    assert bool(words) is (doubt is not None)
+    assert "http://b" in words or "http://a" not in words
     assert doubt_of([replace(GOOD, alerts=0)], settle=MINUTE, needs_alerts=False) == (None, "")
 
 
