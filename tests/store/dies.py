@@ -9,12 +9,12 @@ from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 
-from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.store.sqlite import SqliteStore
 from tests.store.make import event, incident, run
 
 
-async def write(store: SqliteStore, worker: int) -> None:
+async def write(store: Store, worker: int) -> None:
     """Write transactions one after the other, each with all kinds of rows; tell each one's number once it is committed."""
     for number in count():
         name = f"INC-{worker}-{number}"
