@@ -21,14 +21,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, batches, promising, reacting, resting, running, shared, storm
+from benchmarks import accepting, batches, promising, reacting, resting, rules, running, shared, storm
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
 
 PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "accept": accepting.accept,
-    "rules": accepting.rules,
+    "rules": rules.rules,
     "batches": batches.batches,
     "answers": batches.answers,
     "react": reacting.react,

@@ -21,13 +21,14 @@ from remediator.action import Identity
 from remediator.authentication import Authenticator
 from remediator.connections import Connections
 from remediator.engine.core import Engine
-from remediator.errors import InvalidFiles, Problem, RemediatorError, StoreUnavailable, TemporaryError
+from remediator.errors import InvalidFiles, RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox, Receiver
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import ALL_GUARDS, Bounds
 from remediator.identity import find_identity
 from remediator.ingest import Intake
+from remediator.loading import let_go, load_beside, load_rules
 from remediator.logs import configure, log_events
 from remediator.metrics import Metrics
 from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
@@ -38,9 +39,7 @@ from remediator.records import SYSTEM_CHAIN, Approval, Incident, Pause, Run, Sig
 from remediator.registry import Registry
 from remediator.rehearse import rehearse
 from remediator.revalidation import Revalidation, Sources
-from remediator.rules.compile import RuleSet, compile_rule, compile_ruleset
-from remediator.rules.files import read_pack
-from remediator.rules.packs import PackSource
+from remediator.rules.compile import RuleSet, compile_rule
 from remediator.runner import Runner
 from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
@@ -54,26 +53,6 @@ WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
 KEEP_ALIVE_EVERY = timedelta(seconds=30)
 TELL_AFTER = timedelta(milliseconds=10)
-
-
-def load_rules(settings: Settings, registry: Registry) -> RuleSet:
-    """Read and compile all packs of the settings. Raises `InvalidFiles` with every fault of every file."""
-    sources: list[PackSource] = []
-    problems: list[Problem] = []
-    for name, pack in settings.packs.items():
-        try:
-            sources.append(read_pack(pack.path, name=name, values=pack.vars))
-        except InvalidFiles as error:
-            problems += error.problems
-    if problems:
-        raise InvalidFiles(problems)
-    return compile_ruleset(
-        sources,
-        registry,
-        tuple(settings.severities),
-        escalations=tuple(settings.escalation),
-        connections=tuple(settings.all_connections),
-    )
 
 
 class Daemon:
@@ -321,17 +300,20 @@ class Daemon:
                 loaded = read_settings(self._path, self._environ)
                 loaded.check(self._registry)
                 settings, restart = reloadable_changes(self._settings, loaded.settings)
-            rules = await asyncio.to_thread(load_rules, settings, self._registry)
+            rules = await load_beside(settings, self._registry, self._rules)
+            actions = await asyncio.to_thread(_actions_of, rules)
             await self._secrets.learn(settings.model_dump(mode="json", exclude_none=True))
             await self.connections.reload(settings, identity=self._identity(settings))
         except RemediatorError as error:
             return await self._refuse(error, actor)
+        retired = list(self._rules.rules)
         self._settings, self._rules = settings, rules
         self._authenticator = Authenticator(settings.identities)
         self._tell_settings()
-        self.metrics.expect(actions=_actions_of(rules))
+        self.metrics.expect(actions=actions)
         self.metrics.reloaded(ok=True, rules=len(rules.rules), at=datetime.now(UTC).timestamp())
         await self._note(Kind.RULES_RELOADED, actor=actor, restart=list(restart), **self._rules_facts())
+        await let_go(retired)
         return Reloaded(ok=True, rules=len(rules.rules), problems=tuple(f"{name} needs a restart to take effect" for name in restart))
 
     async def _refuse(self, error: RemediatorError, actor: Actor) -> Reloaded:

@@ -69,7 +69,7 @@ def _compile(path: Path) -> RuleSet:
     packs = _packs(path)
     if packs or path.is_dir():
         return _compile_packs(packs or [path])
-    from remediator.app import load_rules
+    from remediator.loading import load_rules
     from remediator.registry import Registry
     from remediator.settings import load_settings
 

@@ -75,8 +75,8 @@ def permissions(
 def _load(config: Path, only: Sequence[str]) -> _Loaded:
     """Read settings and rules. Raises `InvalidFiles`, `InvalidSettings`, and `CommandFailed` for a connection that isn't there."""
     from remediator.action import Connection, Identity
-    from remediator.app import load_rules
     from remediator.connections import Connections
+    from remediator.loading import load_rules
     from remediator.permissions import needs
     from remediator.registry import Registry
     from remediator.scrubber import Scrubber

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from hashlib import sha256
 
 from remediator.action import FactType
 from remediator.errors import InvalidFiles, Problem
@@ -12,12 +13,30 @@ from remediator.expressions import nearest
 from remediator.model import JSON, decode_value, digest
 from remediator.rules.index import RuleIndex
 from remediator.rules.model import Rule
-from remediator.rules.packs import PackSource, Vars, load
-from remediator.rules.parse import Node, Place, tree
+from remediator.rules.packs import Pack, PackSource, Vars, load, rules_of
+from remediator.rules.parse import Place, tree
 from remediator.rules.reading import EVALUATION_INTERVAL, Catalogue, Names
 from remediator.rules.rule import RuleCompiler
 
 __all__ = ["EVALUATION_INTERVAL", "Catalogue", "PackSource", "RuleSet", "compile_rule", "compile_ruleset"]
+
+
+@dataclass(frozen=True)
+class Named:
+    """What must fit together across files: a rule's name, where it stands, and the rules it hands over to."""
+
+    name: str | None
+    place: Place | None
+    """Of the name itself; None for a rule without one."""
+    handovers: tuple[tuple[str, Place], ...] = ()
+
+
+@dataclass(frozen=True)
+class CompiledFile:
+    """One file's rules. Good for as long as the file and all that its meaning depends on stay the same."""
+
+    rules: tuple[Rule, ...]
+    named: tuple[Named, ...]
 
 
 @dataclass(frozen=True)
@@ -28,13 +47,15 @@ class RuleSet:
     index: RuleIndex = field(compare=False, repr=False)
     hash: str
     _by_name: Mapping[str, Rule] = field(default_factory=dict, compare=False, repr=False)
+    files: Mapping[str, CompiledFile] = field(default_factory=dict, compare=False, repr=False)
+    """What it was made of, by a digest of everything that each file's meaning depends on."""
 
     @classmethod
-    def of(cls, rules: Iterable[Rule]) -> RuleSet:
+    def of(cls, rules: Iterable[Rule], files: Mapping[str, CompiledFile] | None = None) -> RuleSet:
         """Make a rule set of compiled rules."""
         ordered = tuple(sorted(rules, key=lambda rule: rule.name))
         by_name = {rule.name: rule for rule in ordered}
-        return cls(ordered, RuleIndex(ordered), digest([[rule.name, rule.hash] for rule in ordered]), by_name)
+        return cls(ordered, RuleIndex(ordered), digest([[rule.name, rule.hash] for rule in ordered]), by_name, files or {})
 
     def rule(self, name: str) -> Rule | None:
         """Return the rule called `name`, None when there is none."""
@@ -53,29 +74,53 @@ def compile_ruleset(
     escalations: Collection[str] | None = None,
     connections: Collection[str] | None = None,
     evaluation_interval: timedelta = EVALUATION_INTERVAL,
+    known: Mapping[str, CompiledFile] | None = None,
+    between: Callable[[], None] = lambda: None,
 ) -> RuleSet:
     """Compile all packs. Raises `InvalidFiles` with every fault of every file.
 
-    `severities`, `escalations` and `connections` are the names that the settings know; None leaves them unchecked.
+    `severities`, `escalations` and `connections` are the names that the settings know; None leaves them unchecked. `known` are the
+    files of an earlier rule set of the same catalogue: those that did not change are taken from there. `between` is called after each
+    rule, for who has others to let go on.
     """
     names = Names(catalogue, severities, escalations, connections, evaluation_interval)
     problems: list[Problem] = []
-    compilers: list[RuleCompiler] = []
-    rules: list[Rule] = []
+    files: dict[str, CompiledFile] = {}
+    listed: list[CompiledFile] = []
     for source in packs:
         pack, found = load(source)
         problems += found
-        for node in pack.rules:
-            compiler = RuleCompiler(node, names, pack.vars, pack.name)
-            rule = compiler.compile()
-            problems += compiler.problems
-            compilers.append(compiler)
-            rules += [] if rule is None else [rule]
-    problems += _duplicates(compilers)
-    problems += _handovers(compilers)
+        shared = digest([pack.digest, *(None if some is None else sorted(some) for some in (severities, escalations, connections))])
+        for path in pack.files:
+            key = digest([shared, evaluation_interval.total_seconds(), path, sha256(source.files[path]).hexdigest()])
+            compiled = None if known is None else known.get(key)
+            if compiled is None:
+                compiled, found = _compile_file(path, source.files[path], pack, names, between=between)
+                problems += found
+            files[key] = compiled
+            listed.append(compiled)
+    named = [one for compiled in listed for one in compiled.named]
+    problems += _duplicates(named)
+    problems += _handovers(named)
     if problems:
         raise InvalidFiles(problems)
-    return RuleSet.of(rules)
+    return RuleSet.of((rule for compiled in listed for rule in compiled.rules), files)
+
+
+def _compile_file(path: str, data: bytes, pack: Pack, names: Names, *, between: Callable[[], None]) -> tuple[CompiledFile, list[Problem]]:
+    """Compile one file as far as it goes. Its tree is gone afterwards: of many files one is in memory at a time."""
+    nodes, problems = rules_of(path, data, pack.defaults)
+    rules: list[Rule] = []
+    named: list[Named] = []
+    for node in nodes:
+        compiler = RuleCompiler(node, names, pack.vars, pack.name)
+        rule = compiler.compile()
+        problems += compiler.problems
+        rules += [] if rule is None else [rule]
+        name = node.get("name")
+        named.append(Named(compiler.name, None if name is None else name.place, tuple((to, one.place) for to, one in compiler.handovers)))
+        between()
+    return CompiledFile(tuple(rules), tuple(named)), problems
 
 
 def compile_rule(source: Mapping[str, JSON], catalogue: Catalogue) -> Rule:
@@ -94,38 +139,37 @@ def compile_rule(source: Mapping[str, JSON], catalogue: Catalogue) -> Rule:
     return rule
 
 
-def _duplicates(compilers: Sequence[RuleCompiler]) -> list[Problem]:
+def _duplicates(named: Sequence[Named]) -> list[Problem]:
     first: dict[str, Place] = {}
     problems: list[Problem] = []
-    for compiler in compilers:
-        node = compiler.node.get("name")
-        if node is None or compiler.name is None:
+    for one in named:
+        if one.place is None or one.name is None:
             continue
-        if compiler.name in first:
-            earlier = first[compiler.name]
-            hint = "; a pack that is used twice needs a variable in its rules' names" if earlier == node.place else ""
-            message = f"a second rule {compiler.name!r}; the first stands in {earlier.file}:{earlier.line}{hint}"
-            problems.append(node.place.problem(message))
-        first.setdefault(compiler.name, node.place)
+        if one.name in first:
+            earlier = first[one.name]
+            hint = "; a pack that is used twice needs a variable in its rules' names" if earlier == one.place else ""
+            message = f"a second rule {one.name!r}; the first stands in {earlier.file}:{earlier.line}{hint}"
+            problems.append(one.place.problem(message))
+        first.setdefault(one.name, one.place)
     return problems
 
 
-def _handovers(compilers: Sequence[RuleCompiler]) -> list[Problem]:
+def _handovers(named: Sequence[Named]) -> list[Problem]:
     """Find handovers to rules that don't exist, and those that lead back to where they came from."""
-    edges: dict[str, list[tuple[str, Node]]] = {}
-    for compiler in compilers:
-        edges.setdefault(compiler.name or "", []).extend(compiler.handovers)
+    edges: dict[str, list[tuple[str, Place]]] = {}
+    for one in named:
+        edges.setdefault(one.name or "", []).extend(one.handovers)
     problems: list[Problem] = []
     for name, handed in edges.items():
-        for to, node in handed:
+        for to, place in handed:
             if to not in edges:
-                problems.append(node.place.problem(f"there is no rule {to!r} to hand over to{nearest(to, sorted(edges))}"))
+                problems.append(place.problem(f"there is no rule {to!r} to hand over to{nearest(to, sorted(edges))}"))
             elif (path := _path(edges, to, name)) is not None:
-                problems.append(node.place.problem(f"handover leads in a circle: {' → '.join([name, *path])}"))
+                problems.append(place.problem(f"handover leads in a circle: {' → '.join([name, *path])}"))
     return problems
 
 
-def _path(edges: Mapping[str, Sequence[tuple[str, Node]]], start: str, end: str) -> list[str] | None:
+def _path(edges: Mapping[str, Sequence[tuple[str, Place]]], start: str, end: str) -> list[str] | None:
     """Return the way along handovers from one rule to another, both included; None when there is none."""
     ways = [[start]]
     seen = {start}

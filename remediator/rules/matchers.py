@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from remediator import cel
 from remediator.action import FactType
@@ -51,15 +52,20 @@ class Pattern:
             raise InvalidExpression(f"{text!r} is not a regular expression of RE2: {cause}") from error
         self._program = cel.program(f"{cel.slot(FactType.STRING, 0)}.matches({literal})")
         # Labels repeat: the same few values come with every notification.
-        self._matches = functools.lru_cache(maxsize=1024)(self._ask)
+        self._matches = functools.lru_cache(maxsize=1024)(functools.partial(_ask, self._program))
 
     def fullmatch(self, text: str) -> str | None:
         """Return `text` when the whole of it matches, else None."""
         found = text in self.values if self.values is not None else self._matches(text)
         return text if found else None
 
-    def _ask(self, text: str) -> bool:
-        return bool(cel.evaluate(self._program, {cel.slot(FactType.STRING, 0): text}))
+
+def _ask(program: Any, text: str) -> bool:
+    return bool(cel.evaluate(program, {cel.slot(FactType.STRING, 0): text}))
+
+
+# Rules repeat too: thousands of them ask for the same few clusters and severities.
+_pattern = functools.lru_cache(maxsize=4096)(Pattern)
 
 
 @dataclass(frozen=True)
@@ -123,7 +129,7 @@ def _matcher(tokens: list[_Token], end: int) -> Matcher:
 def matcher(label: str, operator: MatchOperator, value: str) -> Matcher:
     """Make a matcher. Raises `InvalidExpression` for a regular expression that RE2 doesn't take."""
     if operator in (MatchOperator.MATCHES, MatchOperator.NOT_MATCHES):
-        return Matcher(label, operator, value, Pattern(value))
+        return Matcher(label, operator, value, _pattern(value))
     return Matcher(label, operator, value)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -14,11 +15,12 @@ from remediator.action import FactType
 from remediator.duration import Duration
 from remediator.errors import Problem
 from remediator.expressions import nearest
-from remediator.model import JSON, Value
+from remediator.model import JSON, Value, digest, encode_value
 from remediator.rules.parse import Node, Place, parse
 from remediator.rules.schema import VAR_TYPES, PackFile, RuleFile, VarText, in_yaml_words, worded
 
 PACK_FILE = "pack.yaml"
+M = TypeVar("M", bound=BaseModel)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _READERS: Mapping[FactType, TypeAdapter[Any]] = {
     FactType.STRING: TypeAdapter(str),
@@ -50,43 +52,55 @@ class Vars:
 
 @dataclass(frozen=True)
 class Pack:
-    """A pack ready to be compiled: its variables, and its rules with the defaults merged in."""
+    """What all files of a pack share: its variables, and the defaults of its rules."""
 
     name: str
     vars: Vars
-    rules: tuple[Node, ...]
+    defaults: Node | None
+    files: tuple[str, ...]
+    """Paths of the files of rules, in order."""
+    digest: str
+    """The same as long as all of that stays the same."""
 
 
 def load(source: PackSource) -> tuple[Pack, list[Problem]]:
-    """Parse all files of a pack. Return what could be read and every fault of every file."""
+    """Parse what all files of a pack share. Return what could be read and every fault."""
     problems: list[Problem] = []
-    trees: dict[str, Node] = {}
-    for path in sorted(source.files):
-        node, found = parse(path, source.files[path])
-        problems += found
-        if node is not None:
-            trees[path] = node
-    head = next((trees.pop(path) for path in sorted(trees) if PurePosixPath(path).name == PACK_FILE), None)
+    heads = [path for path in sorted(source.files) if PurePosixPath(path).name == PACK_FILE][:1]
+    head: Node | None = None
+    for path in heads:
+        head, problems = parse(path, source.files[path])
     if head is not None:
         problems += check_shape(PackFile, head)
     variables = _vars(source, head, problems)
     defaults = head.get("defaults") if head is not None else None
-    rules: list[Node] = []
-    for node in trees.values():
-        problems += check_shape(RuleFile, node)
-        listed = node.get("rules")
-        rules += [merged(rule, defaults) for rule in (listed.entries() if listed is not None else ()) if isinstance(rule.value, dict)]
-    return Pack(source.name, variables, tuple(rules)), problems
+    shared = digest([source.name, encode_value(source.vars), *(sha256(source.files[path]).hexdigest() for path in heads), *heads])
+    return Pack(source.name, variables, defaults, tuple(path for path in sorted(source.files) if path not in heads), shared), problems
+
+
+def rules_of(path: str, data: bytes, defaults: Node | None) -> tuple[list[Node], list[Problem]]:
+    """Parse one file of rules. Return its rules with the pack's defaults merged in, and every fault of its shape."""
+    node, problems = parse(path, data)
+    if node is None:
+        return [], problems
+    problems += check_shape(RuleFile, node)
+    listed = node.get("rules")
+    entries = listed.entries() if listed is not None else ()
+    return [merged(rule, defaults) for rule in entries if isinstance(rule.value, dict)], problems
 
 
 def check_shape(model: type[BaseModel], node: Node) -> list[Problem]:
     """Hold a tree against a model of the file format; return every fault at its place."""
+    return shaped(model, node)[1]
+
+
+def shaped(model: type[M], node: Node) -> tuple[M | None, list[Problem]]:
+    """Read a tree as a model of the file format; return that, or None with every fault at its place."""
     try:
-        model.model_validate(node.plain())
+        return model.model_validate(node.plain()), []
     except ValidationError as error:
         schema = model.model_json_schema(by_alias=True)
-        return [worded(one, node, schema) for one in error.errors(include_url=False, include_context=False, include_input=False)]
-    return []
+        return None, [worded(one, node, schema) for one in error.errors(include_url=False, include_context=False, include_input=False)]
 
 
 def merged(rule: Node, defaults: Node | None) -> Node:

@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -26,6 +26,7 @@ _HEX = re.compile(r"0x[0-9a-fA-F]{1,15}")
 _OCTAL = re.compile(r"0o[0-7]{1,20}")
 _FLOAT = re.compile(r"[-+]?(\.\d+([eE][-+]?\d+)?|\d+\.\d*([eE][-+]?\d+)?|\d+[eE][-+]?\d+)")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_NESTED = (dict, list)
 _WORDS: Mapping[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
@@ -33,9 +34,8 @@ _WORDS: Mapping[str, bool | None] = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where something stands: lines and columns count from 1."""
+class Place(NamedTuple):
+    """Where something stands: lines and columns count from 1. A tuple, since each value of each file has one."""
 
     file: str
     line: int
@@ -65,11 +65,12 @@ class Node:
 
     def plain(self) -> JSON:
         """Return the value without places."""
-        if isinstance(self.value, dict):
-            return {key: node.plain() for key, node in self.value.items()}
-        if isinstance(self.value, list):
-            return [node.plain() for node in self.value]
-        return self.value
+        value = self.value
+        if isinstance(value, dict):
+            return {key: node.plain() if isinstance(node.value, _NESTED) else node.value for key, node in value.items()}
+        if isinstance(value, list):
+            return [node.plain() if isinstance(node.value, _NESTED) else node.value for node in value]
+        return value
 
     def get(self, key: str) -> Node | None:
         """Return the node under `key`; None when there is none or this is no mapping."""

@@ -57,6 +57,8 @@ class Names:
     escalations: Collection[str] | None = None
     connections: Collection[str] | None = None
     evaluation_interval: timedelta = EVALUATION_INTERVAL
+    environments: dict[frozenset[tuple[str, FactType]], Environment] = field(default_factory=dict, compare=False, repr=False)
+    """Environments that rules of one load share: thousands of them ask the same of the same names."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,20 @@ class Reader:
     """Ids of checks that could not be read: what else is wrong because of them is not reported."""
 
     def __post_init__(self) -> None:
-        self.loading = Environment({f"vars.{name}": kind for name, kind in self.variables.types.items()})
+        self.loading = self.environment({f"vars.{name}": kind for name, kind in self.variables.types.items()})
         """What is known when rules load: the pack's variables."""
-        self.grouping = Environment({**self.loading.types, **SUBJECT})
+        self.grouping = self.environment({**self.loading.types, **SUBJECT})
         """What is known when an alert is grouped: the alert too."""
-        self.looking = Environment({**self.grouping.types, "incident.id": FactType.STRING})
+        self.looking = self.environment({**self.grouping.types, "incident.id": FactType.STRING})
         """What is known when checks run: the incident too."""
+
+    def environment(self, types: Mapping[str, FactType]) -> Environment:
+        """Return the environment of these names; rules of one load share what they compile in it."""
+        key = frozenset(types.items())
+        found = self.names.environments.get(key)
+        if found is None:
+            found = self.names.environments[key] = Environment(types)
+        return found
 
     # --- texts that are settled when rules load ---------------------------------------------------------------------
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from remediator.action import Action, Fact, FactType
 from remediator.duration import format_duration
-from remediator.expressions import Environment, Template
+from remediator.expressions import Template
 from remediator.model import JSON, Risk, digest, encode_value
 from remediator.rules.model import ApprovalSpec, CheckSpec, OnFailure, Remedy, StepSpec, VerifySpec
-from remediator.rules.packs import check_shape
+from remediator.rules.packs import shaped
 from remediator.rules.parse import Node
 from remediator.rules.reading import Reader
 from remediator.rules.schema import RemedyText, VerifyText
@@ -39,9 +39,9 @@ class RemedyReader:
 
     def __post_init__(self) -> None:
         facts = {name: fact.type for name, fact in self.facts.items()}
-        self.deciding = Environment({**self.reader.looking.types, **facts})
+        self.deciding = self.reader.environment({**self.reader.looking.types, **facts})
         """What is known when a remedy is chosen and planned: the checks' facts too."""
-        self.verifying = Environment({**self.deciding.types, "alert.resolved": FactType.BOOL})
+        self.verifying = self.reader.environment({**self.deciding.types, "alert.resolved": FactType.BOOL})
         """What is known during verification."""
 
     def read(self, node: Node | None) -> list[Remedy]:
@@ -74,9 +74,9 @@ class RemedyReader:
         until = self.reader.condition(verify.get("until") if verify is not None else None, self.verifying)
         steps, calls = self._steps(node)
         handover = self._handover(node)
-        if check_shape(RemedyText, node):
+        text, _ = shaped(RemedyText, node)
+        if text is None:
             return None  # noted with the rule's shape already
-        text = RemedyText.model_validate(node.plain())
         self._check_verify(text.verify, node)
         self._check_undo(text.on_failure, node, calls)
         if len(self.reader.problems) > before:

@@ -17,7 +17,7 @@ from remediator.expressions import Template, Unknown
 from remediator.model import JSON, digest, encode_value
 from remediator.rules.matchers import matcher, parse_matchers
 from remediator.rules.model import Budget, BudgetScope, CheckSpec, GuardSpec, Matcher, Rule
-from remediator.rules.packs import Vars, check_shape
+from remediator.rules.packs import Vars, shaped
 from remediator.rules.parse import Node
 from remediator.rules.reading import Names, Reader
 from remediator.rules.remedy import RemedyReader
@@ -60,7 +60,8 @@ class RuleCompiler:
     def compile(self) -> Rule | None:
         """Return the compiled rule, or None with `problems` filled."""
         reader, node = self.reader, self.node
-        reader.problems += check_shape(RuleText, node)
+        text, faults = shaped(RuleText, node)
+        reader.problems += faults
         texts = {key: reader.load_time(key, node.get(key)) for key in _LOAD_TIME}
         self.name = texts["name"]
         self._check_names(texts)
@@ -72,10 +73,7 @@ class RuleCompiler:
         remedies = RemedyReader(reader, checks, facts, listed.plain() if listed is not None else {}, self.handovers).read(
             node.get("remedies")
         )
-        if reader.problems:
-            return None
-        text = RuleText.model_validate(node.plain())
-        if not self._can_act(text):
+        if reader.problems or text is None or not self._can_act(text):
             return None
         source = self._source()
         return Rule(

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from remediator.app import Daemon, load_rules
+from remediator.app import Daemon
 from remediator.errors import InvalidFiles
+from remediator.loading import load_rules
 from remediator.model import Actor
 from remediator.records import SYSTEM_CHAIN
 from remediator.registry import Registry

@@ -14,11 +14,11 @@ from typing import Any
 
 from remediator import operations
 from remediator.action import Identity
-from remediator.app import load_rules
 from remediator.connections import Connections
 from remediator.engine.core import Engine
 from remediator.execution import Execution
 from remediator.ingest import Intake, reads_for, sort, take
+from remediator.loading import load_rules
 from remediator.model import JSON, Actor, Alert, ChainedEvent, RunState
 from remediator.records import Incident, Run
 from remediator.registry import Registry
