@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 import remediator
-from remediator.cli import approvals, audit, catalogue, control, files, incidents, permissions, token
+from remediator.cli import approvals, audit, catalogue, control, files, incidents, permissions, store, token
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
 from remediator.cli.output import complain, say
@@ -59,6 +59,7 @@ def build() -> typer.Typer:
     for command in COMMANDS:
         program.command(command.__name__)(command)
     program.add_typer(audit.program, name="audit")
+    program.add_typer(store.program, name="store")
     return program
 
 

@@ -6,6 +6,7 @@ Everything else (what rows are found by, leases) each store makes from the bodie
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -34,6 +35,8 @@ TABLES: Mapping[str, tuple[str, ...]] = {
 }
 """Columns of each table's rows, in the order in which tables are written. Times are microseconds since 1970, bodies bytes, flags bool."""
 
+_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
+
 PORTION = 500
 """Rows handed over at a time."""
 
@@ -46,6 +49,9 @@ class Source(Protocol):
 
     async def __aexit__(self, *_: object) -> None:
         """End; nothing was changed."""
+
+    async def verify(self) -> ChainReport:
+        """Verify the audit, before or inside the context."""
 
     def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
         """Return a table's rows in portions."""
@@ -75,10 +81,21 @@ class Copied:
     report: ChainReport
 
 
+def incident_day(name: str) -> tuple[str | None, int | None]:
+    """Return the day and number that an incident's id holds.
+
+    >>> incident_day("INC-20261121-007")
+    ('20261121', 7)
+    """
+    found = _INCIDENT_ID.fullmatch(name)
+    return (found[1], int(found[2])) if found else (None, None)
+
+
 async def copy(source: Source, target: Target, *, say: Callable[[str], None] = lambda _text: None) -> Copied:
-    """Copy everything, verify every chain in the target, and keep it only then. Raises `StoreCorrupt` when a chain does not hold."""
+    """Verify the source, copy everything, and verify every chain in the target. Raises `StoreCorrupt` when a chain does not hold."""
     counts: dict[str, int] = {}
     async with source, target:
+        _hold("the source's", await source.verify())
         for table in TABLES:
             counts[table] = 0
             async for rows in source.rows(table):
@@ -86,10 +103,17 @@ async def copy(source: Source, target: Target, *, say: Callable[[str], None] = l
                 counts[table] += len(rows)
             say(f"{table}: {counts[table]}")
         report = await target.verify()
-        if report.faults or report.events != counts["event"] or report.chains != counts["chain"]:
-            found = "; ".join(report.faults[:3]) or f"{report.chains} chains and {report.events} events arrived"
-            raise StoreCorrupt(f"the copy was not kept, its audit trail does not hold: {found}. Verify the source first")
+        _hold("the copy's", report)
+        if (report.events, report.chains) != (counts["event"], counts["chain"]):
+            raise StoreCorrupt(
+                f"of {counts['event']} events in {counts['chain']} chains {report.events} in {report.chains} arrived: don't use it"
+            )
     return Copied(counts, report)
+
+
+def _hold(whose: str, report: ChainReport) -> None:
+    if report.faults:
+        raise StoreCorrupt(f"{whose} audit trail does not hold: {'; '.join(report.faults[:3])}. Nothing was changed in the source")
 
 
 async def verified(store: Store) -> ChainReport:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing, suppress
@@ -17,7 +16,7 @@ from remediator.records import Approval, Incident, Message, Run
 from remediator.store import sqlite_file
 from remediator.store.archive_files import sync_directory
 from remediator.store.commit import describe
-from remediator.store.copy import PORTION, Row, verified
+from remediator.store.copy import PORTION, Row, incident_day, verified
 from remediator.store.protocol import ChainReport
 from remediator.store.rows import maybe_micros, micros, unpack
 from remediator.store.sqlite import INCREMENTAL, SqliteStore
@@ -63,16 +62,12 @@ _WRITE = {
     "archive": "INSERT INTO archive (n, name, state) VALUES (?, ?, 'purged')",
 }
 
-_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
-
 _UNDER_WAY = "SELECT name FROM archive WHERE state <> 'purged' LIMIT 1"
 
 
 def _incident(n: int, body: bytes) -> Row:
     one = unpack(Incident, body)
-    found = _INCIDENT_ID.fullmatch(one.id)
-    day, number = (found[1], int(found[2])) if found else (None, None)
-    return (n, one.id, day, number, one.rule, one.target, one.state, body)
+    return (n, one.id, *incident_day(one.id), one.rule, one.target, one.state, body)
 
 
 def _run(n: int, fence: int, wake_at: int | None, body: bytes) -> Row:
@@ -134,6 +129,10 @@ class SqliteSource:
         if self._connection is not None:
             self._connection.close()
         await self._store.aclose()
+
+    async def verify(self) -> ChainReport:
+        """Verify the audit."""
+        return await self._store.verify_audit()
 
     def _refuse_archives(self, connection: sqlite3.Connection) -> None:
         row = connection.execute(_UNDER_WAY).fetchone()
