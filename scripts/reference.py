@@ -230,9 +230,11 @@ def chart_permissions() -> str:
             needed.setdefault(kind.name, []).extend(kind.permissions)
     found: dict[str, dict[str, dict[str, list[str]]]] = {"namespaced": {}, "cluster": {}}
     for name, permissions in needed.items():
-        for resource, verbs in verbs_by_resource(permissions).items():
-            part = "cluster" if is_cluster_scoped(resource) else "namespaced"
-            found[part].setdefault(name, {})[resource] = verbs
+        wide = [one for one in permissions if one.place == "" or is_cluster_scoped(one.resource)]
+        rest = [one for one in permissions if one not in wide]
+        for part, some in (("cluster", wide), ("namespaced", rest)):
+            if verbs := verbs_by_resource(some):
+                found[part][name] = verbs
     return CHART_HEAD + yaml.safe_dump({"names": sorted(needed), **found}, sort_keys=True)
 
 

@@ -300,12 +300,13 @@ def granted(document: Document) -> set[tuple[str, str]]:
     }
 
 
-def declared(names: list[str]) -> set[tuple[str, str]]:
-    """Return what actions and checks declare."""
+def declared(names: list[str], *, wide: bool | None = None) -> set[tuple[str, str]]:
+    """Return what actions and checks declare; with `wide` only what is needed in the whole cluster, or only the rest."""
     registry = Registry()
     kinds = [kind for name in names for kind in (registry.action(name), registry.check(name))]
     rights = [one for kind in kinds if kind is not None for one in kind.permissions if one.kind == "kubernetes"]
-    return {(one.resource, verb) for one in rights for verb in one.verbs}
+    chosen = [one for one in rights if wide in (None, one.place == "" or is_cluster_scoped(one.resource))]
+    return {(one.resource, verb) for one in chosen for verb in one.verbs}
 
 
 def test_roles_are_exactly_what_is_declared() -> None:
@@ -325,11 +326,18 @@ def test_roles_are_exactly_what_is_declared() -> None:
 
 @pytest.mark.parametrize("name", sorted({*Registry().action_names(), *Registry().check_names()}))
 def test_every_action_and_check_can_be_granted(name: str) -> None:
-    """Each name gives exactly its own rights, those on what lies in no namespace by a ClusterRole; without any there is no Role."""
+    """Each name gives exactly its own rights, those in the whole cluster by a ClusterRole; without any there is no Role."""
     documents = render({"rbac": {"actions": [name], "namespaces": ["shop"]}})
     for kind, wide in (("Role", False), ("ClusterRole", True)):
-        wanted = {right for right in declared([name]) if is_cluster_scoped(right[0]) is wide}
+        wanted = declared([name], wide=wide)
         assert [granted(role) for role in of(documents, kind)] == ([wanted] if wanted else [])
+
+
+@pytest.mark.parametrize("name", ["kubernetes.drain", "kubernetes.node"])
+def test_all_pods_of_a_node_are_seen_whatever_their_namespace(name: str) -> None:
+    """A Role in some namespaces does not show who else is on a node."""
+    (role,) = of(render({"rbac": {"actions": [name], "namespaces": ["shop"]}}), "ClusterRole")
+    assert ("/pods", "list") in granted(role)
 
 
 def test_a_cluster_role_is_made_only_when_asked_for() -> None:
