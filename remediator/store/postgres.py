@@ -127,11 +127,11 @@ class PostgresStore:
         try:
             async with bounded(connection):
                 await connection.execute(self.address.begin(writes=True))
-                given = await connection.fetch(self._sql(sql.GIVE_BACK), [stored(worker) for worker in self._workers])
+                await connection.execute(self._sql(sql.GIVE_BACK), [stored(worker) for worker in self._workers])
                 await connection.execute(sql.MESSAGES_GIVEN_BACK, self.instance)
-                if given:
-                    said = json.dumps({"from": self.instance, "runs": []})
-                    await connection.execute("SELECT pg_notify($1, $2)", self.address.channel, said)
+                # Whatever was given back: the timers that this daemon kept are somebody else's now.
+                said = json.dumps({"from": self.instance, "runs": []})
+                await connection.execute("SELECT pg_notify($1, $2)", self.address.channel, said)
                 await connection.execute("COMMIT")
         finally:
             await close(connection)

@@ -153,7 +153,7 @@ WHERE id = ANY($2::text[]) AND worker = $1::text AND lease_until > {now} RETURNI
 GIVE_BACK = """
 UPDATE run SET worker = NULL, lease_until = 0, woken = false,
     wake_at = CASE WHEN ended_at IS NULL THEN least(coalesce(wake_at, {now}), {now}) ELSE wake_at END
-WHERE worker = ANY($1::text[]) RETURNING id
+WHERE worker = ANY($1::text[])
 """
 NEXT_WAKE = """
 SELECT least(
