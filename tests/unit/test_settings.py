@@ -396,7 +396,7 @@ def test_schema_knows_every_section() -> None:
     schema: Any = settings_schema()
     assert set(schema["properties"]) == set(Settings.model_fields)
     assert schema["additionalProperties"] is False
-    assert schema["$defs"]["Limits"]["properties"]["lease"]["default"] == "30s"
+    assert schema["$defs"]["Limits"]["properties"]["lease"]["default"] == "8s"
 
 
 def test_unknown_keys_are_refused_everywhere() -> None:
