@@ -129,8 +129,12 @@ class Simulation:
 
     def _strikes(self, process: Process, kind: str) -> None:
         if self.chaos and not process.dead and process is not self.loop.outside and self.dice.random() < self.strikes:
-            self.faults[kind] += 1
-            self.loop.kill(process)
+            if not process.stopped and self.dice.random() < 0.4:
+                self.faults[kind.replace("crash", "stop")] += 1
+                self.loop.stop_process(process, self.dice.choice((1, 35, 90)))
+            else:
+                self.faults[kind] += 1
+                self.loop.kill(process)
 
     def _sent(self, key: str, action: str, process: Process) -> None:
         self.ledger.sent(key, action, process)

@@ -1,0 +1,177 @@
+"""The invariants can fail: each test breaks the engine or the store on purpose, in one place, and a few seeds find it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from remediator import approval, execution, guards, receiving, turn
+from remediator.decide import Mandate
+from remediator.engine import authority, preparing, undoing
+from remediator.model import ApprovalState, Authority, Repeat, StepState
+from remediator.replacing import replace
+from remediator.store import sqlite_queries, sqlite_write
+from tests.simulation import storage
+from tests.simulation.ledger import Violation
+from tests.simulation.simulation import Options, simulate
+
+Patch = pytest.MonkeyPatch
+SEEDS = 60
+
+
+def first_violation(**options: Any) -> str:
+    """Return the name of the first invariant that a seed finds violated; empty when none does."""
+    for seed in range(SEEDS):
+        try:
+            simulate(seed, Options(**options))
+        except Violation as error:
+            return str(error).split(":", maxsplit=1)[0]
+    return ""
+
+
+def _allow(self: Any, _case: Any) -> Any:
+    return self.allow()
+
+
+def intent_is_not_written(patch: Patch) -> None:
+    """The call is made, but its intent never reaches the disk."""
+    plain = sqlite_write.pack
+
+    def pack(row: Any) -> Any:
+        steps = getattr(row, "steps", ())
+        if any(step.state is StepState.INTENDED for step in steps):
+            row = replace(row, steps=tuple(replace(one, state=StepState.PLANNED, intended_at=None) for one in steps))
+        return plain(row)
+
+    patch.setattr(sqlite_write, "pack", pack)
+
+
+def fence_is_ignored(patch: Patch) -> None:
+    """A worker that lost its lease goes on writing."""
+    patch.setattr(sqlite_queries, "RUN_REPLACE", sqlite_queries.RUN_REPLACE.replace("AND fence = ?", "AND ? IS NOT NULL"))
+
+
+def locks_are_ignored(patch: Patch) -> None:
+    """Two runs act on one thing."""
+    patch.setattr(guards.Locks, "judge", _allow)
+    taken = "INSERT INTO lock (key, run) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET run = excluded.run"
+    patch.setattr(sqlite_queries, "LOCK_TAKE", taken)
+
+
+def approval_is_of_any_plan(patch: Patch) -> None:
+    """An approval counts whatever the plan has become."""
+
+    async def approved(_engine: Any, work: Any) -> bool:
+        found = work.snapshot.approvals.get(work.run.approval or "")
+        return found is not None and found.state is ApprovalState.APPROVED
+
+    patch.setattr(preparing, "_approved", approved)
+
+
+def approval_is_taken_twice(patch: Patch) -> None:
+    """One person's word counts twice, also on what is closed."""
+    patch.setattr(approval, "_check", lambda *_values: None)
+
+
+def approval_is_not_asked_for(patch: Patch) -> None:
+    """Everything may act by itself, dry runs too."""
+
+    def auto(_engine: Any, _work: Any) -> Mandate:
+        return Mandate(Authority.AUTO, ())
+
+    for module in (authority, preparing, undoing):
+        patch.setattr(module, "mandate_of", auto)
+
+
+def lost_call_is_repeated(patch: Patch) -> None:
+    """What nobody can look up is taken for not done."""
+    plain = execution.Execution.settle
+
+    async def settle(self: Any, plan: Any, **more: Any) -> Any:
+        if self.action(plan.action).repeat is Repeat.NEVER:
+            return execution.Outcome(execution.Result.TEMPORARY, "surely not")
+        return await plain(self, plan, **more)
+
+    patch.setattr(execution.Execution, "settle", settle)
+
+
+def kill_switch_is_ignored(patch: Patch) -> None:
+    """Nothing stops it."""
+    patch.setattr(guards.KillSwitch, "judge", _allow)
+
+
+def budget_is_ignored(patch: Patch) -> None:
+    """It acts as often as it likes."""
+    patch.setattr(guards.Budgets, "judge", _allow)
+
+
+def cooldown_is_ignored(patch: Patch) -> None:
+    """It acts again at once."""
+    patch.setattr(guards.Cooldown, "judge", _allow)
+
+
+def cap_is_ignored(patch: Patch) -> None:
+    """Any number of runs acts at a time."""
+    patch.setattr(guards.Concurrency, "judge", _allow)
+
+
+def nobody_is_told(patch: Patch) -> None:
+    """A run that needs a person says so to nobody."""
+    patch.setattr(turn.Turn, "_needs_person", lambda *_values: None)
+
+
+def alerts_are_answered_too_early(patch: Patch) -> None:
+    """2xx before the commit."""
+    plain = receiving.Receiving._attempt
+
+    async def attempt(self: Any, batch: Any) -> None:
+        for one in batch:
+            one.settle(())
+        await plain(self, batch)
+
+    patch.setattr(receiving.Receiving, "_attempt", attempt)
+
+
+def leases_outlive_their_process(patch: Patch) -> None:
+    """After a restart nobody takes what the dead process held."""
+    patch.setattr(storage.SimStore, "_void_leases", lambda _self: None)
+
+
+def outcome_is_forgotten(patch: Patch) -> None:
+    """What was answered is taken for not done."""
+    plain = execution.Execution._apply
+
+    async def apply(self: Any, *values: Any, **more: Any) -> Any:
+        outcome = await plain(self, *values, **more)
+        forgets = outcome.result is execution.Result.APPLIED
+        return replace(outcome, result=execution.Result.TEMPORARY) if forgets else outcome
+
+    patch.setattr(execution.Execution, "_apply", apply)
+
+
+MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
+    (intent_is_not_written, {"never_again", "never_twice", "durable"}, {"strikes": 0.02}),
+    (fence_is_ignored, {"fenced", "ended_stays", "acting_locked", "never_again"}, {"replicas": 2, "strikes": 0.02}),
+    (locks_are_ignored, {"lock", "acting_locked"}, {"alarms": 9}),
+    (approval_is_of_any_plan, {"approved_plan", "approval_once"}, {"alarms": 9, "faults": 14, "rules": ("ask", "careful")}),
+    (approval_is_taken_twice, {"quorum", "approval_closed"}, {"rules": ("ask", "careful"), "alarms": 6}),
+    (approval_is_not_asked_for, {"approved", "dry"}, {}),
+    (lost_call_is_repeated, {"never_again", "never_twice"}, {"strikes": 0.02, "rules": ("job", "evict")}),
+    (kill_switch_is_ignored, {"paused"}, {"faults": 14}),
+    (budget_is_ignored, {"budget"}, {"alarms": 9}),
+    (cooldown_is_ignored, {"cooldown"}, {"alarms": 9}),
+    (cap_is_ignored, {"max_acting"}, {"alarms": 14, "rules": ("set", "job", "evict"), "faults": 0}),
+    (nobody_is_told, {"person_told", "owned"}, {}),
+    (alerts_are_answered_too_early, {"accepted", "accepted_run"}, {}),
+    (leases_outlive_their_process, {"settles", "durable"}, {"replicas": 1, "strikes": 0.02}),
+    (outcome_is_forgotten, {"never_again", "never_twice"}, {"rules": ("job",)}),
+]
+
+
+@pytest.mark.parametrize(("mutate", "names", "options"), MUTATIONS, ids=[mutate.__name__ for mutate, _, _ in MUTATIONS])
+def test_broken_engine_is_caught(mutate: Callable[[Patch], None], names: set[str], options: dict[str, Any], monkeypatch: Patch) -> None:
+    """The mutation violates the invariant that stands for what it breaks."""
+    mutate(monkeypatch)
+    assert first_violation(**options) in names
