@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -22,7 +22,7 @@ from actions.kubernetes.owners import OnOwner, Owner, Place, named, owner_of, re
 from actions.kubernetes.workloads import Workload, parse_time
 from remediator.action import Context, Reconciled, Settled
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged, RemediatorError, TemporaryError
-from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Verdict, canonical, to_json
+from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Verdict, canonical, digest, to_json
 
 ANNOTATION = "remediator.dev/suspended"
 _NOTE_PATH: Path = ("metadata", "annotations", ANNOTATION)
@@ -40,6 +40,8 @@ class Note:
     """From then on somebody should wonder why it is still suspended. Nothing happens by itself."""
     was: JSON
     """The switch before: the automated sync policy, or `suspend`; None where nothing was said."""
+    rest: str = ""
+    """Digest of what else the owner's spec said then."""
 
     def annotation(self) -> dict[str, str | None]:
         """Return the annotation to write."""
@@ -68,11 +70,18 @@ def last_written(found: Reconciler, body: Mapping[str, Any]) -> datetime | None:
     return max(times) if mine and times else None
 
 
+def _rest(found: Reconciler) -> str:
+    """Return the digest of an owner's spec without its switch."""
+    spec = dict(found.body.get("spec") or {})
+    policy = {key: value for key, value in (spec.pop("syncPolicy", None) or {}).items() if key != "automated"}
+    return digest({"spec": {key: value for key, value in spec.items() if key != "suspend"}, "policy": policy})
+
+
 def meddler(found: Reconciler) -> str | None:
     """Return who has changed an owner since our note was written, so that its being suspended may be their wish; None for nobody.
 
     Flux' switch has an owner of its own, which tells exactly. Argo CD's is not there while it is off, so everybody counts who wrote
-    the Application's spec since.
+    the Application's spec since; the server notes that by the second, so what it says is compared as well.
     """
     mine = next((entry for entry in entries(found.body) if owns(entry, _NOTE_PATH)), None)
     if mine is None:
@@ -81,6 +90,9 @@ def meddler(found: Reconciler) -> str | None:
     if not found.is_argo:
         set_it = [str(entry.get("manager")) for entry in others if owns(entry, found.switch_path)]
         return None if owns(mine, found.switch_path) and not set_it else (*set_it, "somebody")[0]
+    note = read_note(found)
+    if note is not None and note.rest and note.rest != _rest(found):
+        return "somebody"
     since = mine.get("time", "")
     wrote = [entry for entry in others if owns(entry, ("spec",)) and entry.get("time", "") > since]
     return str(wrote[0].get("manager")) if wrote else None
@@ -298,6 +310,7 @@ async def _suspend(plan: Plan, ctx: Context) -> Receipt:
         return _receipt(plan, there)
     if found.switch != plan.precondition["switch"]:
         raise PreconditionChanged(f"{found}: somebody changed {written(found.switch_path)} since the plan was made")
+    note = replace(note, rest=_rest(found))
     client = await connect(ctx, plan.connection)
     await client.patch(found.path, found.switched(found.off, note.annotation()))
     return _receipt(plan, note)

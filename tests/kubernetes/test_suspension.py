@@ -247,6 +247,16 @@ async def test_what_a_person_suspended_again_is_not_taken_for_ours(argo: Argo, c
     assert (facts["suspended"], facts["suspended_by_us"]) == (True, False)
 
 
+async def test_owner_that_a_person_changes_in_the_same_second_is_not_resumed(
+    argo: Argo, ctx: LocalContext, kube: Any, namespace: str
+) -> None:
+    """The server's times are whole seconds: what the Application says besides tells that somebody took it over right after us."""
+    await step(SUSPEND, ctx, 1, at(namespace))
+    await kube.api.patch(argo.path, {"spec": {"syncPolicy": {"syncOptions": ["Prune=false"]}}})
+    with pytest.raises(PlanRefused, match="changed it since we suspended it"):
+        await step(RESUME, ctx, 2, at(namespace, out_of_sync=True))
+
+
 async def test_flux_suspended_again_by_a_person_is_not_taken_for_ours(flux: Flux, ctx: LocalContext, kube: Any, namespace: str) -> None:
     """Flux' switch has an owner of its own: who set it last, also within the same second."""
     await step(SUSPEND, ctx, 1, at(namespace))
