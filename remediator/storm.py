@@ -81,7 +81,10 @@ def in_force(snapshot: Snapshot, limits: StormLimits | None, opening: Collection
     if count <= limits.incidents:
         return None
     why = f"{count} incidents opened within {format_duration(limits.within)}, limit {limits.incidents}"
-    return Pause(STORM, SYSTEM.name, why, snapshot.now, since=snapshot.now - limits.within)
+    # One that comes back before all that it held back was looked at again is the same storm, with the same victims and digests.
+    before = snapshot.pauses.get(AFTER_STORM)
+    since = snapshot.now - limits.within if before is None else before.since
+    return Pause(STORM, SYSTEM.name, why, snapshot.now, since=since)
 
 
 def too_many(snapshot: Snapshot, limits: StormLimits) -> bool:
@@ -125,6 +128,11 @@ def is_held(run: Run) -> bool:
 def release(run: Run, *, at: datetime) -> Run:
     """Let a run decide anew at `at`; from then on guards may make it wait as long as they ever do."""
     return replace(run, wake_at=at, waiting_since=at, deadline=None, reason="the storm is over; everything is decided anew")
+
+
+def awaits_turn(run: Run) -> bool:
+    """Tell whether a run that was let go on, or is about to be, has not been looked at since."""
+    return run.state is not RunState.WAITING or is_held(run) or run.wake_at == run.waiting_since
 
 
 # --- ending

@@ -26,6 +26,8 @@ from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.storm import Reset, StormLimits
 
 EVERY = timedelta(seconds=1)
+EVERY_AFTER = timedelta(seconds=5)
+"""After a storm everything that it held back is read each time."""
 FIRST_DIGEST = timedelta(seconds=5)
 """So long after the trip the first digest is made: it shall show more than what came in the first moment."""
 PAGE = 500
@@ -56,22 +58,24 @@ class Storms:
         self._metrics = metrics
         self._loud: tuple[str, datetime] | None = None
         """The storm, and when the rate was last seen to be one that trips, or this process began to look."""
-        self._told: tuple[str, int] | None = None
+        self._told: set[tuple[str, str]] = set()
+        """Parts of the present storm's digests that surely are queued."""
         self._log = structlog.get_logger("storm")
 
     async def keep(self) -> None:
-        """Look every second."""
+        """Look every second, after a storm every five."""
         while True:
+            pause = EVERY
             try:
-                await self.look()
+                pause = await self.look()
             except RemediatorError as error:
                 self._log.warning("storm.delayed", error=str(error))
             except Exception:  # noqa: BLE001 - without this loop a storm would never end
                 self._log.exception("storm.crashed")
-            await asyncio.sleep(EVERY.total_seconds())
+            await asyncio.sleep(pause.total_seconds())
 
-    async def look(self) -> None:
-        """Do what is due now."""
+    async def look(self) -> timedelta:
+        """Do what is due now; return when to look again."""
         pauses = await self._store.pauses()
         self._metrics.pauses(tuple(pauses))
         lasting, after = pauses.get(STORM), pauses.get(AFTER_STORM)
@@ -79,6 +83,8 @@ class Storms:
             await self._lasts(lasting)
         elif after is not None:
             await self._after(after)
+            return EVERY_AFTER
+        return EVERY
 
     # --- while it lasts
 
@@ -87,7 +93,7 @@ class Storms:
         seen = await self._store.read(storm.count_lately(Reads(), limits))
         if self._loud is None or self._loud[0] != name or storm.too_many(seen, limits):
             self._loud = (name, seen.now)
-        calm = seen.now - self._loud[1] >= limits.calm
+        calm = seen.now - max(self._loud[1], pause.at) >= limits.calm
         if limits.reset is Reset.AUTO and calm:
             await self._end(
                 name,
@@ -111,9 +117,12 @@ class Storms:
         """Let go on what is held back, and see whether all of it has found its way."""
         limits, name = self._limits(), storm.name_of(pause)
         now = (await self._store.read(Reads())).now
-        left = await self._let_go(now, limits)
-        if left or now < pause.at + limits.within or await self._unsettled(name):
-            await self._digest(pause, now, "after", f"What it held back is looked at again, {limits.ramp} runs a second.")
+        await self._let_go(now, limits)
+        unsettled = [storm.awaits_turn(run) async for run in self._runs(storm.UNSETTLED) if run.storm == name]
+        if unsettled or now < pause.at + limits.within:
+            # Once all were looked at people hear of what waits for them, lest that run out while the last ones wait for a guard.
+            part = "after" if unsettled and not any(unsettled) and await self._asks(name) else None
+            await self._digest(pause, now, "after", f"What it held back is looked at again, {limits.ramp} runs a second.", part=part)
             return
         tallies = await self._tallies(pause)
         words = {"phase": "over", "why": storm.reason_of(pause), "dry_run": self._dry_run()}
@@ -129,15 +138,18 @@ class Storms:
 
         await self._store.transact(Reads(), build)
 
-    async def _let_go(self, now: datetime, limits: StormLimits) -> int:
-        """Give every run that is held back its turn, so many a second; return how many there were."""
+    async def _asks(self, name: str) -> bool:
+        """Tell whether something that a storm held back waits for an approval by now."""
+        return name in {run.storm async for run in self._runs([RunState.AWAITING_APPROVAL])}
+
+    async def _let_go(self, now: datetime, limits: StormLimits) -> None:
+        """Give every run that is held back its turn, so many a second."""
         held = [run.id async for run in self._runs([RunState.WAITING]) if storm.is_held(run)]
         for begin in range(0, len(held), LET_GO):
             part = {run: now + timedelta(seconds=place / limits.ramp) for place, run in enumerate(held[begin : begin + LET_GO], begin)}
             await self._let_part_go(part)
         if held:
             self._log.info("storm.let_go", runs=len(held))
-        return len(held)
 
     async def _let_part_go(self, part: Mapping[str, datetime]) -> None:
         def build(snapshot: Snapshot) -> Changes:
@@ -148,26 +160,20 @@ class Storms:
 
         await self._store.transact(Reads(runs=list(part)), build)
 
-    async def _unsettled(self, name: str) -> bool:
-        async for run in self._runs(storm.UNSETTLED):
-            if run.storm == name:
-                return True
-        return False
-
     # --- digests
 
-    async def _digest(self, pause: Pause, now: datetime, phase: str, following: str) -> None:
-        """Queue the digest that is due, if it was not yet."""
+    async def _digest(self, pause: Pause, now: datetime, phase: str, following: str, *, part: str | None = None) -> None:
+        """Queue the digest that is due, if it was not yet: the one that is due by now, or `part`."""
         limits, name = self._limits(), storm.name_of(pause)
         since = now - (pause.since or pause.at) - limits.within - FIRST_DIGEST
-        number = since // limits.digest_every
-        if number < 0 or self._told == (name, number):
+        part = part or str(since // limits.digest_every)
+        if since < timedelta() or (name, part) in self._told:
             return
         tallies = await self._tallies(pause)
         words = {"phase": phase, "why": storm.reason_of(pause), "dry_run": self._dry_run(), "next": following}
-        messages = tallies.messages(name, str(number), at=now, **words)
+        messages = tallies.messages(name, part, at=now, **words)
         await self._store.transact(Reads(), lambda _snapshot: Changes(messages=messages))
-        self._told = (name, number)
+        self._told = {one for one in self._told if one[0] == name} | {(name, part)}
 
     async def _tallies(self, pause: Pause) -> Tallies:
         """Count the incidents of a storm: those opened in it, and older ones that it held back."""

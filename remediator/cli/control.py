@@ -10,7 +10,7 @@ from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed
 from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
-from remediator.records import EVERYWHERE
+from remediator.records import AFTER_STORM, EVERYWHERE
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
 Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
@@ -29,6 +29,9 @@ def status(client: Client, as_json: AsJson = False) -> None:
         )
         say(f"{armed}; {found['rules']} rules")
         for pause in found["pauses"]:
+            if pause["scope"] == AFTER_STORM:
+                say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
+                continue
             say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {one_line(pause['why'])}", style="bold red")
         print_table(("count", "what"), ([number, name] for name, number in found["counts"].items() if number), empty="Nothing is going on.")
         print_table(("lock", "held by"), found["locks"].items(), empty="No locks are held.")

@@ -16,9 +16,10 @@ import aiohttp
 import pytest
 
 from remediator.alerts import fingerprint
-from tests.acceptance.world import World, open_world
+from tests.acceptance.world import World, leaving, open_world
 from tests.servers.daemon import DaemonProcess, alert, webhook
 from tests.servers.http import HttpServer, Received, Reply
+from tests.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.xdist_group("acceptance-storm")]
 
@@ -276,3 +277,42 @@ async def test_storm_that_a_person_ends_lets_an_approved_run_go_on(tmp_path: Pat
             await is_so("the storm's end is told", lambda: len(digests(pager)) == 2, daemon=daemon, within=15)
             assert called(world) == {"first": 1}
             assert len([one for one in told(pager) if one["kind"] == "approval"]) <= LIMIT
+
+
+async def test_storm_over_two_replicas_is_one_storm(tmp_path: Path) -> None:
+    """Half of it arrives at each of two daemons: it trips once, one digest goes out, either ends it, each call is made once."""
+    async with HttpServer({"/page": Reply(200)}) as pager, PostgresServer() as postgres:
+        url = f"postgresql://{postgres.user}@127.0.0.1:{postgres.port}/{postgres.database}"
+        chosen = {**settings(pager), "store": {"url": url, "password": {"env": "STORE_PASSWORD"}}}
+        environment = {"STORE_PASSWORD": postgres.password}
+        async with open_world(tmp_path, rules=rules(), settings=chosen, environment=environment) as world:
+            first = world.daemon
+            other = DaemonProcess(tmp_path / "other", rules=rules(), environment=environment)
+            shared = ("store", "connections", "alertmanager", "storm", "escalation", "limits")
+            other.write_settings(**{name: first.settings[name] for name in shared})
+            async with leaving(other):
+                await other.start()
+                await _storms_over(world, other, pager)
+
+
+async def _storms_over(world: World, other: DaemonProcess, pager: HttpServer) -> None:
+    first, count = world.daemon, 4 * LIMIT
+    await world.alertmanager.post_alerts(*(labels(number) for number in range(count)))
+    halves = [(first, range(0, count, 2)), (other, range(1, count, 2))]
+    await asyncio.gather(*(daemon.post(fires(number)) for daemon, numbers in halves for number in numbers))
+    assert len(await first.events("system", "storm.tripped")) == 1
+    assert "storm" in await pauses(other)
+    await is_so("there is a digest", lambda: digests(pager), daemon=first, within=15)
+    before = called(world)
+    assert len(before) <= LIMIT
+
+    first.kill()
+    await other.call("POST", "/api/v1/resume", {"scope": "storm", "reason": "it has passed"})
+    await first.start()
+    await first.event("system", "storm.settled", within=60)
+    acting = {f"s{number}" for number in range(1, count, 2)}
+    await is_so("what still fires was acted on", lambda: acting <= called(world).keys(), daemon=first, within=40)
+    await is_so("its end is told", lambda: len(digests(pager)) >= 2, daemon=first, within=15)
+    assert set(called(world).values()) == {1}
+    assert len(await first.events("system", "storm.settled")) == 1
+    assert len(digests(pager)) == 2

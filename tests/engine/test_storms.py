@@ -17,6 +17,7 @@ from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState
 from remediator.records import AFTER_STORM, EVERYWHERE, STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Run
 from remediator.revalidation import Standing
+from remediator.rules.model import GuardSpec
 from remediator.store.protocol import Changes, Reads
 from remediator.storm import Reset, StormLimits, is_held
 from remediator.storming import Storms
@@ -50,9 +51,10 @@ class Weather(Harness):
             metrics=Metrics(CollectorRegistry()),
         )
 
-    async def opens(self, *names: str) -> list[str]:
+    async def opens(self, *ids: str, name: str = "SiteDown") -> list[str]:
         """Take alerts of so many things in one webhook; return their runs."""
-        items = [sort(alert(id=name), list(self.rules.values())) for name in names]
+        alerts = [alert(name, id=one) for one in ids]
+        items = [sort(one, [found for found in self.rules.values() if found.matches(one.labels)]) for one in alerts]
         intake = Intake(self.limits, 5 * MINUTE, {"sev1": 3 * MINUTE}, storm=self.limits_of_storm)
         reads = reads_for(items, now=self.now, limits=self.limits_of_storm)
         committed = await self.store.transact(reads, lambda snapshot: take(items, snapshot, intake))
@@ -182,6 +184,30 @@ async def test_storm_is_over_when_all_was_looked_at_and_says_so_once(weather: We
     assert [event.data["incidents"] for event in await weather.noted(Kind.STORM_SETTLED)] == [len(held)]
     last = (await weather.messages())[-1]
     assert last.body["states"] == [["escalated", len(held)]]
+
+
+async def test_storm_whose_runs_wait_for_guards_tells_of_the_others(tmp_path: Path) -> None:
+    """When all were looked at and some must wait for another guard, people are told once what waits for them, before it is over."""
+    patient = rule(target="thing/${labels.id}", remedies=(), guards=GuardSpec(firing_for=10 * MINUTE))
+    asking = rule("asking", alertname="Asking", target="asks/${labels.id}", mode=Authority.APPROVE, remedies=(act(),))
+    weather = await Weather(tmp_path / "state.sqlite", patient, asking).start()
+    await storm(weather)
+    (asks,) = await weather.opens("z", name="Asking")
+    await weather.looks(6 * SECOND)
+    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+    await weather.looks()
+    assert await weather.digests() == ["0"]
+    for _ in range(3):
+        await weather.tick(5 * SECOND)
+        await weather.looks()
+    assert (await weather.of(asks)).state is RunState.AWAITING_APPROVAL
+    assert await weather.digests() == ["0", "after"]
+    assert ["awaiting_approval", 1] in next(one.body["states"] for one in await weather.messages() if one.key.endswith("/after"))
+    assert AFTER_STORM in await weather.store.pauses()
+    await weather.tick(10 * MINUTE)
+    await weather.looks()
+    assert (await weather.digests())[-1] == "over"
+    await weather.store.aclose()
 
 
 async def test_storm_that_comes_back_holds_back_again(weather: Weather) -> None:
