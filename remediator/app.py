@@ -26,6 +26,7 @@ from remediator.escalation import Outbox, Receiver
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import ALL_GUARDS, Bounds
+from remediator.housekeeping_loops import Keeper
 from remediator.identity import find_identity
 from remediator.ingest import Intake
 from remediator.loading import let_go, load_beside, load_rules
@@ -129,6 +130,7 @@ class Daemon:
             dry_run=lambda: self._settings.dry_run,
             metrics=self.metrics,
         )
+        self._keeper = Keeper(self._store, settings=lambda: self._settings, rules=lambda: self._rules.rules, metrics=self.metrics)
         self._authenticator = Authenticator(settings.identities)
         self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -149,7 +151,15 @@ class Daemon:
         self.metrics.pauses(tuple(await self._store.pauses()))
         self.runner.start()
         self.outbox.start()
-        loops = (self._checkpoints, self._counts, self._watch, self._keep_alive, self._storms.keep, self._reconciliation.run)
+        loops = (
+            self._keeper.checkpoints,
+            self._keeper.rounds,
+            self._counts,
+            self._watch,
+            self._keep_alive,
+            self._storms.keep,
+            self._reconciliation.run,
+        )
         self._loops = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]
         for task in self._loops:
             task.add_done_callback(self._loop_ended)
@@ -166,7 +176,7 @@ class Daemon:
         await self.outbox.aclose()
         try:
             await self._note(Kind.DAEMON_STOPPED)
-            await self._store.checkpoint()
+            await self._keeper.checkpoint()
         except TemporaryError as error:
             self._log.warning("daemon.stopped_unnoted", error=str(error))
         await self._store.aclose()
@@ -368,14 +378,6 @@ class Daemon:
         events, self._untold = self._untold, []
         self.metrics.observe(events)
         log_events(events)
-
-    async def _checkpoints(self) -> None:
-        while True:
-            await asyncio.sleep(self._settings.limits.checkpoint_every.total_seconds())
-            try:
-                await self._store.checkpoint()
-            except TemporaryError as error:
-                self._log.warning("audit.checkpoint_delayed", error=str(error))
 
     async def _counts(self) -> None:
         while True:

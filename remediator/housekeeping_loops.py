@@ -17,7 +17,7 @@ from remediator.metrics import Metrics
 from remediator.model import ChainedEvent
 from remediator.rules.model import Rule
 from remediator.settings import Settings
-from remediator.store.anchors import anchors_at
+from remediator.store.anchors import AnchorPlace, anchors_at
 from remediator.store.archive import Archivable
 from remediator.store.archive_files import place_at
 from remediator.store.archive_s3 import BucketSettings
@@ -39,6 +39,7 @@ class Keeper:
         self._rules = rules
         self._metrics = metrics
         self._unanchored: Head | None = None
+        self._place: tuple[str, BucketSettings, AnchorPlace] | None = None
         self._log = structlog.get_logger("remediator")
 
     # --- checkpoints and anchors
@@ -65,9 +66,10 @@ class Keeper:
         where = self._settings().audit.anchor
         if where is None:
             return
-        place = anchors_at(where, self._bucket())
+        if self._place is None or self._place[:2] != (where, self._bucket()):
+            self._place = (where, self._bucket(), anchors_at(where, self._bucket()))
         try:
-            await asyncio.to_thread(place.keep, head)
+            await asyncio.to_thread(self._place[2].keep, head)
         except RemediatorError as error:
             self._log.error("audit.not_anchored", error=str(error))
             return

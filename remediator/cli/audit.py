@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sqlite3
 import sys
 import tempfile
@@ -25,9 +24,12 @@ if TYPE_CHECKING:
 
 program = typer.Typer(help="Verify and export the audit trail.", no_args_is_help=True)
 
-ANCHOR = re.compile(r"(?P<chain>.+):(?P<count>[1-9][0-9]*):(?P<hash>[0-9a-f]{64})")
-
 Anchors = Annotated[list[str], typer.Option("--anchor", metavar="CHAIN:COUNT:HASH", help="a head that was kept outside; may be repeated")]
+AnchorFile = Annotated[
+    Path | None,
+    typer.Option("--anchors", metavar="FILE", help="anchors that were kept outside: what audit.anchor wrote, or a log with them"),
+]
+Archives = Annotated[list[Path], typer.Option("--archive", metavar="FILE", help="an archive; may be repeated. No daemon is asked")]
 
 
 @program.command("verify")
@@ -36,21 +38,41 @@ def verify(
     client: Client,
     file: Annotated[Path | None, typer.Option("--file", help="an export; `-` reads stdin. No daemon is asked")] = None,
     store: Annotated[Path | None, typer.Option("--store", help="a SQLite store, which is only read. No daemon is asked")] = None,
+    archive: Archives = [],  # noqa: B006
     anchor: Anchors = [],  # noqa: B006
+    anchors: AnchorFile = None,
     as_json: AsJson = False,
 ) -> None:
-    """Verify the audit trail of the running daemon, of an export, or of a store's file; exit code 1 when it is broken."""
-    if file is not None and store is not None:
-        raise CommandFailed("give either --file or --store", code=Exit.USAGE)
-    if anchor and file is None:
-        raise CommandFailed("--anchor goes with --file", code=Exit.USAGE)
-    if file is not None:
+    """Verify the audit trail of the running daemon, of an export, a store's file or archives; exit code 1 when it is broken."""
+    if (file is not None) + (store is not None) + bool(archive) > 1:
+        raise CommandFailed("give one of --file, --store and --archive", code=Exit.USAGE)
+    heads = [*[_anchor(text) for text in anchor], *(_anchors(anchors) if anchors is not None else [])]
+    if archive:
+        found = _verify_archives(archive, heads)
+    elif store is not None:
+        found = asyncio.run(_verify_store(store, heads))
+    elif file is not None or heads:
         from remediator.audit import verify_export
 
-        found = asdict(verify_export(_lines(file), anchors=[_anchor(text) for text in anchor]))
+        lines = _lines(file) if file is not None else client.lines("api", "v1", "audit", "export")
+        found = asdict(verify_export(lines, anchors=heads))
     else:
-        found = asyncio.run(_verify_store(store)) if store is not None else client.get("api", "v1", "audit", "verify")
+        found = client.get("api", "v1", "audit", "verify")
     _report(found, as_json=as_json)
+
+
+def _verify_archives(files: list[Path], heads: list[Head]) -> dict[str, Any]:
+    from remediator.store.archive import check_anchors, read_archive
+
+    readings = [read_archive(_lines(file)) for file in files]
+    findings = [reading.findings() for reading in readings]
+    faults = [f"{file.name}: {fault}" for file, one in zip(files, findings, strict=True) for fault in one.faults]
+    return {
+        "chains": sum(one.chains for one in findings),
+        "events": sum(one.events for one in findings),
+        "checkpoints": sum(one.checkpoints for one in findings),
+        "faults": faults + check_anchors(readings, heads),
+    }
 
 
 def _report(found: dict[str, Any], *, as_json: bool) -> None:
@@ -69,12 +91,21 @@ def _report(found: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _anchor(text: str) -> Head:
-    from remediator.audit import Head
+    from remediator.store.anchors import read_anchor
 
-    match = ANCHOR.fullmatch(text)
-    if match is None:
-        raise CommandFailed(f"{text!r} is not an anchor; write it like system:41:HASH", code=Exit.USAGE)
-    return Head(match["chain"], int(match["count"]), match["hash"])
+    try:
+        return read_anchor(text)
+    except ValueError as error:
+        raise CommandFailed(str(error), code=Exit.USAGE) from None
+
+
+def _anchors(file: Path) -> list[Head]:
+    from remediator.store.anchors import read_anchors
+
+    try:
+        return read_anchors(file.read_text("utf-8", "replace"))
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"can't read anchors from {file}: {error}", code=Exit.USAGE) from error
 
 
 def _lines(file: Path) -> Iterator[bytes]:
@@ -88,8 +119,9 @@ def _lines(file: Path) -> Iterator[bytes]:
         raise CommandFailed(f"can't read {file}: {error}", code=Exit.USAGE) from error
 
 
-async def _verify_store(path: Path) -> dict[str, Any]:
+async def _verify_store(path: Path, heads: list[Head]) -> dict[str, Any]:
     """Verify a copy, so that the file itself is only read and a daemon may go on with it."""
+    from remediator.store.anchors import check_store
     from remediator.store.sqlite import SqliteStore
 
     with tempfile.TemporaryDirectory(prefix="remediator-verify-") as directory:
@@ -98,7 +130,8 @@ async def _verify_store(path: Path) -> dict[str, Any]:
         store = SqliteStore(copy)
         await store.open()
         try:
-            return asdict(await store.verify_audit())
+            found = asdict(await store.verify_audit())
+            return {**found, "faults": [*found["faults"], *await check_store(store, heads)]}
         finally:
             await store.aclose()
 
