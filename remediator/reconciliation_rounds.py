@@ -43,6 +43,8 @@ SPREAD: Final = 2.0
 """Seconds within which the first round begins, so that daemons started together don't all ask at once."""
 PAUSE: Final = 0.5
 """Seconds between a cut webhook and asking for the rest, so that a storm of them is few questions."""
+AGAIN: Final = 10.0
+"""Seconds after which a round is repeated that the store broke off."""
 LOOK: Final = 5.0
 """Seconds after which changed settings are noticed."""
 
@@ -116,9 +118,9 @@ class Reconciliation:
         while True:
             wait = min(due - time.monotonic(), LOOK)
             if wait <= 0:
-                began = time.monotonic()
-                await self.round()
-                due = began + self._bounds.every.total_seconds() * random.uniform(0.9, 1.1)  # noqa: S311
+                began, well = time.monotonic(), await self.round()
+                every = self._bounds.every.total_seconds()
+                due = began + (every if well else min(every, AGAIN)) * random.uniform(0.9, 1.1)  # noqa: S311
             elif await self._woken(wait):
                 await asyncio.sleep(PAUSE)
                 await self._ask_for_cut()
@@ -158,11 +160,11 @@ class Reconciliation:
 
     # --- a round
 
-    async def round(self) -> None:
-        """Hold everything against Alertmanager once. Never raises `RemediatorError`: the next round tries again."""
+    async def round(self) -> bool:
+        """Hold everything against Alertmanager once; tell whether it got to its end. Never raises `RemediatorError`."""
         names = self._connections()
         if not names:
-            return
+            return True
         began = time.monotonic()
         try:
             outcome = await self._reconcile(names)
@@ -170,6 +172,7 @@ class Reconciliation:
             outcome = "failed"
             self._log.warning("reconciliation.failed", error=str(error))
         self._metrics.reconciled(outcome, time.monotonic() - began, at=datetime.now(UTC).timestamp())
+        return outcome != "failed"
 
     async def _reconcile(self, names: Sequence[str]) -> str:
         bounds = self._bounds

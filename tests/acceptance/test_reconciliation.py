@@ -407,7 +407,7 @@ async def test_a_list_of_thousands_neither_blocks_nor_grows_the_daemon(tmp_path:
             assert await daemon.metric("remediator_reconciliation_listed_alerts") == 30_000
             assert await daemon.metric("remediator_reconciliation_rounds_total", outcome="complete") >= 1
             assert daemon.peak_rss - before < 30 * 1024 * 1024
-            assert slowest < 1.0
+            assert slowest < 1.5
 
 
 async def test_replicas_that_find_the_same_have_one_effect(tmp_path: Path) -> None:
