@@ -139,7 +139,7 @@ class _Connections:
         self._settings = connection
         self._clients: dict[str, Any] = {}
 
-    def context(self, *, key: str = "", values: Mapping[str, Any] | None = None) -> LocalContext:
+    def context(self, *, key: str = "", values: Mapping[str, Any] | None = None, halted: Any = None) -> LocalContext:
         made = LocalContext({"prod": self._settings}, key=key, values=values)
         made._clients = self._clients
         return made
