@@ -195,6 +195,9 @@ class ListenSettings(Part):
     host: str = setting("127.0.0.1", "address to listen on", reload=False, min_length=1)
     port: int = setting(9095, "TCP port; 0 takes a free one", reload=False, ge=0, le=65535)
     max_body: int = setting(16 * MIB, "most bytes of a request's body", reload=False, ge=1024)
+    max_bodies: int = setting(
+        64 * MIB, "most bytes of all bodies in hand at a time, `max_body` at least; more are answered with 503", reload=False, ge=1024
+    )
     max_connections: int = setting(1000, "most connections at a time; more are answered with 503", reload=False, ge=1)
     tls: TlsSettings | None = setting(None, "serve HTTPS", reload=False)
 

@@ -16,7 +16,7 @@ from remediator.metrics import Metrics
 from remediator.service import Service
 from remediator.web import alerts, approvals, audit, catalogue, daemon, events, incidents, pauses, rehearsal, rules, runs
 from remediator.web.access import authenticate, authorise, check_origin
-from remediator.web.bodies import parse_body, read_body
+from remediator.web.bodies import Room, parse_body, read_body
 from remediator.web.openapi import describe
 from remediator.web.problems import Refused, from_error, from_http, problem
 from remediator.web.query import parse_query
@@ -61,6 +61,7 @@ def create_app(
         metrics=metrics,
         document=describe(ROUTES),
         max_body=service.settings.listen.max_body,
+        room=Room(max(service.settings.listen.max_bodies, service.settings.listen.max_body)),
         body_timeout=body_timeout,
     )
     app = web.Application(middlewares=[_answering(metrics)])
@@ -85,9 +86,10 @@ def _handler(surface: Surface, route: Route) -> Handler:
         query = parse_query(route.query, request.query) if route.query or request.query_string else {}
         if not route.takes_body:
             return await route.handle(Call(surface, request, actor, query))
-        raw = await read_body(request, limit=surface.max_body, seconds=surface.body_timeout)
-        body = parse_body(raw, route.body) if route.body is not None else None
-        return await route.handle(Call(surface, request, actor, query, raw, body))
+        with surface.room.hold(request, limit=surface.max_body):
+            raw = await read_body(request, limit=surface.max_body, seconds=surface.body_timeout)
+            body = parse_body(raw, route.body) if route.body is not None else None
+            return await route.handle(Call(surface, request, actor, query, raw, body))
 
     return handle
 

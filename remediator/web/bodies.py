@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from aiohttp import web
@@ -11,6 +13,32 @@ from pydantic import BaseModel, ValidationError
 from remediator.web.problems import Refused
 
 B = TypeVar("B", bound=BaseModel)
+
+
+class Room:
+    """Room in memory for bodies in hand: from before they are read until they are answered."""
+
+    def __init__(self, size: int) -> None:
+        """Allow `size` bytes altogether."""
+        self._size = size
+        self._held = 0
+
+    @contextmanager
+    def hold(self, request: web.Request, *, limit: int) -> Iterator[None]:
+        """Keep room for a request's body; one that does not say how long it is may be `limit` bytes long.
+
+        Raises `Refused` (503) when there is none: Alertmanager sends again, and what is in hand is worked off meanwhile.
+        """
+        declared = request.content_length
+        wanted = limit if declared is None else min(declared, limit)
+        if self._held + wanted > self._size:
+            detail = f"bodies of {self._held} bytes are in hand already, and {self._size} is the most (listen.max_bodies); send it again"
+            raise Refused(503, detail, reason="busy", headers={"Retry-After": "1"}, close=True)
+        self._held += wanted
+        try:
+            yield
+        finally:
+            self._held -= wanted
 
 
 async def read_body(request: web.Request, *, limit: int, seconds: float) -> bytes:

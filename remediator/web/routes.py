@@ -15,6 +15,7 @@ from remediator.authentication import Authenticator, Operation, allows
 from remediator.metrics import Metrics
 from remediator.model import JSON, Actor
 from remediator.service import Service
+from remediator.web.bodies import Room
 from remediator.web.evidence import open_facts, without_evidence
 from remediator.web.problems import HEADERS, Refused
 
@@ -36,6 +37,8 @@ class Surface:
     """The OpenAPI document."""
     max_body: int
     """Most bytes of a body."""
+    room: Room
+    """For bodies of all requests together."""
     body_timeout: float
     """Seconds that a body may take to arrive."""
     verifying: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.ports import eventually
 from tests.servers.surface import Surface, serving, token_of, webhook
 
 AUTH = f"Authorization: Bearer {token_of('alert_sender')}"
@@ -181,3 +182,51 @@ async def test_what_is_not_http_is_400(surface: Surface) -> None:
     writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 noise\r\n\r\n")
     assert (await read_answer(reader)).status == 400
     writer.close()
+
+
+# --- many at a time
+
+
+async def test_bodies_in_hand_are_bounded_and_more_are_503(tmp_path: Path) -> None:
+    """A thousand large bodies at once must not cost a thousand times as much memory: what has no room is sent again."""
+    async with serving(tmp_path, max_bodies=LIMIT * 2) as surface:
+        held = [await asyncio.open_connection("127.0.0.1", surface.listener.port) for _ in range(2)]
+        lines = [
+            "POST /api/v1/alerts HTTP/1.1",
+            "Host: localhost",
+            AUTH,
+            "Content-Type: application/json",
+            f"Content-Length: {LIMIT}",
+            "",
+            "",
+        ]
+        for _, writer in held:
+            writer.write("\r\n".join(lines).encode() + b" ")
+
+        async def turned_away() -> bool:
+            return (await _whole(surface)).status == 503
+
+        await eventually(turned_away, what="the room is full", within=5)
+        answer = await _whole(surface)
+        assert int(answer.headers["retry-after"]) > 0
+        assert json.loads(answer.body)["type"] == "urn:remediator:problem:busy"
+        for _, writer in held:
+            writer.close()
+
+        async def taken() -> bool:
+            return (await _whole(surface)).status == 202
+
+        await eventually(taken, what="there is room again", within=5)
+
+
+async def test_body_of_the_longest_always_has_room(tmp_path: Path) -> None:
+    """However little room the settings give, one body that `max_body` allows fits into it, also when it does not say how long it is."""
+    async with serving(tmp_path, max_bodies=1024) as surface:
+        assert (await _whole(surface)).status == 202
+        head = [AUTH, "Content-Type: application/json", "Transfer-Encoding: chunked"]
+        assert (await exchange(surface, head, chunk(webhook()), b"0\r\n\r\n")).status == 202
+
+
+async def _whole(surface: Surface) -> Raw:
+    body = webhook()
+    return await exchange(surface, [AUTH, "Content-Type: application/json", f"Content-Length: {len(body)}"], body)
