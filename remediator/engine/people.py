@@ -114,12 +114,17 @@ async def await_word(engine: Engine, work: Work) -> None:
     signals = work.snapshot.signals.get(work.run.id, ())
     settled = work.run.state is RunState.OUTCOME_UNKNOWN and work.first(StepState.UNKNOWN) is None
     if signals:
-        signal = signals[-1]
-        await engine.turn(work, lambda turn: _PLAYS[signal.kind](turn, signal))
+        await engine.turn(work, _follow)
     elif settled:
         await engine.remedy_failed(work, work.run.reason)
     else:
         await engine.turn(work, _wait_on, park=True)
+
+
+def _follow(turn: Turn) -> None:
+    """Do what the newest word says that is still there: what was followed a moment ago is no word any more."""
+    for signal in turn.snapshot.signals.get(turn.run.id, ())[-1:]:
+        _PLAYS[signal.kind](turn, signal)
 
 
 def _wait_on(turn: Turn) -> None:

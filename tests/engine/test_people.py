@@ -9,6 +9,7 @@ import pytest
 
 from remediator import operations
 from remediator.escalation import still_wanted
+from remediator.events import Kind
 from remediator.model import ApprovalState, RunState
 from remediator.records import SignalKind
 from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
@@ -110,6 +111,16 @@ async def test_settled_as_not_applied_survives_a_death_in_between(start: Start) 
     await harness.work()
     assert await harness.state() is RunState.FAILED
     assert "settled as not applied by anna" in (await harness.run()).reason
+
+
+async def test_a_word_is_followed_and_recorded_once(start: Start) -> None:
+    """Settled as not applied: the run looks again at once, and the word that it has followed is in the audit a single time."""
+    harness = await start(playbook(act("once", step(1, "test.once"))))
+    harness.world.fault = fails_at("before", LOST)
+    await harness.send(alert())
+    await harness.work()
+    await tell(harness, SignalKind.SETTLE_NOT_APPLIED)
+    assert [said["signal"] for said in harness.said(Kind.SIGNAL_RECEIVED)] == ["settle_not_applied"]
 
 
 async def dies(*_arguments: Any, **_named: Any) -> None:
