@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, batches, promising, reacting, resting, rules, running, shared, storm
+from benchmarks import accepting, batches, commands, promising, reacting, resting, rules, running, scaling, shared, storm
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
@@ -32,8 +32,10 @@ PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "batches": batches.batches,
     "answers": batches.answers,
     "react": reacting.react,
+    "commands": commands.commands,
     "runs": running.runs,
     "waiting": running.waiting,
+    "model": scaling.model,
     "postgres": shared.postgres,
     "replicas": shared.replicas,
     "held": promising.held,

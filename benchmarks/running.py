@@ -49,7 +49,8 @@ def rules(steps: int, *, mode: str = "auto", noop: bool = False, seconds: float 
 
 
 @asynccontextmanager
-async def _daemon(stage: Stage, name: str, text: str, **settings: Any) -> AsyncIterator[Daemon]:
+async def daemon_with(stage: Stage, name: str, text: str, **settings: Any) -> AsyncIterator[Daemon]:
+    """Run a daemon with rules whose steps are `nothing.step`."""
     async with subjects.world() as around:
         limits = {"max_acting": 10_000}
         async with stage.daemon(name, rules=text, world=around.port, limits=limits, actions_path=[str(ACTIONS)], **settings) as daemon:
@@ -57,7 +58,7 @@ async def _daemon(stage: Stage, name: str, text: str, **settings: Any) -> AsyncI
             yield daemon
 
 
-async def _queue(daemon: Daemon, *, first: int, count: int, each: int) -> None:
+async def queue(daemon: Daemon, *, first: int, count: int, each: int) -> None:
     """Have Alertmanager know the alerts, then send them in webhooks of `each`."""
     for number in range(first, first + count, 1000):
         found = [bodies.alert(one, bodies.MATCHED) for one in range(number, min(number + 1000, first + count))]
@@ -68,7 +69,9 @@ async def _queue(daemon: Daemon, *, first: int, count: int, each: int) -> None:
         raise RuntimeError(f"{count // each} webhooks sent, answers {came.statuses}")
 
 
-async def _ended(daemon: Daemon, count: int) -> None:
+async def ended(daemon: Daemon, count: int) -> None:
+    """Wait until so many runs have ended. Raises `RuntimeError` when they did so in different ways."""
+
     async def all_ended() -> bool:
         return daemon.count("SELECT count(*) FROM run WHERE ended_at IS NOT NULL") >= count
 
@@ -80,19 +83,19 @@ async def _ended(daemon: Daemon, count: int) -> None:
 
 async def _rate(daemon: Daemon, *, count: int, each: int) -> float:
     """Return how many runs a second ended, from the first webhook on."""
-    await _queue(daemon, first=0, count=100, each=each)
-    await _ended(daemon, 100)
+    await queue(daemon, first=0, count=100, each=each)
+    await ended(daemon, 100)
     began = time.monotonic()
-    await _queue(daemon, first=1000, count=count, each=each)
-    await _ended(daemon, 100 + count)
+    await queue(daemon, first=1000, count=count, each=each)
+    await ended(daemon, 100 + count)
     return count / (time.monotonic() - began)
 
 
 async def runs(stage: Stage) -> list[Figure]:
     """Measure runs whose plan has nothing to do, one alert a webhook, and a backlog of runs of three steps."""
-    async with _daemon(stage, "noop", rules(1, noop=True)) as daemon:
+    async with daemon_with(stage, "noop", rules(1, noop=True)) as daemon:
         noop = await _rate(daemon, count=stage.amount(5000, 500), each=1)
-    async with _daemon(stage, "steps", rules(3)) as daemon:
+    async with daemon_with(stage, "steps", rules(3)) as daemon:
         steps = await _rate(daemon, count=stage.amount(10_000, 500), each=100)
     return [
         least("runs with nothing to do, from the webhook to the end", noop, 1500, "/s"),
@@ -103,8 +106,8 @@ async def runs(stage: Stage) -> list[Figure]:
 async def waiting(stage: Stage) -> list[Figure]:
     """Look at what a daemon costs in whose store 100,000 runs wait for an approval, against one in which one does."""
     count = stage.amount(100_000, 10_000)
-    async with _daemon(stage, "waiting", rules(1, mode="approve")) as daemon:
-        await _queue(daemon, first=0, count=1, each=1)
+    async with daemon_with(stage, "waiting", rules(1, mode="approve")) as daemon:
+        await queue(daemon, first=0, count=1, each=1)
 
         async def one_waits() -> bool:
             return daemon.count("SELECT count(*) FROM run WHERE state = 'awaiting_approval'") == 1

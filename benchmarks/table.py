@@ -37,6 +37,13 @@ def least(name: str, value: float, bound: float, unit: str) -> Figure:
     return Figure(name, f"{value:,.0f}{unit}", bound=f"≥ {bound:,g}{unit}", ok=value >= bound)
 
 
+def within(name: str, value: float, expected: float, share: float, unit: str) -> Figure:
+    """Return a figure that must be as expected, give or take a share."""
+    found = value / expected
+    bound = f"{1 - share:g} to {1 + share:g}"
+    return Figure(name, f"{value:,.2f} {unit}", f"expected: {expected:,.2f} {unit}", found, bound, abs(found - 1) <= share)
+
+
 def exactly(name: str, value: int, bound: int, unit: str, *, baseline: str = "") -> Figure:
     """Return a count that must be met exactly."""
     return Figure(name, f"{value:,} {unit}", baseline, bound=f"= {bound:,}", ok=value == bound)
