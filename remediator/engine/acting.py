@@ -131,6 +131,7 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
     plan, key, values = plan_of(step), work.key(step.number), work.values()
     if work.calling == step.number:
         work.calling = None
+        await engine.still_ours(work)
         engine.on_call(work.run)
         halted = functools.partial(engine.halted, work)
         outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)

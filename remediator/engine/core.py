@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -34,6 +35,9 @@ PATIENCE = (0.1, 0.3, 1.0, 3.0, 5.0)
 
 FRESH = 0.25
 """Seconds for which what Alertmanager was asked while a plan was made counts as asked right before the call."""
+
+STOOD_STILL = 1.0
+"""Seconds between the beginning of a commit and the call it allows after which it is looked at again who owns the run."""
 
 Play = Callable[[Turn], bool | None]
 """Plays on a turn; True gives the lease back."""
@@ -148,10 +152,23 @@ class Engine:
             made[:] = [(turn, parks)]
             return self.scrubbed(turn).changes(release=parks)
 
+        began = time.monotonic()
         committed = await self.store.transact(self._reads(work, locks), build)
+        work.written_at = began
         turn, work.parked = made[0]
         work.run, work.events = turn.run, []
         work.snapshot = replace(committed.snapshot, incidents={**committed.snapshot.incidents, turn.incident.id: turn.incident})
+
+    async def still_ours(self, work: Work) -> None:
+        """Look right before a call whether somebody took the run over while this process stood still since it wrote the intent.
+
+        Raises `LeaseLost`, `StoreUnavailable`.
+        """
+        if time.monotonic() - work.written_at < STOOD_STILL:
+            return
+        row = (await self.store.read(Reads(runs=[work.run.id]))).runs.get(work.run.id)
+        if row is None or row.fence != work.run.fence:
+            raise LeaseLost(f"run {work.run.id} was taken over by another worker before its call")
 
     async def insist(self, work: Work, play: Play, *, park: bool = False) -> None:
         """Make durable what came of a call, also when the store needs a moment: nothing else knows it."""

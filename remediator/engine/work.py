@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ class Work:
     """How often each step's call was made by this process and surely wrote nothing."""
     calling: int | None = None
     """The step whose intent this very process just made durable, and whose call it has not made yet."""
+    written_at: float = -math.inf
+    """When (monotonic) this process last began to write the run down: until then its fence was surely the newest."""
     asked: tuple[float, asyncio.Task[tuple[Standing, str]]] | None = None
     """When (the event loop's time) Alertmanager was asked ahead of the first call, and its answer to come."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from remediator.engine import core
 from remediator.errors import LeaseLost, PermanentError
 from remediator.events import Kind
 from remediator.model import Authority, IncidentState, RunState
@@ -60,6 +61,26 @@ async def test_lease_lost_while_acting_writes_once(start: Start) -> None:
     assert harness.world.writes == ["a=good"]
     assert await harness.state() is RunState.VERIFYING
     assert len(harness.said(Kind.ACTION_APPLIED)) == 1
+
+
+async def test_who_stood_still_between_intent_and_call_calls_nothing(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the commit of its intent and woken when another worker has the run, a process makes no call any more."""
+    monkeypatch.setattr(core, "STOOD_STILL", -1.0)
+    harness = await start()
+    await harness.send(alert())
+    (claimed,) = await harness.store.claim("first", limit=1, lease=timedelta(0))
+    plain = harness.store.transact
+
+    async def transact(reads: Any, build: Any) -> Any:
+        committed = await plain(reads, build)
+        if any(event.kind == Kind.ACTION_INTENDED for event in committed.events):
+            assert await harness.store.claim("second", limit=1, lease=timedelta(seconds=30))
+        return committed
+
+    harness.store.transact = transact  # type: ignore[method-assign]
+    with pytest.raises(LeaseLost, match="before its call"):
+        await harness.engine.advance(claimed)
+    assert harness.world.writes == []
 
 
 async def test_drain_in_the_middle_of_a_call_is_made_good_after_the_start(start: Start) -> None:
