@@ -145,10 +145,12 @@ class Reconciliation:
         if not webhook.truncated:
             return
         key = (webhook.receiver, webhook.group_key)
-        if key not in self._cut and len(self._cut) >= MOST_GROUPS:
+        before = self._cut.get(key)
+        if before is None and len(self._cut) >= MOST_GROUPS:
             self._metrics.reconciliation_cut_groups.labels("left").inc()
             return
-        self._cut[key] = Truncation(webhook.receiver, webhook.group_key, webhook.group_labels, webhook.truncated)
+        failed = before is not None and before.failed
+        self._cut[key] = Truncation(webhook.receiver, webhook.group_key, webhook.group_labels, webhook.truncated, failed)
         self._wake.set()
 
     def _warn_unnamed(self, receiver: str) -> None:
