@@ -43,6 +43,8 @@ class Ledger:
         self.heads: dict[str, tuple[int, str]] = {}
         self.updates: dict[str, Message] = {}
         self.intended: Counter[str] = Counter()
+        self.words: Counter[str] = Counter()
+        """Words of people by run that it has not followed yet."""
         self.calls: Counter[str] = Counter()
         self.effects: Counter[str] = Counter()
         self.began: dict[str, tuple[Run, datetime]] = {}
@@ -69,6 +71,7 @@ class Ledger:
         for one in durable:
             self._chains(one.events)
             self._pauses(one.changes)
+            self._words(one)
             before = {run.id: self.runs.get(run.id) for run in one.changes.runs}
             self._approvals(one.changes)
             self._locks(one.changes)
@@ -89,6 +92,13 @@ class Ledger:
             self.hold("chained", that=(event.seq, event.previous) == (seq + 1, head), words=f"{event.chain}/{event.seq} after {seq}")
             self.heads[event.chain] = (event.seq, event.hash)
             self.log.append(f"{event.at.isoformat()} {event.chain}/{event.seq} {event.kind} {event.hash}")
+
+    def _words(self, one: Committed) -> None:
+        self.words.update(signal.run for signal in one.changes.signals)
+        heard = Counter(str(event.data["run"]) for event in one.events if event.kind == Kind.SIGNAL_RECEIVED)
+        self.words.subtract(heard)
+        for run in heard:
+            self.hold("word_once", that=self.words[run] >= 0, words=f"{run} followed one word more than once")
 
     def _pauses(self, changes: Changes) -> None:
         self.pauses |= {pause.scope for pause in changes.pauses}
@@ -151,7 +161,7 @@ class Ledger:
                 and other.id != run.id
                 and (budget.per is BudgetScope.RULE or other.target == run.target)
                 and at > now - budget.window
-                and any(self.calls[f"{other.id}/{step.number}"] for step in other.steps)
+                and self.runs[other.id].wrote
             ]
             self.hold("budget", that=len(used) < budget.count, words=f"{run.id} begins after {used}, the budget is {budget}")
 
