@@ -106,7 +106,11 @@ class PostgresStore:
         batches.start(await connect(self.address))
         self._batches = batches
         self._wakes = Wakes(self.address, instance=self.instance, wake=self._woken, due=self._is_due)
-        await self._wakes.start()
+        try:
+            await self._wakes.start()
+        except BaseException:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Commit what is under way, give back what this daemon holds, then close."""
@@ -189,10 +193,18 @@ class PostgresStore:
 
     async def renew(self, worker: str, runs: Sequence[str], *, lease: timedelta) -> set[str]:
         """Prolong leases; return the ids that `worker` still holds."""
-        names = [stored(run) for run in runs]
-        async with self._own().borrow() as connection:
-            rows = await connection.fetch(self._sql(sql.RENEW), stored(self._opened().full_name(worker)), names, lease // _MICROSECOND)
+        values = (stored(self._opened().full_name(worker)), [stored(run) for run in runs], lease // _MICROSECOND)
+        try:
+            rows = await self._renewed(*values)
+        except StoreUnavailable:
+            # A session may have ended while nobody needed it; a lease is worth a second try on a new one.
+            rows = await self._renewed(*values)
         return {plain(row[0]) for row in rows}
+
+    async def _renewed(self, *values: Any) -> Sequence[Any]:
+        async with self._keeper.borrow() as connection:
+            rows: Sequence[Any] = await connection.fetch(self._sql(sql.RENEW), *values)
+        return rows
 
     async def next_wake(self) -> datetime | None:
         """Return when the next unleased run is due, or the next lease runs out; None when nothing waits for a time."""
@@ -222,10 +234,6 @@ class PostgresStore:
         return event
 
     # --- reading
-
-    def _own(self) -> Readers:
-        self._opened()
-        return self._keeper
 
     def _sql(self, query: str) -> str:
         return query.replace("{now}", self._clock)

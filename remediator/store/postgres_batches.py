@@ -24,7 +24,7 @@ from remediator.store import postgres_queries as sql
 from remediator.store.postgres_link import Address, bounded, close, connect, describe, errors, passes
 from remediator.store.postgres_session import Part, load, write
 from remediator.store.postgres_state import Keys, MissingKeys, State, plain, stored
-from remediator.store.postgres_units import Seeing, Writing, keys_of
+from remediator.store.postgres_units import Seeing, Writing, check, keys_of
 from remediator.store.protocol import Build, Changes, Committed, Reads, Snapshot
 from remediator.store.rows import micros, pack, unpack_run
 
@@ -85,6 +85,16 @@ class Delivery(Unit):
 @dataclass(eq=False)
 class Checkpoint(Unit):
     """Appends the heads of changed chains to the system chain. Alone in its batch."""
+
+
+def _sound(unit: Unit) -> bool:
+    """Tell whether what a unit reads can be asked for; if not, that is its error."""
+    if isinstance(unit, Transaction):
+        try:
+            check(unit.reads)
+        except ValueError as error:
+            unit.error = error
+    return unit.error is None
 
 
 class InDoubtError(Exception):
@@ -329,7 +339,7 @@ class Batches:
                 await self._claim(connection, unit, made)
             elif isinstance(unit, Delivery):
                 await self._deliver(connection, unit, made)
-        rest = [unit for unit in batch if isinstance(unit, Checkpoint) or not isinstance(unit, Claim)]
+        rest = [unit for unit in batch if not isinstance(unit, Claim) and _sound(unit)]
         if rest:
             await self._load(connection, keys_of(unit.reads for unit in rest if isinstance(unit, Transaction)), made)
             await self._run_units(connection, rest, made)

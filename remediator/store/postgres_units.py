@@ -21,6 +21,15 @@ _ACTING = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING, Ru
 _MICROSECOND = timedelta(microseconds=1)
 
 
+def check(reads: Reads) -> None:
+    """Raise ValueError where `reads` names what no row can be called, before that spoils what others read."""
+    pairs = (*reads.latest_incident, *reads.usage)
+    for name in (*reads.approvals, *reads.runs, *reads.active_runs_of, *reads.fingerprints, *reads.incidents, *reads.locks):
+        stored(name)
+    for rule, target in pairs:
+        stored(rule + target)
+
+
 def keys_of(reads: Iterable[Reads]) -> Keys:
     """Name all that the units of a batch will need, as far as their reads tell."""
     keys = Keys(chains={SYSTEM_CHAIN})

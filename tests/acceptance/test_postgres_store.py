@@ -17,6 +17,7 @@ import pytest_asyncio
 
 from tests.acceptance.world import CALLS, World, leaving, open_world
 from tests.servers.daemon import DaemonProcess, RefusedError, alert
+from tests.servers.partition import Partition
 from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
 
@@ -125,10 +126,13 @@ async def pair(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Pair]:
 
 
 @asynccontextmanager
-async def _replica(directory: Path, world: World, environment: dict[str, str], *, rules: str) -> AsyncIterator[DaemonProcess]:
+async def _replica(
+    directory: Path, world: World, environment: dict[str, str], *, rules: str, **settings: Any
+) -> AsyncIterator[DaemonProcess]:
     made = DaemonProcess(directory, rules=rules, environment=environment)
     shared = {name: world.daemon.settings[name] for name in ("store", "connections", "alertmanager")}
     made.write_settings(**shared)
+    made.write_settings(**settings)
     await made.start()
     async with leaving(made):
         yield made
@@ -248,6 +252,33 @@ async def test_s15_the_stricter_of_two_daemons_rules_wins(pair: Pair) -> None:
     finally:
         pair.other.write_rules(RULES)
         await pair.other.call("POST", "/-/reload")
+
+
+async def test_a_daemon_cut_off_from_the_database_calls_nothing_more(pair: Pair, tmp_path: Path) -> None:
+    """A partition from the database, the target still reachable: another daemon goes on, the cut-off one makes no further call."""
+    async with Partition(pair.postgres.port) as partition:
+        url = f"postgresql://{pair.postgres.user}@127.0.0.1:{partition.port}/{pair.postgres.database}"
+        environment = {"STORE_PASSWORD": pair.postgres.password}
+        async with _replica(tmp_path / "cut", pair.world, environment, rules=RULES, store={"url": url}) as cut:
+            await pair.world.alertmanager.post_alerts({"alertname": "Patient", "id": "cut-off"})
+            await cut.post(alert("Patient", id="cut-off"))
+            incident = await pair.other.opened(rule="patient", id="cut-off")
+            await pair.world.alertmanager.post_alerts({"alertname": "Watched", "id": "cut-off"})
+            await cut.post(alert("Watched", id="cut-off"))
+            partition.cut()
+            with pytest.raises(RefusedError) as caught:
+                await cut.post(alert("Call", id="cut-off"))
+            assert caught.value.status == 503
+            await pair.other.reaches(f"{incident['id']}-1", "succeeded", within=25)
+            watched = await pair.other.opened(rule="watched", id="cut-off")
+            found = await pair.other.reaches(f"{watched['id']}-1", "succeeded", "outcome_unknown", within=25)
+            calls = pair.world.calls("cut-off")
+            assert calls == (2 if found["state"] == "succeeded" else calls)
+            partition.heal()
+            partition.reset()
+            await cut.until(lambda: _ready(cut), what="it is ready again")
+            assert pair.world.calls("cut-off") == calls
+            assert await cut.audit_holds()
 
 
 async def test_while_the_database_is_away_webhooks_are_refused_and_nothing_is_lost(pair: Pair) -> None:

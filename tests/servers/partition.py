@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
@@ -54,11 +55,15 @@ class Partition:
         assert task is not None
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        with suppress(asyncio.CancelledError):  # asyncio reports a cancelled server task as an error
+            await self._forward(reader, writer)
+        writer.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await self._passes.wait()
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self.upstream)
         except OSError:
-            writer.transport.abort()
             return
         try:
             async with asyncio.TaskGroup() as group:
@@ -68,7 +73,6 @@ class Partition:
             pass
         finally:
             up_writer.transport.abort()
-            writer.transport.abort()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, requests: bool) -> None:
         while data := await reader.read(65536):

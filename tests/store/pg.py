@@ -41,10 +41,18 @@ class PostgresWorld:
 
     async def begin(self) -> None:
         """Make the clock, open the store."""
+        await self.prepare()
+        await self.store.open()
+
+    async def prepare(self) -> None:
+        """Make the clock."""
         self.admin = await asyncpg.connect(self.server.dsn)
         await self.admin.execute(f"CREATE SCHEMA {self.schema}_clock; CREATE TABLE {self.schema}_clock.clock (at bigint NOT NULL)")
         await self.admin.execute(f"INSERT INTO {self.schema}_clock.clock VALUES ({int(NOW.timestamp())} * 1000000::bigint)")  # noqa: S608
-        await self.store.open()
+
+    async def move(self, span: timedelta) -> None:
+        """Let time pass."""
+        await self.admin.execute(f"UPDATE {self.schema}_clock.clock SET at = at + {span // timedelta(microseconds=1)}")  # noqa: S608
 
     def forward(self, span: timedelta) -> None:
         """Let time pass. It blocks, as the contract's way to let time pass is not awaited."""

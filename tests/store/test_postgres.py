@@ -199,6 +199,16 @@ async def test_transactions_of_one_batch_share_few_round_trips(world: PostgresWo
     assert 1 <= after - before <= 3
 
 
+async def test_text_that_is_not_unicode_fails_alone(world: PostgresWorld) -> None:
+    """Half a character, which JSON can spell and no database holds, is its author's error wherever it stands."""
+    bad = "\ud800"
+    tries = [world.store.transact(Reads(fingerprints=[bad]), lambda _seen: Changes()), put(world.store, take_locks={bad: "r"})]
+    tries += [world.store.transact(Reads(usage=[(bad, "t")]), lambda _seen: Changes()), put(world.store, events=[event(bad)])]
+    results = await asyncio.gather(*tries, put(world.store, events=[event("a")]), return_exceptions=True)
+    assert [isinstance(result, ValueError) for result in results] == [True, True, True, True, False]
+    assert [one.seq for one in await world.store.events("a")] == [1]
+
+
 @pytest.mark.parametrize("text", ["plain", "back\\slash", "\\0", "nul\0", "\\\0\\", "ü\0"])
 def test_text_with_nul_is_kept(text: str) -> None:
     """PostgreSQL holds no NUL; it is written differently and comes back."""

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from remediator.errors import Conflict, LeaseLost
 from remediator.model import RunState
 from remediator.records import Run
-from remediator.store.protocol import Changes, Reads
+from remediator.store.protocol import Changes, Reads, Store
 from remediator.store.sqlite import SqliteStore
 from tests.store.make import LEASE, Clock, event, run
 
@@ -50,7 +50,7 @@ class Model:
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """Drives one SQLite store and its model."""
+    """Drives one store and its model; a SQLite store unless a subclass makes another."""
 
     @initialize()
     def begin(self) -> None:
@@ -60,10 +60,22 @@ class StoreMachine(RuleBasedStateMachine):
         self.model = Model()
         self.held: dict[tuple[str, str], Run] = {}
         """The newest row that each worker has of each run: what it would write on."""
+        self.prepare()
         self.open()
 
+    def prepare(self) -> None:
+        """Make what the stores of this example stand on."""
+
+    def make(self) -> Store:
+        """Make the store."""
+        return SqliteStore(Path(self.folder.name) / "store.db", clock=self.clock.wall, monotonic=self.clock.monotonic, lease=LEASE)
+
+    def forward(self, span: timedelta) -> None:
+        """Let time pass."""
+        self.clock.forward(span)
+
     def open(self) -> None:
-        self.store = SqliteStore(Path(self.folder.name) / "store.db", clock=self.clock.wall, monotonic=self.clock.monotonic, lease=LEASE)
+        self.store = self.make()
         self.loop.run_until_complete(self.store.open())
 
     def do(self, **changes: Any) -> str:
@@ -161,7 +173,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(seconds=st.integers(1, 40))
     def time_passes(self, seconds: int) -> None:
-        self.clock.forward(timedelta(seconds=seconds))
+        self.forward(timedelta(seconds=seconds))
 
     @precondition(lambda self: self.model.runs)
     @rule()
