@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 
-from benchmarks import accepting, batches, commands, promising, reacting, resting, rules, running, scaling, shared, storm
+from benchmarks import accepting, aged, batches, commands, promising, reacting, resting, rules, running, scaling, shared, storm
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
 from benchmarks.table import Figure, render
@@ -29,6 +29,7 @@ from benchmarks.table import Figure, render
 PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "accept": accepting.accept,
     "rules": rules.rules,
+    "aged": aged.aged,
     "batches": batches.batches,
     "answers": batches.answers,
     "react": reacting.react,

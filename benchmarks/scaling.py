@@ -1,7 +1,7 @@
 """What an alert and a run cost, measured one by one; and whether these costs add up to what a mixture of them takes.
 
-The model of `docs/scaling.md`: a daemon's processor time is the sum of `webhook` for each webhook, `alert` for each alert in one, `run` for each
-run, and `step` for each step of a run after its first.
+The model of `docs/scaling.md`: a daemon's processor time is the sum of `webhook` for each webhook, `alert` for each alert in one, `run`
+for each run, and `step` for each step of a run after its first.
 """
 
 from __future__ import annotations
