@@ -105,7 +105,9 @@ async def connect(address: Address) -> asyncpg.Connection:
     session = {"application_name": address.name}
     if not address.pgbouncer:
         session |= address.settings | {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
-    more: dict[str, Any] = {"statement_cache_size": 0} if address.pgbouncer else {"max_cacheable_statement_size": 0, "statement_cache_size": 300}
+    more: dict[str, Any] = (
+        {"statement_cache_size": 0} if address.pgbouncer else {"max_cacheable_statement_size": 0, "statement_cache_size": 300}
+    )
     failures: tuple[type[Exception], ...] = (*errors(), ValueError)
     try:
         if address.password is not None:
