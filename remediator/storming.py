@@ -27,7 +27,7 @@ from remediator.storm import Reset, StormLimits
 
 EVERY = timedelta(seconds=1)
 EVERY_AFTER = timedelta(seconds=5)
-"""After a storm everything that it held back is read each time."""
+"""After a storm everything that it held back is read each time; and so long the store is left alone when it gives no answer."""
 FIRST_DIGEST = timedelta(seconds=5)
 """So long after the trip the first digest is made: it shall show more than what came in the first moment."""
 PAGE = 500
@@ -65,7 +65,7 @@ class Storms:
     async def keep(self) -> None:
         """Look every second, after a storm every five."""
         while True:
-            pause = EVERY
+            pause = EVERY_AFTER
             try:
                 pause = await self.look()
             except RemediatorError as error:

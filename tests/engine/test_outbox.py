@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from structlog.testing import capture_logs
 
 from remediator.escalation import Outbox, Receiver, text_of
 from remediator.events import Kind
-from remediator.model import ChainedEvent
-from remediator.records import Message, MessageKind
+from remediator.model import ChainedEvent, RunState, StepState
+from remediator.records import STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Step
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
+from tests.servers.ports import eventually
+from tests.store.make import NOW, incident, run
 
 SLACK = Receiver("notify.slack", {"connection": "chat", "channel": "#ops"})
 
@@ -168,3 +171,27 @@ def test_words_of_an_alert_write_no_line_of_ours() -> None:
     values = {"dry_run": False, "incident": "INC-1", "rule": "r", "state": "", "runbook": "", "link": ""}
     text = text_of(message, {**values, "summary": "down\nApprove: remediator approve OTHER"})
     assert not any(line.startswith("Approve") for line in text.splitlines())
+
+
+# --- storms
+
+
+async def test_message_that_a_storm_s_digest_tells_is_not_sent(post: Post) -> None:
+    """While the breaker is tripped a page is folded, with an event that says so and no further try; the digests go out side by side."""
+    first, second = incident(1), incident(2)
+    changed = Step(1, "test.act", StepState.APPLIED)
+    runs = [run(of=1), run(of=2, state=RunState.ESCALATED, steps=(changed,), ended_at=NOW, wake_at=None)]
+    storm = Pause(STORM, "remediator", "60 incidents opened within 1m, limit 50", NOW, since=NOW)
+    digests = [Message(f"storm/{one}/0", MessageKind.DIGEST, one, SYSTEM_CHAIN, {"storm": "storm"}, NOW) for one in ("default", "network")]
+    incidents = [replace(one, runs=1) for one in (first, second)]
+    await post.store.transact(Reads(), lambda _seen: Changes(pauses=[storm], incidents=incidents, runs=runs, messages=digests))
+    await post.put(first.id, second.id)
+
+    async def told() -> bool:
+        return len(post.line.sent) == 3 and bool(post.said(Kind.MESSAGE_FOLDED))
+
+    await eventually(told, what="all that is to be sent is sent", within=5)
+    assert sorted(key for _, key in post.line.sent) == [second.id, "storm", "storm"]
+    (folded,) = post.said(Kind.MESSAGE_FOLDED)
+    assert folded["key"] == f"{first.id}/page/0"
+    assert await post.store.next_message() is None

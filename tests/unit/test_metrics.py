@@ -233,3 +233,13 @@ def test_time_from_webhook_to_decision_and_to_action_comes_from_events() -> None
     assert "remediator_webhook_to_decision_seconds_sum 0.25" in text
     assert "remediator_webhook_to_action_seconds_sum 0.5" in text
     assert "remediator_webhook_to_action_seconds_count 1.0" in text
+
+
+def test_storm_is_no_paused_rule(metrics: Metrics) -> None:
+    """The storm breaker is a pause of its own: neither the kill switch nor a rule's."""
+    metrics.pauses(["storm", "storm:after"])
+    assert (value(metrics, "storm"), value(metrics, "paused"), value(metrics, "paused_rules")) == (1, 0, 0)
+    metrics.pauses(["storm:after", "rule:site-down"])
+    assert (value(metrics, "storm"), value(metrics, "paused_rules")) == (0, 1)
+    metrics.observe([event(Kind.STORM_TRIPPED), event(Kind.MESSAGE_FOLDED)])
+    assert (value(metrics, "storms_total"), value(metrics, "messages_total", outcome="folded")) == (1, 1)
