@@ -67,6 +67,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.dice = dice
         self.seconds = 1000.0
         self.jumps = timedelta()
+        self.shuffles = True
+        """Whether what is ready runs in any order, and not in the order in which it became ready."""
         self.before_step: Callable[[Process], None] = lambda _process: None
         self.failures: list[str] = []
         self._aside: list[asyncio.Handle] = []
@@ -142,7 +144,7 @@ class SimLoop(asyncio.BaseEventLoop):
             self._step(self._pick(ready))
 
     def _pick(self, ready: Any) -> asyncio.Handle:
-        place = self.dice.randrange(len(ready)) if len(ready) > 1 else 0
+        place = self.dice.randrange(len(ready)) if self.shuffles and len(ready) > 1 else 0
         ready.rotate(-place)
         handle: asyncio.Handle = ready.popleft()
         ready.rotate(place)
