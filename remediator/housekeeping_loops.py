@@ -85,6 +85,8 @@ class Keeper:
     async def rounds(self) -> None:
         """Archive what ended long ago, delete what was archived, for ever."""
         if not isinstance(self._store, Archivable):
+            if self._settings().retention.after is not None:
+                self._log.warning("store.not_archived", error=f"{type(self._store).__name__} can't let rows go yet: nothing leaves it")
             return
         loop = asyncio.get_running_loop()
         due = loop.time() + FIRST_ROUND.total_seconds()
