@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -157,18 +158,25 @@ class Runner:
         while True:
             await asyncio.sleep(self._lease.total_seconds() / 3)
             held = self.held
-            if not held:
-                continue
-            try:
-                async with asyncio.timeout(self._lease.total_seconds() / 3):
-                    kept = await self._store.renew(self.worker, held, lease=self._lease)
-            except (TemporaryError, TimeoutError) as error:
-                self._log.error("lease.not_renewed", error=str(error), runs=len(held))
-                kept = set()
-            except Exception:  # noqa: BLE001 - in doubt nothing is kept, and the keeper lives on
-                self._log.exception("lease.crashed", runs=len(held))
-                kept = set()
+            kept = await self._renew(held) if held else set()
             for ident in held:
                 task = self._tasks.get(ident)
                 if ident not in kept and task is not None:
                     task.cancel()
+
+    async def _renew(self, held: Sequence[str]) -> set[str]:
+        """Renew leases; try again for a third of their length, so that a store that is away for a moment cuts no call off."""
+        span = self._lease.total_seconds() / 3
+        until = time.monotonic() + span
+        while True:
+            try:
+                async with asyncio.timeout(until - time.monotonic()):
+                    return await self._store.renew(self.worker, held, lease=self._lease)
+            except (TemporaryError, TimeoutError) as error:
+                if time.monotonic() + span / 8 < until:
+                    await asyncio.sleep(span / 8)
+                    continue
+                self._log.error("lease.not_renewed", error=str(error), runs=len(held))
+            except Exception:  # noqa: BLE001 - in doubt nothing is kept, and the keeper lives on
+                self._log.exception("lease.crashed", runs=len(held))
+            return set()

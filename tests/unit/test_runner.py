@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -108,6 +109,31 @@ async def test_lets_go_of_runs_whose_lease_can_not_be_renewed(store: SqliteStore
 
     await eventually(let_go, what="the run is let go")
     await runner.aclose()
+
+
+async def test_a_store_that_is_away_for_a_moment_cuts_nothing_off(store: SqliteStore) -> None:
+    """A renewal that fails is tried again while the lease still has time."""
+    await queue(store, 1)
+    work = Slow()
+    runner = Runner(store, work, worker="me", capacity=5, lease=LEASE)
+    plain, tries = store.renew, 0
+
+    async def shaky(*arguments: Any, **more: Any) -> set[str]:
+        nonlocal tries
+        tries += 1
+        if tries % 3:
+            raise StoreUnavailable("the database restarts")
+        return await plain(*arguments, **more)
+
+    store.renew = shaky  # type: ignore[method-assign]
+    runner.start()
+
+    async def renewed() -> bool:
+        return tries >= 9
+
+    await eventually(renewed, what="the lease was renewed three times")
+    assert (len(work.now), work.cut) == (1, 0)
+    await runner.aclose(grace=timedelta(0))
 
 
 async def test_a_crashed_run_is_taken_again_when_its_lease_ends(store: SqliteStore) -> None:
