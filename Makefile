@@ -10,7 +10,7 @@ FIRST ?= 0
 PYTHON_PACKAGES := python3-venv
 SERVERS := curl openssl postgresql pgbouncer redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
-.PHONY: help install servers kubernetes-servers demo test test-kubernetes simulate lint format bench lock clean
+.PHONY: help install servers kubernetes-servers demo test test-kubernetes simulate lint format bench soak lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -55,6 +55,9 @@ format: install ## write the code as ruff wants it
 
 bench: install servers ## measure, and print ratios against the baselines of benchmarks/
 	$(BIN)/python -m benchmarks
+
+soak: install servers ## two replicas, MINUTES minutes of alerts and faults, then a reckoning; status 1 when anything disagrees
+	$(BIN)/python -m benchmarks.soak --minutes $(or $(MINUTES),30)
 
 lock: ## resolve pyproject.toml into requirements.lock
 	$(BIN)/python -m pip install --quiet uv
