@@ -20,7 +20,7 @@ from remediator.action import Action, Check, Fact, FactType, Params, Permission,
 from remediator.errors import CheckFailed, OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
 from remediator.testing import LocalContext
-from tests.simulation.loop import Process, SimLoop, SimTime, current
+from tests.simulation.loop import START, Process, SimLoop, SimTime, current
 
 T = TypeVar("T")
 RIGHT = Permission(PermissionKind.HTTP, ("POST",))
@@ -87,14 +87,20 @@ class World:
         self.sent: Callable[[str, str, Process], None] = lambda _key, _action, _process: None
         self.effective: Callable[[str, str, Process], None] = lambda _key, _what, _process: None
         self.posts: Counter[str] = Counter()
+        self.latest = START
 
     # --- alarms
+
+    def time(self) -> datetime:
+        """Return the clock of who evaluates alerts: it may jump ahead with all others, but is not set back."""
+        self.latest = max(self.latest, SimTime.now())
+        return self.latest
 
     def fire(self, rule: str, thing: str, number: int) -> Alarm:
         """Have an alert fire, again if it had ended; its thing is bad again."""
         known = self.alarms.get((rule, thing, number))
         if known is None or not known.firing:
-            self.alarms[rule, thing, number] = Alarm(rule, thing, number, firing=True, starts_at=SimTime.now())
+            self.alarms[rule, thing, number] = Alarm(rule, thing, number, firing=True, starts_at=self.time())
             self.spoil(thing)
         return self.alarms[rule, thing, number]
 
@@ -108,7 +114,7 @@ class World:
     def end(self, alarm: Alarm) -> None:
         """Have an alert end."""
         if alarm.firing:
-            alarm.firing, alarm.ends_at = False, max(SimTime.now(), alarm.starts_at)
+            alarm.firing, alarm.ends_at = False, self.time()
 
     def _heals(self, thing: str) -> None:
         for alarm in self.alarms.values():
