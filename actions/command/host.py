@@ -5,6 +5,7 @@ Everything here may block (a network file system, a directory of users) and so b
 
 from __future__ import annotations
 
+import functools
 import grp
 import os
 import pwd
@@ -139,8 +140,9 @@ def _group(group: str) -> int:
         raise PlanRefused(f"this host knows no group {group!r}") from None
 
 
+@functools.cache
 def may_change_users() -> bool:
-    """Tell whether this process may become another user, by its effective capabilities."""
+    """Tell whether this process may become another user, by its effective capabilities; they are read once, and it never gives any up."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:

@@ -208,7 +208,7 @@ async def test_command_gets_a_clean_process(tmp_path: Path, program: Write) -> N
     path = program(
         "look",
         "cat; ls /proc/$$/fd; pwd; umask; ulimit -n; ulimit -c\n"
-        "grep -E 'NoNewPrivs|SigIgn|SigBlk' /proc/$$/status; echo $$ $(ps -o sid= -p $$)",
+        "grep -E 'NoNewPrivs|SigIgn|SigBlk' /proc/self/status; echo $$ $(ps -o sid= -p $$)",
     )
     ctx = context(path, env={"PATH": "/usr/bin:/bin"}, directory=str(tmp_path), umask="027", limits={"open_files": 64})
     words = printed(await ran(ctx, path)).split()
