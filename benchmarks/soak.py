@@ -186,17 +186,14 @@ async def soak(options: argparse.Namespace, folder: Path) -> int:
 
         async def rested() -> bool:
             arrivals.update(name for name, _ in await subjects.ask(around.port, "GET", "/arrivals"))
-            return not await rows(
-                "SELECT 1 FROM run WHERE ended_at IS NULL AND state NOT IN ('outcome_unknown', 'awaiting_approval') LIMIT 1"
-            )
+            return not await rows("SELECT 1 FROM run WHERE ended_at IS NULL AND state != 'outcome_unknown' LIMIT 1")
 
         await eventually(rested, what="every run has ended, or waits for a person", within=300, every=1)
         found = await disagreements(rows, arrivals, sent)
         states = Counter(row[0] for row in await rows("SELECT state FROM run"))
         status, text = await daemons[0].command("audit", "verify", within=120)
-    print(
-        f"faults: {dict(faults)}\nanswers: {dict(sent.answers)}\nalerts accepted: {len(sent.accepted):,}; actions called: {arrivals.total():,}"
-    )
+    print(f"faults: {dict(faults)}\nanswers: {dict(sent.answers)}")
+    print(f"alerts accepted: {len(sent.accepted):,}; actions called: {arrivals.total():,}")
     print(f"runs: {dict(states)}\naudit verify: {'holds' if status == 0 else text}\ndisagreements: {len(found)}")
     print("\n".join(found[:50]))
     return int(bool(found) or status != 0)
