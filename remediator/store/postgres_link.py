@@ -19,7 +19,13 @@ OPERATION_TIMEOUT = 6.0
 """Seconds without an answer after which a connection is given up. Longer than the server's own limits below."""
 LIMITS = {"statement_timeout": "5000", "lock_timeout": "4000", "idle_in_transaction_session_timeout": "2000"}
 """Milliseconds; the last one frees what a daemon holds that was stopped in the middle of a transaction."""
-_PLANS = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"}
+_PLANS = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 """Statistics of a fresh table are wrong, and a plan made from them stays: every statement of ours that is run often walks an index."""
 _LATER = ("08", "53", "57", "40", "25", "55", "58")
 """Classes of SQLSTATE that pass: connection, resources, operator, rollback, transaction state, locks, system."""
