@@ -110,7 +110,7 @@ def _most(counts: Counter[str]) -> list[JSON]:
 def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]:
     """Return what a receiver gets to see of a digest, and its text."""
     body = message.body
-    count = f"{body.get('incidents', 0)}{'+' if body.get('more') else ''}"
+    count = f"{body.get('incidents', 'many')}{'+' if body.get('more') else ''}"
     values: dict[str, Value] = {
         "kind": message.kind.value,
         "incident": str(body.get("storm", "")),
@@ -132,19 +132,22 @@ _HEADS = {"lasts": "Storm", "after": "Storm has passed, looking again", "over": 
 def _lines(body: Mapping[str, JSON], values: Mapping[str, Value]) -> Iterable[str]:
     """Give the lines of a digest. Names from outside stay within their line."""
     lead = "DRY RUN · " if values["dry_run"] else ""
-    yield f"{lead}{str(values['severity']).upper()} {values['incident']}: {values['summary']} ({_counts(body, 'severities')})".replace(
-        "  ", " "
-    )
+    severities = f" ({_counts(body, 'severities')})" if "severities" in body else ""
+    yield f"{lead}{str(values['severity']).upper()} {values['incident']}: {values['summary']}{severities}".replace("  ", " ")
     yield f"Why: {values['reason']}"
-    yield f"This stands for one page each; {body.get('held', 0)} were held back, and nothing was done about those meanwhile."
+    yield f"This stands for one page each; {body.get('held', 'some')} were held back, and nothing was done about those meanwhile."
+    yield from _what(body) if "rules" in body else ()
+    yield str(body.get("next", ""))
+    yield "All of them: remediator incidents" + (f"  {values['link']}" if values["link"] else "")
+
+
+def _what(body: Mapping[str, JSON]) -> Iterable[str]:
     further = int(str(body.get("rules_in_all", 0))) - len(_pairs(body, "rules"))
     yield f"By rule: {_counts(body, 'rules')}" + (f", and {further} rules more" if further > 0 else "")
     yield f"Most on: {_counts(body, 'targets')}"
     yield f"Now: {_counts(body, 'states')}"
     samples = body.get("samples")
     yield f"Among them: {', '.join(map(str, samples)) if isinstance(samples, list) else ''}"
-    yield str(body.get("next", ""))
-    yield "All of them: remediator incidents" + (f"  {values['link']}" if values["link"] else "")
 
 
 def _pairs(body: Mapping[str, JSON], name: str) -> list[JSON]:

@@ -13,6 +13,7 @@ from enum import StrEnum
 
 from remediator import storm
 from remediator.decide import mandate, subject_facts
+from remediator.digest import DEFAULT_POLICY
 from remediator.events import Kind
 from remediator.expressions import Unknown
 from remediator.guards import Bounds
@@ -182,8 +183,6 @@ def _changes(draft: _Draft) -> Changes:
 
 def _hold_back(draft: _Draft, breaks: Pause) -> None:
     """Have everything that was opened wait for the storm's end; its digest tells people instead of pages."""
-    if STORM not in draft.snapshot.pauses:
-        draft.events.append(storm.tripped(breaks))
     reason, name = storm.reason_of(breaks), storm.name_of(breaks)
     for place, run in enumerate(draft.runs):
         waiting, entered = advance(run, RunState.WAITING, now=draft.snapshot.now, reason=reason)
@@ -194,7 +193,11 @@ def _hold_back(draft: _Draft, breaks: Pause) -> None:
     for message in draft.messages:
         if message.incident in opened:
             draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
+    policies = {DEFAULT_POLICY, *(message.policy for message in draft.messages)}
     draft.messages = [message for message in draft.messages if message.incident not in opened]
+    if STORM not in draft.snapshot.pauses:
+        draft.events.append(storm.tripped(breaks))
+        draft.messages += [storm.backstop(breaks, policy, dry_run=draft.intake.bounds.dry_run) for policy in sorted(policies)]
 
 
 def _resolved_last(item: Sorted) -> bool:

@@ -16,13 +16,16 @@ from enum import StrEnum
 from remediator.duration import format_duration
 from remediator.errors import NotFound
 from remediator.events import Kind
-from remediator.model import SYSTEM, Actor, Event, RunState
+from remediator.model import JSON, SYSTEM, Actor, Event, RunState
 from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot
 
 BACKSTOP = timedelta(hours=1)
 """A run that is held back looks up by itself this often, should nobody have let it go on."""
+
+BACKSTOP_AFTER = timedelta(minutes=1)
+"""So long after the trip people are told without counts, should no digest have been made."""
 
 UNSETTLED = (RunState.QUEUED, RunState.WAITING, RunState.DIAGNOSING, RunState.PLANNING)
 """States in which what becomes of a run that was let go on is not known yet."""
@@ -104,6 +107,25 @@ def _opened(snapshot: Snapshot, limits: StormLimits) -> set[str]:
 def tripped(storm: Pause) -> Event:
     """Return the event of a storm's beginning."""
     return Event(SYSTEM_CHAIN, Kind.STORM_TRIPPED, storm.at, {"storm": name_of(storm), "reason": f"storm breaker: {storm.why}"})
+
+
+def backstop_key(name: str, policy: str) -> str:
+    """Return the key of the message that goes out should nobody make a storm's first digest."""
+    return f"{name}/{policy}/backstop"
+
+
+def backstop(storm: Pause, policy: str, *, dry_run: bool) -> Message:
+    """Make the message that tells of a storm whose digest does not come: queued with the trip, cancelled by the first digest.
+
+    Pages are held back from the trip on, so that without it a fault in making digests would leave everybody unaware.
+    """
+    name = name_of(storm)
+    following = "The daemon has not counted them yet. Nothing acts by itself until `remediator resume --scope storm`, or until it is calm."
+    body: dict[str, JSON] = {"subject": "digest", "storm": name, "phase": "begins", "why": reason_of(storm), "next": following}
+    return Message(
+        *(backstop_key(name, policy), MessageKind.DIGEST, policy, SYSTEM_CHAIN, body | {"dry_run": dry_run}),
+        due_at=storm.at + BACKSTOP_AFTER,
+    )
 
 
 # --- holding back

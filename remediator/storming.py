@@ -14,7 +14,7 @@ from typing import cast
 import structlog
 
 from remediator import storm
-from remediator.digest import MOST_RUNS, Tallies
+from remediator.digest import DEFAULT_POLICY, MOST_RUNS, Tallies
 from remediator.duration import format_duration
 from remediator.errors import NotFound, RemediatorError
 from remediator.events import Kind
@@ -134,7 +134,7 @@ class Storms:
                 raise NotFound(f"{name} is settled, or another storm has begun")
             event = Event(SYSTEM_CHAIN, Kind.STORM_SETTLED, snapshot.now, {"storm": name, "incidents": len(tallies.seen)})
             messages = tallies.messages(name, "over", at=snapshot.now, next=closing, **words)
-            return Changes(lift=[AFTER_STORM], messages=messages, events=[event])
+            return Changes(lift=[AFTER_STORM], messages=messages, cancel_messages=_backstops(name, tallies), events=[event])
 
         await self._store.transact(Reads(), build)
 
@@ -172,7 +172,7 @@ class Storms:
         tallies = await self._tallies(pause)
         words = {"phase": phase, "why": storm.reason_of(pause), "dry_run": self._dry_run(), "next": following}
         messages = tallies.messages(name, part, at=now, **words)
-        await self._store.transact(Reads(), lambda _snapshot: Changes(messages=messages))
+        await self._store.transact(Reads(), lambda _snapshot: Changes(messages=messages, cancel_messages=_backstops(name, tallies)))
         self._told = {one for one in self._told if one[0] == name} | {(name, part)}
 
     async def _tallies(self, pause: Pause) -> Tallies:
@@ -200,6 +200,11 @@ class Storms:
             before = page.next
             if before is None:
                 return
+
+
+def _backstops(name: str, tallies: Tallies) -> list[str]:
+    """Return the keys of the messages that are not needed any more when a digest is made."""
+    return [storm.backstop_key(name, policy) for policy in sorted({DEFAULT_POLICY, *tallies.by_policy})]
 
 
 def _what_ends(limits: StormLimits) -> str:

@@ -118,6 +118,15 @@ async def test_storm_tells_once_however_many_look(weather: Weather) -> None:
     assert await weather.digests() == ["0", "1"]
 
 
+async def test_storm_is_told_even_when_no_digest_can_be_made(weather: Weather) -> None:
+    """From the trip on a message waits that says so without counts; the first digest cancels it."""
+    await storm(weather)
+    weather.now += 61 * SECOND
+    assert await weather.digests() == ["backstop"]
+    await weather.looks()
+    assert await weather.digests() == ["0"]
+
+
 async def test_storm_ends_by_itself_only_after_calm(weather: Weather) -> None:
     """Calm counts from the last time that the rate was one that trips, and anew after a restart: what came meanwhile is not known."""
     await storm(weather)

@@ -57,7 +57,9 @@ def test_storm_breaker_trips_with_the_incident_too_many() -> None:
     assert held.state is RunState.WAITING
     assert held.reason == "storm breaker: 4 incidents opened within 1m, limit 3"
     assert storm.is_held(held)
-    assert not changes.messages
+    (late,) = changes.messages
+    assert (late.kind, late.policy, late.due_at) == (MessageKind.DIGEST, "default", pause.at + MINUTE)
+    assert "storm breaker: 4 incidents opened within 1m, limit 3" in str(facts_of(late, public_url=None)["text"])
     assert [event.kind for event in changes.events if event.chain == SYSTEM_CHAIN] == [Kind.STORM_TRIPPED]
     own = [event.kind for event in changes.events if event.chain == held.incident]
     assert own == [Kind.INCIDENT_OPENED, Kind.RUN_CREATED, Kind.RUN_ENTERED, Kind.GUARD_DENIED, Kind.MESSAGE_FOLDED]
