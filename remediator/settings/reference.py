@@ -115,7 +115,7 @@ def _type(node: Mapping[str, Any]) -> str:
     )
 
 
-_WORDS = {"Authority": "`observe`, `approve`, `auto`", "Role": "role"}
+_WORDS = {"Authority": "`observe`, `approve`, `auto`", "Reset": "`auto`, `person`", "Role": "role"}
 
 
 def _default(info: FieldInfo) -> str:
