@@ -9,7 +9,7 @@ import pytest
 
 from remediator import approval, execution, guards, receiving, turn
 from remediator.decide import Mandate
-from remediator.engine import authority, preparing, undoing
+from remediator.engine import authority, people, preparing, undoing
 from remediator.model import ApprovalState, Authority, Repeat, StepState
 from remediator.replacing import replace
 from remediator.store import sqlite_queries, sqlite_write
@@ -151,6 +151,20 @@ def outcome_is_forgotten(patch: Patch) -> None:
     patch.setattr(execution.Execution, "_apply", apply)
 
 
+def word_is_followed_twice(patch: Patch) -> None:
+    """The word of before counts, although it was followed a moment ago."""
+    plain = people.await_word
+
+    async def await_word(engine: Any, work: Any) -> None:
+        signals = work.snapshot.signals.get(work.run.id, ())
+        if not signals:
+            await plain(engine, work)
+            return
+        await engine.turn(work, lambda one: people._PLAYS[signals[-1].kind](one, signals[-1]))
+
+    patch.setattr(people, "await_word", await_word)
+
+
 MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (intent_is_not_written, {"never_again", "never_twice", "durable"}, {"strikes": 0.02}),
     (fence_is_ignored, {"fenced", "ended_stays", "acting_locked", "never_again"}, {"replicas": 2, "strikes": 0.02}),
@@ -166,6 +180,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (nobody_is_told, {"person_told", "owned"}, {}),
     (alerts_are_answered_too_early, {"accepted", "accepted_run"}, {}),
     (leases_outlive_their_process, {"settles", "durable"}, {"replicas": 1, "strikes": 0.02}),
+    (word_is_followed_twice, {"word_once"}, {}),
     (outcome_is_forgotten, {"never_again", "never_twice"}, {"rules": ("job",)}),
 ]
 

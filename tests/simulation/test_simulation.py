@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 SEEDS = 200
 CHUNK = 20
 
-FOUND: dict[int, str] = {}
-"""Seeds that found something once, and what it was. They stay, whatever else changes."""
+WORD = "a person's word, settled as not applied, was followed and recorded twice: the run looked at the snapshot from before its turn"
+FOUND = {9: WORD, 26: WORD, 28: WORD}
+"""Seeds that found something, and what it was: each fails again when its fix is taken out. What is drawn from a seed changes with the
+simulation, so whoever changes that looks for others (`test_broken_engine_is_caught` has the mutations, for which any seed is good)."""
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
@@ -33,11 +35,11 @@ def test_invariants_hold_under_seeded_faults(first: int) -> None:
 def test_every_fault_and_invariant_is_met() -> None:
     """A few seeds meet nearly all kinds of faults, and check every invariant: none sleeps."""
     faults, checks = set[str](), set[str]()
-    for seed in range(40):
+    for seed in range(25):
         one = told(simulate(seed))
         faults |= set(one.faults)
         checks |= set(one.checks)
-    assert {"crash", "stop", "crash at a commit", "crash at a call", "reload", "kill switch", "duplicate webhook"} <= faults
+    assert {"crash", "stop", "crash at a commit", "stop at a commit", "reload", "kill switch", "duplicate webhook"} <= faults
     assert {"budget", "cooldown", "max_acting", "lock", "never_twice", "effective_twice", "approval_once", "quorum", "dry"} <= checks
     assert {"chained", "audit", "durable", "delivered", "owned", "one_run", "accepted", "accepted_end", "settles", "paused"} <= checks
 
@@ -78,5 +80,5 @@ def test_death_between_any_two_awaits(rule: str) -> None:
     assert died > len(interesting[::STRIDE]) // 2
 
 
-STRIDE = 8
+STRIDE = 12
 """Every so many callbacks are tried here; `make simulate` has all of them in its seeds' reach."""
