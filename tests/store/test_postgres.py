@@ -33,6 +33,14 @@ def server() -> Iterator[PostgresServer]:
         yield made
 
 
+@pytest.fixture(scope="module")
+def bouncer(server: PostgresServer) -> Iterator[PgBouncer]:
+    made = PgBouncer(server)
+    asyncio.run(made.__aenter__())
+    yield made
+    asyncio.run(made.__aexit__(None, None, None))
+
+
 @pytest.fixture
 async def world(server: PostgresServer) -> AsyncIterator[PostgresWorld]:
     made = PostgresWorld(server)
@@ -58,12 +66,11 @@ class TestContractBehindPgBouncer(StoreContract):
     """The same behind a PgBouncer in transaction mode, where no session is ours for longer than a transaction."""
 
     @pytest.fixture
-    async def world(self, server: PostgresServer) -> AsyncIterator[PostgresWorld]:
-        async with PgBouncer(server) as bouncer:
-            made = PostgresWorld(server, port=bouncer.port, pgbouncer=True)
-            await made.begin()
-            yield made
-            await made.end()
+    async def world(self, server: PostgresServer, bouncer: PgBouncer) -> AsyncIterator[PostgresWorld]:
+        made = PostgresWorld(server, port=bouncer.port, pgbouncer=True)
+        await made.begin()
+        yield made
+        await made.end()
 
 
 # --- several daemons on one database
