@@ -25,6 +25,7 @@ from remediator.errors import (
     RemediatorError,
     TemporaryError,
 )
+from remediator.halting import go_on
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
 
 READING = timedelta(seconds=10)
@@ -149,6 +150,8 @@ class Run(Action[RunParams]):
         await _compare(plan, settings)
         if _is_done(plan, await _detected(plan, ctx)):
             return Receipt("nothing was run: it is done already", {"ran": False}, tuple(target.id for target in plan.targets))
+        if "detect" in plan.intent["commands"]:
+            await go_on(ctx)  # looking may have taken long
         keeper = await keeper_of(ctx, plan.connection)
         order = await _order(plan, "argv", settings, ctx, timedelta(seconds=plan.intent["timeout"]))
         ended = await keeper.run(order)

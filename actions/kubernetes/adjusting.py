@@ -149,7 +149,7 @@ class Adjust(Action[P]):
             result = await client.patch(workload.reference.path, writing.template_patch(workload, template, mark, locked=True))
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether the template is rolled out and its Pods are available and stay up."""

@@ -78,7 +78,7 @@ async def apply_limits(plan: Plan, ctx: Context) -> Receipt:
         await client.patch(scaler.path, {"metadata": meta, "spec": scaler.patched(wished)})
         return limits_receipt(plan)
 
-    return await writing.until_no_conflict(attempt)
+    return await writing.until_no_conflict(attempt, ctx)
 
 
 def limits_receipt(plan: Plan) -> Receipt:

@@ -60,7 +60,7 @@ class Cordoning(Action[P]):
             note = new_note(ctx) if plan.intent["note"] == NEW else plan.intent["note"]
             return _receipt(plan, await set_cordoned(client, node, bool(plan.intent["cordoned"]), note=note))
 
-        return await until_no_conflict(attempt)
+        return await until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether the flag is as planned, and whether a node that takes Pods again is ready."""

@@ -67,7 +67,7 @@ async def apply_new(plan: Plan, ctx: Context) -> Receipt:
     """Make the autoscaler if the workload still has none, or delete ours if it still is as it was made."""
     client = await connect(ctx, plan.connection)
     attempt = _delete if plan.intent["delete"] else _make
-    return await writing.until_no_conflict(lambda: attempt(client, plan, ctx))
+    return await writing.until_no_conflict(lambda: attempt(client, plan, ctx), ctx)
 
 
 async def _make(client: Client, plan: Plan, ctx: Context) -> Receipt:

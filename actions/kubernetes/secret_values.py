@@ -22,6 +22,7 @@ from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.fields import entries, owns
 from remediator.action import Context
 from remediator.errors import NotFound, OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
+from remediator.halting import go_on
 from remediator.model import Target
 from remediator.scope import outside_scope
 
@@ -113,7 +114,11 @@ async def values_of(ctx: Context, cluster: str, source: Source, *, to: tuple[str
     refuse_source(ctx, cluster, source, to=to, keys=list(keys))
     if source.command:
         command = ctx.connection(KubernetesConnection, cluster).secret_commands[source.command]
-        return {key: await secret_commands.run(source.command, command, command.filled(*to, key)) for key in keys}
+        found: dict[str, bytes] = {}
+        for key in keys:
+            await go_on(ctx)
+            found[key] = await secret_commands.run(source.command, command, command.filled(*to, key))
+        return found
     body = await read_secret(await connect(ctx, cluster), source.namespace, source.name)
     return {key: value_in(body, source, wanted) for key, wanted in keys.items()}
 

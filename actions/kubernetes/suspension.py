@@ -297,7 +297,7 @@ async def apply_switch(plan: Plan, ctx: Context) -> Receipt:
     if plan.noop:
         return Receipt(plan.summary)
     write = _suspend if plan.intent["to"] == "suspended" else _resume
-    return await writing.until_no_conflict(lambda: write(plan, ctx))
+    return await writing.until_no_conflict(lambda: write(plan, ctx), ctx)
 
 
 async def _suspend(plan: Plan, ctx: Context) -> Receipt:

@@ -15,6 +15,7 @@ from actions.kubernetes.templates import essence, merge_patch, template_digest
 from actions.kubernetes.workloads import Workload, read_history, read_pods, read_workload
 from remediator.action import Context, Reconciled, Settled
 from remediator.errors import Conflict, NotFound, PlanRefused, PreconditionChanged, TemporaryError
+from remediator.halting import go_on
 from remediator.model import JSON, Health, Plan, Receipt, Verdict
 
 T = TypeVar("T")
@@ -22,10 +23,10 @@ _ATTEMPTS = 6
 _FIRST_PAUSE = 0.05
 
 
-async def until_no_conflict(attempt: Callable[[], Awaitable[T]]) -> T:
+async def until_no_conflict(attempt: Callable[[], Awaitable[T]], ctx: Context) -> T:
     """Carry out `attempt`, which reads, compares and writes, until its write meets no conflict; six times at most.
 
-    A conflict says that nothing was written. Raises `TemporaryError` when the object never held still.
+    A conflict says that nothing was written. Raises `TemporaryError` when the object never held still, or nothing further may be done.
     """
     pause = _FIRST_PAUSE
     for _ in range(_ATTEMPTS - 1):
@@ -34,6 +35,7 @@ async def until_no_conflict(attempt: Callable[[], Awaitable[T]]) -> T:
         except Conflict:
             await asyncio.sleep(pause)
             pause *= 2
+        await go_on(ctx)
     try:
         return await attempt()
     except Conflict as error:

@@ -26,6 +26,7 @@ from actions.postgres.session import GRACE, kept_session
 from remediator.action import Action, Code, Context, Params, Permission, PermissionKind
 from remediator.duration import Duration
 from remediator.errors import OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged, RemediatorError, TemporaryError
+from remediator.halting import go_on
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Execute(Action[ExecuteParams]):
         connection = await open_connection(settings, ctx)
         try:
             rows, mark = await _until_commit(connection, plan, params)
+            await go_on(ctx)  # the statement may have waited for long; without a COMMIT the server rolls it back
             try:
                 await _commit(connection, params.timeout)
             except UnreachableError as lost:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, StrictInt, StrictStr, model_validator
@@ -18,6 +21,7 @@ from actions.redis.topology import SLOTS, open_servers, read_server, target, wri
 from actions.redis.trace import marked, new_mark, pending, script_ran, scripts_forgotten
 from remediator.action import Code, Context, Permission, Reconciled
 from remediator.errors import PermanentError, PlanRefused, PreconditionChanged, TemporaryError
+from remediator.halting import go_on
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Risk, Verdict
 
 _SCRIPT = """
@@ -36,6 +40,8 @@ for _, i in ipairs(wanted) do
 end
 return gone
 """
+_FRESH = 0.1
+"""Seconds for which an answer holds whether the call may go on: a cluster's keys go slot by slot, and there may be thousands."""
 _FEW = 20
 """Keys named in messages."""
 
@@ -102,7 +108,7 @@ class DeleteKeys(RedisAction[DeleteKeysParams]):
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
         """Delete, in one script a server (a slot, in a cluster), the listed keys that still have their type.
 
-        After the first deletion of a cluster, a refusal by another server is told in the receipt.
+        After the first deletion of a cluster, what other keys were left for is in the receipt.
         """
         mark = str(plan.precondition["mark"])
         script = marked(_SCRIPT, mark)
@@ -110,7 +116,16 @@ class DeleteKeys(RedisAction[DeleteKeysParams]):
         failed: list[str] = []
         async with open_servers(ctx, plan.connection, mark=mark) as sessions:
             await _compare(sessions, plan, script)
-            for session, part in _parts(sessions, plan, by_slot=ctx.connection(RedisConnection, plan.connection).cluster):
+            parts = _parts(sessions, plan, by_slot=ctx.connection(RedisConnection, plan.connection).cluster)
+            asking = _Asking(ctx)
+            for number, (session, part) in enumerate(parts):
+                try:
+                    await asking.go_on()
+                except TemporaryError as stop:
+                    if not deleted:
+                        raise
+                    failed.append(f"{sum(len(rest) for _, rest in parts[number:])} keys: {stop}")
+                    break
                 try:
                     deleted += await _delete(session, part, script)
                 except (PreconditionChanged, TemporaryError, PermanentError) as error:
@@ -207,6 +222,20 @@ async def _compare(sessions: Sequence[Session], plan: Plan, script: str) -> None
             raise PreconditionChanged(f"{session.where} was restarted, replaced or demoted since the plan was made")
         if await script_ran(session, script):
             raise PreconditionChanged(f"{session.where} has run this very step already")
+
+
+@dataclass
+class _Asking:
+    """Whether the call may go on, asked no more often than an answer gets old."""
+
+    ctx: Context
+    asked_at: float = -math.inf
+
+    async def go_on(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self.asked_at >= _FRESH:
+            self.asked_at = now
+            await go_on(self.ctx)
 
 
 Listed = list[tuple[str, str]]

@@ -21,6 +21,7 @@ from actions.redis.topology import Server, open_servers, read_server, target, wr
 from actions.redis.trace import marked, new_mark, pending, script_ran
 from remediator.action import Context, Permission, Reconciled
 from remediator.errors import PermanentError, PlanRefused, PreconditionChanged, TemporaryError
+from remediator.halting import go_on
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Risk, Target, Verdict
 
 _SCRIPT = """
@@ -110,14 +111,21 @@ class _Flush(RedisAction[OnConnection]):
         )
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
-        """Send the comparing script to each server. After the first flush of a cluster, a refusal by another is told in the receipt."""
+        """Send the comparing script to each server. After the first flush of a cluster, what another was left for is in the receipt."""
         script = marked(_SCRIPT, str(plan.precondition["mark"]))
         flushed: list[str] = []
         missed: list[str] = []
         async with open_servers(ctx, plan.connection, mark=str(plan.precondition["mark"])) as sessions:
             if {str(session.address) for session in sessions} != set(plan.precondition["servers"]):
                 raise PreconditionChanged(f"the primaries of {plan.connection!r} are not those that were planned")
-            for session in sessions:
+            for number, session in enumerate(sessions):
+                try:
+                    await go_on(ctx)
+                except TemporaryError as stop:
+                    if not flushed:
+                        raise
+                    missed += [f"{one.address}: {stop}" for one in sessions[number:]]
+                    break
                 try:
                     await _send(session, plan, script)
                 except (PreconditionChanged, TemporaryError, PermanentError) as error:

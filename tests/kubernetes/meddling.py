@@ -11,12 +11,12 @@ from remediator.testing import LocalContext
 Meddle = Callable[[], Awaitable[Any]]
 
 
-async def before_writes(ctx: LocalContext, *meddles: Meddle) -> list[Any]:
-    """Have each of `meddles` happen right before one live patch of the context's client; return the list of bodies that it sends."""
+async def before_writes(ctx: LocalContext, *meddles: Meddle, verb: str = "patch") -> list[Any]:
+    """Have each of `meddles` happen right before one live write of the context's client; return the list of bodies that it sends."""
     client: Any = await connect(ctx, "prod")
-    plain, waiting, sent = client.patch, list(meddles), []
+    plain, waiting, sent = getattr(client, verb), list(meddles), []
 
-    async def patch(path: str, body: Any, **more: Any) -> Any:
+    async def write(path: str, body: Any, **more: Any) -> Any:
         if more.get("dry_run"):
             return await plain(path, body, **more)
         sent.append(body)
@@ -24,5 +24,5 @@ async def before_writes(ctx: LocalContext, *meddles: Meddle) -> list[Any]:
             await waiting.pop(0)()
         return await plain(path, body, **more)
 
-    client.patch = patch
+    setattr(client, verb, write)
     return sent

@@ -341,7 +341,7 @@ async def test_objects_are_written_in_order_and_the_first_failure_stops(run: Wor
     assert [one.rpartition("/")[2] for one in receipt.touched] == ["one"]
     verdict = await APPLY.verify(plan, receipt, ctx)
     assert verdict.health is Health.UNHEALTHY
-    assert "1 of 3 were written: configmap" in verdict.message
+    assert "1 of 3 were written; stopped: configmap" in verdict.message
     assert await data(run, "three") is None
     await APPLY.apply(await APPLY.undo(plan, receipt, ctx), ctx)
     assert (await data(run, "one"), await data(run, "two")) == (None, {"a": "other"})

@@ -24,6 +24,7 @@ from actions.kubernetes.suspension import Leave, ask_owner, kept_leave, require_
 from actions.kubernetes.templates import merge_patch, template_digest
 from remediator.action import CODE, Action, Code, Context, Permission, Reconciled, Settled
 from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged, RemediatorError
+from remediator.halting import go_on, stopped
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
 
 _WHY = "compare, apply and make objects"
@@ -134,13 +135,13 @@ class Apply(Action[ApplyParams]):
                 return await _write_one(client, ctx, plan, number)
 
             try:
-                done.append(await writing.until_no_conflict(attempt))
+                done.append(await writing.until_no_conflict(attempt, ctx))
             except OutcomeUnknown:
                 raise
             except RemediatorError as error:
                 if not done:
                     raise
-                return _receipt(plan, done, stopped=str(error))
+                return _receipt(plan, done, why=stopped(error))
         return _receipt(plan, done)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
@@ -161,10 +162,8 @@ class Apply(Action[ApplyParams]):
             return Reconciled(Settled.UNKNOWN, f"{plan.summary}: somebody else changed what was planned, and this step's note is not there")
         if not done:
             return Reconciled(Settled.NOT_APPLIED, f"{plan.summary}: no object carries this step's note, all are as they were")
-        stopped = "" if len(done) == len(found) else "this daemon stopped before it came to the rest"
-        return Reconciled(
-            Settled.APPLIED, f"{len(done)} of {len(found)} objects carry this step's note", _receipt(plan, done, stopped=stopped)
-        )
+        why = "" if len(done) == len(found) else "this daemon stopped before it came to the rest"
+        return Reconciled(Settled.APPLIED, f"{len(done)} of {len(found)} objects carry this step's note", _receipt(plan, done, why=why))
 
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan to put fields back and to take made objects away, last to first, if nobody changed any of them since."""
@@ -234,6 +233,7 @@ async def _write_one(client: Client, ctx: Context, plan: Plan, number: int) -> d
         return receipt_of(number, one, there.body, ctx.identity.name)
     _compare(reference, there, before)
     await require_leave(ctx, plan)
+    await go_on(ctx)
     if there is not None and one.get("back") == "restore":
         body = merge_patch(own_parts(there.body), touched.restored(own_parts(there.body), one["after"]))
         patch = locked(body, there.body, {**notes.noted(ctx.key), **await mark_for(client, ctx, one, there)})
@@ -272,6 +272,7 @@ async def _delete(client: Client, ctx: Context, plan: Plan, number: int, there: 
     if essence(there.body) != before["whole"]:
         raise PreconditionChanged(f"{there.reference}: somebody changed it since the way back was planned")
     await require_leave(ctx, plan)
+    await go_on(ctx)
     path, version = ObjectReference.planned(one).path, there.resource_version
     await client.delete(path, uid=there.uid, resource_version=version, propagation="Background")
     return gone
@@ -361,8 +362,8 @@ def _back_to_nothing(
     return intent, precondition, [Change(target.id, "the object", "made by this run", None)]
 
 
-def _receipt(plan: Plan, done: Sequence[Any], *, stopped: str = "") -> Receipt:
-    message = f"{plan.summary}; {len(done)} of {len(plan.intent['objects'])} were written: {stopped}" if stopped else plan.summary
+def _receipt(plan: Plan, done: Sequence[Any], *, why: str = "") -> Receipt:
+    message = f"{plan.summary}; {len(done)} of {len(plan.intent['objects'])} were written; {why}" if why else plan.summary
     numbers = [item["number"] for item in done]
     ids = tuple(plan.targets[number].id for number in numbers)
-    return Receipt(message, {"objects": list(done), **({"stopped": message} if stopped else {})}, ids)
+    return Receipt(message, {"objects": list(done), **({"stopped": message} if why else {})}, ids)

@@ -149,7 +149,7 @@ class Patch(Action[PatchParams]):
             result = await client.patch(reference.path, patches.locked(patch, thing.body, annotations), kind=content)
             return _receipt(plan, Thing(reference, result))
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether the fields are as planned, and where the Pod template changed, whether it is rolled out and well."""

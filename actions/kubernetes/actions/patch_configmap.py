@@ -169,7 +169,7 @@ class PatchConfigmap(Action[PatchConfigmapParams]):
             await client.patch(reference.path, {"metadata": meta, "data": in_turn(_data(thing), edits)})
             return _receipt(plan)
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether the keys are as planned. What their users make of them is for other checks."""

@@ -131,7 +131,7 @@ class ResizePvc(Action[ResizePvcParams]):
                 await client.patch(path, _wish(plan.intent["size"], locked_to=claim))
             return _receipt(plan)
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether the volume has grown."""

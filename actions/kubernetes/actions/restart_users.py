@@ -19,6 +19,7 @@ from actions.kubernetes.users import uses
 from actions.kubernetes.workloads import Workload, require_observed
 from remediator.action import Action, Context, Permission, Reconciled, Settled
 from remediator.errors import OutcomeUnknown, PlanRefused, RemediatorError
+from remediator.halting import go_on, stopped
 from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Verdict
 
 _WORST_FIRST = (Health.UNHEALTHY, Health.UNKNOWN, Health.HEALTHY)
@@ -124,14 +125,14 @@ class RestartUsers(Action[RestartUsersParams]):
             except RemediatorError as error:
                 if not touched:
                     raise
-                return _receipt(touched, f"stopped after {len(touched)} of {len(parts)}: {error}")
+                return _receipt(touched, f"{plan.summary}; {len(touched)} of {len(parts)} were restarted; {stopped(error)}")
             touched.append(part.targets[0].id)
         return _receipt(touched, plan.summary)
 
-    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
+    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
         """Read once whether all users are restarted, available, and stay up; the worst of them counts."""
         client = await connect(ctx, plan.connection)
-        verdicts = [await writing.verify_template(part, ctx, client, Reference.planned(part)) for part in _parts(plan)]
+        verdicts = [await _verify_one(client, ctx, part, receipt) for part in _parts(plan)]
         worst = min(verdicts, key=lambda verdict: _WORST_FIRST.index(verdict.health))
         return worst if worst.health is not Health.HEALTHY else Verdict(Health.HEALTHY, f"all {len(verdicts)} are restarted and well")
 
@@ -203,9 +204,16 @@ async def _restart(client: Client, ctx: Context, part: Plan) -> None:
         writing.compare_template(workload, part.precondition)
         mark = await _mark(client, ctx, workload, part.intent["restarted_at"])
         template = restarted(workload, part.intent["restarted_at"])
+        await go_on(ctx)
         await client.patch(workload.reference.path, writing.template_patch(workload, template, mark, locked=True))
 
-    await writing.until_no_conflict(attempt)
+    await writing.until_no_conflict(attempt, ctx)
+
+
+async def _verify_one(client: Client, ctx: Context, part: Plan, receipt: Receipt) -> Verdict:
+    if part.targets[0].id not in receipt.data["restarted"]:
+        return Verdict(Health.UNKNOWN, f"{Reference.planned(part)} was not restarted: {receipt.message}")
+    return await writing.verify_template(part, ctx, client, Reference.planned(part))
 
 
 def _receipt(touched: Sequence[str], message: str) -> Receipt:

@@ -30,6 +30,7 @@ from actions.kubernetes.secret_values import (
 from actions.kubernetes.suspension import Leave, ask_owners, kept_leave, require_leave
 from remediator.action import CODE, Action, Context, Permission, PermissionKind, Reconciled, Settled
 from remediator.errors import NotReversible, PermanentError, PlanRefused, PreconditionChanged
+from remediator.halting import go_on
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
 
 _PLACEHOLDER = encoded(b"-")
@@ -159,7 +160,7 @@ class RestoreSecret(Action[RestoreSecretParams]):
         """Compare the keys with the plan, fetch the values, and write them with our note in one call that the server compares again."""
         client = await connect(ctx, plan.connection)
         if plan.undoes and not plan.noop:
-            return await writing.until_no_conflict(lambda: _take_away(client, plan, ctx))
+            return await writing.until_no_conflict(lambda: _take_away(client, plan, ctx), ctx)
         to = (plan.intent["namespace"], plan.intent["name"])
         values: dict[str, bytes] = {}
 
@@ -172,11 +173,12 @@ class RestoreSecret(Action[RestoreSecretParams]):
             if not values:  # once: a command is not run again because of a conflict
                 source = Source.planned(plan.intent["source"])
                 values.update(await values_of(ctx, plan.connection, source, to=to, keys=plan.intent["keys"]))
+                await go_on(ctx)  # a command may have taken a minute for each key
             with unsaid(values.values(), what=f"secret {'/'.join(to)} was not written"):
                 await _write(client, plan, body, values, key=ctx.key)
             return _receipt(plan)
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether every key has a value. Whether it is the right one shows in what uses it."""

@@ -102,7 +102,7 @@ class RolloutRestart(Action[RolloutRestartParams]):
             result = await client.patch(workload.reference.path, writing.template_patch(workload, template, mark, locked=True))
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether all Pods are new, available, and stay up."""

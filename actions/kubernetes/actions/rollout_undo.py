@@ -123,7 +123,7 @@ class RolloutUndo(Action[RolloutUndoParams]):
             result = await client.patch(workload.reference.path, writing.template_patch(workload, target.template, mark, locked=True))
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
         """Read once whether the template is rolled out and its Pods are available and stay up."""

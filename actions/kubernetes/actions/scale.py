@@ -176,7 +176,7 @@ class Scale(Action[ScaleParams]):
                 await client.patch(f"{reference.path}/scale", body)
             return _receipt(plan)
 
-        return await writing.until_no_conflict(attempt)
+        return await writing.until_no_conflict(attempt, ctx)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
         """Read once whether as many Pods as planned are available."""

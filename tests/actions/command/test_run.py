@@ -19,7 +19,7 @@ from actions.command.connection import CommandConnection
 from actions.command.host import find_program, find_user
 from actions.command.run import Run
 from remediator.action import Settled
-from remediator.errors import NotReversible, OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged
+from remediator.errors import NotReversible, OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import Health, Plan, Receipt, canonical, to_json
 from remediator.testing import LocalContext
 from tests.actions.command.conftest import Write, connection, context, replace_program
@@ -404,6 +404,17 @@ async def test_s17_rule_declares_how_a_command_may_be_repeated(wish: Mapping[str
     assert (await Run().reconcile(plan, ctx)).settled is settled
     moved = Plan(**{**plan.__dict__, "precondition": {**plan.precondition, "host": "elsewhere"}})
     assert (await Run().reconcile(moved, ctx)).settled is Settled.UNKNOWN
+
+
+async def test_s18_the_kill_switch_holds_back_a_command_that_was_looked_for(program: Write, tmp_path: Path) -> None:
+    """`detect` may take as long as the command: thrown meanwhile, the command is not run."""
+    path = program("work", f'[ "$1" = look ] && exit 1; touch {tmp_path}/done')
+    ctx = LocalContext({"here": connection(path)}, key="run-1/1", halted=lambda: "paused by anna")
+    plan = await planned(ctx, path, repeat="detectable", detect=[path, "look"])
+    with pytest.raises(TemporaryError, match=r"^stopped: paused by anna$"):
+        await Run().apply(plan, ctx)
+    assert not (tmp_path / "done").exists()
+    await ctx.aclose()
 
 
 async def test_detect_that_can_t_tell_stops(program: Write) -> None:

@@ -71,6 +71,18 @@ async def test_too_many_or_too_few_rows_are_rolled_back(bench: Bench, ctx: Local
     assert await locked(bench) == 0
 
 
+async def test_s18_the_kill_switch_rolls_back_what_was_not_committed(bench: Bench, ctx: LocalContext) -> None:
+    """The statement may have waited for minutes: thrown meanwhile, its transaction is not committed, and later it may be done."""
+    found = await plan(ctx, LOCK, "owner 1")
+    ctx._halted = lambda: "paused by anna"
+    with pytest.raises(TemporaryError, match=r"^stopped: paused by anna$"):
+        await EXECUTE.apply(found, ctx)
+    assert await locked(bench) == 0
+    ctx._halted = lambda: None
+    await EXECUTE.apply(found, ctx)
+    assert await locked(bench) == 1
+
+
 async def test_s03_changing_nothing_is_no_success(ctx: LocalContext) -> None:
     """By default at least one row must change."""
     with pytest.raises(PermanentError, match="0 rows"):

@@ -15,7 +15,7 @@ from actions.redis.delete import DeleteKeysParams
 from actions.redis.keys import escape_glob, fill, key_bytes, key_text, prefix
 from actions.redis.session import Session
 from remediator.action import Settled
-from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged
+from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import JSON, Health
 from remediator.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
@@ -202,6 +202,23 @@ async def test_cluster_keys_are_found_on_all_primaries(cluster: RedisCluster) ->
     assert [dump(cluster.pair(number)[0]) for number in range(3)] == [{}, {}, {}]
     assert (await ACTION.verify(plan, receipt, ctx)).health is Health.HEALTHY
     assert (await ACTION.reconcile(plan, ctx)).settled is Settled.APPLIED
+
+
+async def test_s18_the_kill_switch_ends_a_deletion_between_two_slots(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thrown after the first slot's keys are gone: all others are left, and the receipt says how many and why."""
+    monkeypatch.setattr("actions.redis.delete._FRESH", 0.0)
+    for number in range(3):
+        cluster.pair(number)[0].call("SET", f"tts:{cluster.tag(number)}:1", "x")
+    answers = iter(["paused by anna", None, "paused by anna", None])
+    ctx = LocalContext({"cache": to_cluster(cluster)}, halted=lambda: next(answers))
+    plan = await ACTION.plan(wish("tts:*"), ctx)
+    with pytest.raises(TemporaryError, match=r"^stopped: paused by anna$"):
+        await ACTION.apply(plan, ctx)
+    receipt = await ACTION.apply(plan, ctx)
+    assert len(receipt.touched) == 1
+    assert receipt.data["failed"] == ["2 keys: stopped: paused by anna"]
+    assert (await ACTION.verify(plan, receipt, ctx)).health is Health.UNHEALTHY
+    assert sum(dump(cluster.pair(number)[0]) == {} for number in range(3)) == 1
 
 
 async def test_ten_thousand_keys_go_in_one_script(server: RedisServer) -> None:

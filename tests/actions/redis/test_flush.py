@@ -201,6 +201,22 @@ async def test_partial_flush_of_a_cluster_is_told_and_unhealthy(cluster: RedisCl
     assert dump(last) != {}
 
 
+async def test_s18_the_kill_switch_ends_a_flush_between_two_primaries(cluster: RedisCluster) -> None:
+    """Thrown before the second of three: it and the third keep their keys, and the receipt says why. Before the first: nothing is done."""
+    for number in range(3):
+        fill_slot(cluster, number)
+    answers = iter(["paused by anna", None, "paused by anna", None])
+    ctx = LocalContext({"cache": to_cluster(cluster)}, halted=lambda: next(answers))
+    plan = await FlushDb().plan(CACHE, ctx)
+    with pytest.raises(TemporaryError, match=r"^stopped: paused by anna$"):
+        await FlushDb().apply(plan, ctx)
+    receipt = await FlushDb().apply(plan, ctx)
+    assert (len(receipt.data["flushed"]), len(receipt.data["missed"])) == (1, 2)
+    assert receipt.message.count("stopped: paused by anna") == 2
+    assert (await FlushDb().verify(plan, receipt, ctx)).health is Health.UNHEALTHY
+    assert sum(dump(cluster.pair(number)[0]) == {} for number in range(3)) == 1
+
+
 def fill_slot(cluster: RedisCluster, number: int) -> None:
     """Write keys that belong to the n-th primary."""
     tag = cluster.tag(number)
