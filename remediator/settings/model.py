@@ -253,7 +253,9 @@ class StormSettings(Part):
     calm: Duration = setting(
         timedelta(minutes=5), "for so long there must have been no more than that many before the storm ends", reload=True, ge=timedelta()
     )
-    reset: Reset = setting(Reset.AUTO, "auto: it ends by itself; person: only `remediator resume --scope storm` ends it", reload=True)
+    reset: Literal["auto", "person"] = setting(
+        "auto", "auto: it ends by itself; person: only `remediator resume --scope storm` ends it", reload=True
+    )
     digest_every: Duration = setting(
         timedelta(minutes=15), "shortest time between two digests of one storm", reload=True, ge=timedelta(seconds=10)
     )
@@ -262,7 +264,7 @@ class StormSettings(Part):
     @property
     def limits(self) -> StormLimits:
         """As the breaker takes them."""
-        return StormLimits(self.incidents, self.within, self.calm, self.reset, self.digest_every, self.ramp)
+        return StormLimits(self.incidents, self.within, self.calm, Reset(self.reset), self.digest_every, self.ramp)
 
 
 # --- the systems it talks to -------------------------------------------------------------------------------------------
