@@ -44,6 +44,7 @@ class Cordoning(Action[P]):
             connection=cluster,
             noop=noop,
             undoes=undoes,
+            leaves=left_cordoned(cluster, node) if cordoned and not (noop or undoes) else "",
         )
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
@@ -102,6 +103,11 @@ class Cordoning(Action[P]):
         cordoned, note = bool(plan.precondition["cordoned"]), plan.precondition["note"]
         await set_cordoned(client, node, cordoned, note=note, dry_run=True)
         return self.flag_plan(plan.connection, node, cordoned, note=note, undoes=True, ours=not cordoned)
+
+
+def left_cordoned(cluster: str, node: Node) -> str:
+    """Return in a plan's words what a step that cordons leaves behind: nobody lifts a cordon by himself."""
+    return f"{node} on {cluster} is cordoned"
 
 
 def is_applied(node: Node, plan: Plan, ctx: Context) -> bool:

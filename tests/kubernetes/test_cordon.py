@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
@@ -12,7 +13,9 @@ from actions.kubernetes import Cordon, Uncordon
 from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Settled
 from remediator.errors import PermissionMissing, PlanRefused, PreconditionChanged
-from remediator.model import JSON, Health, Plan, Receipt, canonical
+from remediator.leftovers import left_behind
+from remediator.model import JSON, Health, Plan, Receipt, StepState, canonical
+from remediator.records import Step
 from remediator.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
@@ -120,6 +123,24 @@ async def test_a_node_is_one_target_and_all_nodes_share_a_lock(nodes: OwnNodes, 
     await nodes.merge(one, {"metadata": {"annotations": {"remediator.test/ready": "False"}}})
     await nodes.until(one, lambda item: not ready(item), what="it is not ready")
     assert not (await CORDON.plan(params(CORDON, one), node_ctx)).impact.shrinks
+
+
+async def test_a_cordoned_node_is_left_behind_until_it_is_uncordoned(nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """Whoever hears how the run ended hears that nothing new is put on it; not once a later step of the run, or undo, has lifted it."""
+    one = await nodes()
+    plan = await CORDON.plan(params(CORDON, one), node_ctx)
+    receipt = await CORDON.apply(plan, node_ctx)
+    step = Step(1, CORDON.name, StepState.APPLIED, plan, receipt)
+    assert left_behind([step]) == (f"node {one} on prod is cordoned (step 1, kubernetes.cordon)",)
+    back = await CORDON.undo(plan, receipt, node_ctx)
+    assert not back.leaves
+    assert not left_behind([replace(step, state=StepState.UNDONE, undo_plan=back)])
+    assert not (await CORDON.plan(params(CORDON, one), node_ctx)).leaves, "somebody had cordoned it before"
+    lifting = await UNCORDON.plan(params(UNCORDON, one), node_ctx)
+    receipt = await UNCORDON.apply(lifting, node_ctx)
+    assert not left_behind([step, Step(2, UNCORDON.name, StepState.APPLIED, lifting, receipt)])
+    again = await UNCORDON.undo(lifting, receipt, node_ctx)
+    assert not again.leaves, "that is how it was before the step"
 
 
 def ready(item: Object) -> bool:

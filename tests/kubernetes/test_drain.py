@@ -14,7 +14,9 @@ from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Identity, Settled
 from remediator.errors import OutcomeUnknown, PermissionMissing, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.guards import lock_keys
-from remediator.model import JSON, Health, Plan, Receipt, canonical
+from remediator.leftovers import left_behind
+from remediator.model import JSON, Health, Plan, Receipt, StepState, canonical
+from remediator.records import Step
 from remediator.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
@@ -323,6 +325,18 @@ async def test_an_error_after_the_cordon_is_told_as_what_it_left(run: Workloads,
     assert (await DRAIN.verify(plan, receipt, node_ctx)).health is Health.UNHEALTHY
     await DRAIN.apply(await DRAIN.undo(plan, receipt, node_ctx), node_ctx)
     assert "unschedulable" not in (await nodes.get(one))["spec"]
+
+
+async def test_a_drained_node_is_left_behind_cordoned(run: Workloads, nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """Also when its Pods could not all go, or nobody knows how far it went; a node that was cordoned before is not named."""
+    one = await nodes()
+    await run("Deployment", "web", behaviours.RUNS, replicas=1, pod=nodes.only)
+    plan = await DRAIN.plan(params(one, min_healthy=0), node_ctx)
+    named = f"node {one} on prod is cordoned"
+    assert left_behind([Step(1, DRAIN.name, StepState.APPLIED, plan, Receipt(""))]) == (f"{named} (step 1, kubernetes.drain)",)
+    assert left_behind([Step(1, DRAIN.name, StepState.UNKNOWN, plan)]) == (f"{named}, perhaps (step 1, kubernetes.drain)",)
+    await nodes.merge(one, {"spec": {"unschedulable": True}})
+    assert not (await DRAIN.plan(params(one, min_healthy=0), node_ctx)).leaves
 
 
 class Switch:

@@ -12,7 +12,7 @@ from pydantic import Field
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.controllers import Controller, controllers_of, namespace_of, node_of, pod_target, read_group, uid_of
-from actions.kubernetes.cordoning import NEW, Cordoning, is_applied
+from actions.kubernetes.cordoning import NEW, Cordoning, is_applied, left_cordoned
 from actions.kubernetes.disruption import JUDGING, Limits, refuse_system
 from actions.kubernetes.draining import Load, load_of, read_node_pods, refuse_load
 from actions.kubernetes.errors import Blocked
@@ -131,6 +131,7 @@ class Drain(Cordoning[DrainParams]):
             connection=params.cluster,
             warnings=tuple(warnings),
             noop=noop,
+            leaves="" if node.cordoned else left_cordoned(params.cluster, node),
         )
 
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
