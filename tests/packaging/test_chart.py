@@ -446,10 +446,15 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
         f'remediator_runs{{{labels}, state="interrupted"}}': "0x300",
         f"remediator_paused{{{labels}}}": "0x300",
         f"remediator_paused_rules{{{labels}}}": "0x300",
+        f"remediator_storm{{{labels}}}": "0x300",
+        f"remediator_reconciliation_last_complete_timestamp_seconds{{{labels}}}": "0+60x300",
         f'remediator_alerts_received_total{{{labels}, status="firing"}}': "0+1x300",
     }
-    sick = {series: {"0x300": "1+1x300", "1x300": "0x300", "0+1x300": "5x300"}[course] for series, course in healthy.items()}
-    sick[f"remediator_paused{{{labels}}}"] = "1x300"
+    sick = {
+        series: {"0x300": "1+1x300", "1x300": "0x300", "0+1x300": "5x300", "0+60x300": "60x300"}[course]
+        for series, course in healthy.items()
+    }
+    sick |= {f"{name}{{{labels}}}": "1x300" for name in ("remediator_paused", "remediator_storm")}
     alerts = [rule["alert"] for rule in groups["groups"][0]["rules"]]
     cases = [
         {
@@ -471,4 +476,4 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", "test.yaml"]):
         done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert len(alerts) == 8
+    assert len(alerts) == 10
