@@ -75,6 +75,13 @@ class Connection(BaseModel):
     aliases: tuple[str, ...] = ()
     max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
 
+    def doubts(self, name: str, all_: Mapping[str, Connection]) -> Sequence[str]:
+        """Return what these settings, called `name` among `all_` connections, allow and hardly mean, for `remediator check`.
+
+        May read files that they name, and leaves out what can't be told from here. Asks no system.
+        """
+        return ()
+
     def placed(self, permission: Permission) -> tuple[str | None, Permission] | None:
         """Return on which connection (None: this one) and at which place a permission is needed, as far as these settings say that.
 

@@ -58,6 +58,12 @@ class KubernetesConnection(Connection):
         default_factory=dict, description="programs on the daemon's host that kubernetes.restore_secret may take values from, by name"
     )
 
+    def doubts(self, name: str, all_: Mapping[str, Connection]) -> Sequence[str]:
+        """Warn of a server that nobody verifies, and of two names for one cluster."""
+        from actions.kubernetes.doubts import doubts_of
+
+        return doubts_of(name, self, all_)
+
     def placed(self, permission: Permission) -> tuple[str | None, Permission] | None:
         """Move rights on GitOps' objects to where they are: the cluster and namespace of Argo CD, any namespace for Flux."""
         group, _, resource = permission.resource.partition("/")

@@ -26,6 +26,27 @@ def open_tls(ca_file: str | None, data: str | bytes | None = None) -> ssl.SSLCon
     return tls
 
 
+@dataclass(frozen=True)
+class NamedCluster:
+    """What a kubeconfig says about the cluster of one context, without its credentials."""
+
+    server: str
+    verified: bool
+    """False where it says that anybody's certificate will do."""
+
+
+def read_cluster(file: str, context: str | None) -> NamedCluster | None:
+    """Read which cluster a context (the only one, without a name) is for, without the SDK; None where that can't be told from here."""
+    try:
+        found = yaml.safe_load(Path(os.path.expanduser(file)).read_bytes())  # noqa: PTH111 (reads no file)
+        contexts = {item["name"]: item["context"]["cluster"] for item in found["contexts"]}
+        wanted = contexts[context] if context is not None or len(contexts) != 1 else next(iter(contexts.values()))
+        cluster = next(item["cluster"] for item in found["clusters"] if item["name"] == wanted)
+        return NamedCluster(str(cluster["server"]), not cluster.get("insecure-skip-tls-verify"))
+    except (OSError, yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, StopIteration):
+        return None
+
+
 @dataclass
 class Kubeconfig:
     """One context of a kubeconfig, and the credentials that it gives at the moment."""

@@ -37,13 +37,11 @@ PACK = "pack.yaml"
 
 def check(paths: Paths = None, config: Config = DEFAULT_CONFIG_PATH, as_json: AsJson = False) -> None:
     """Validate settings and rules; print every problem as FILE:LINE:COLUMN: MESSAGE, exit code 1 when there is one."""
-    from remediator.rules.lint import lint
-
     problems: set[Problem] = set()
     warnings: set[Problem] = set()
     for path in paths or [config]:
         try:
-            warnings |= set(lint(_compile(path)))
+            warnings |= set(_warnings(path))
         except InvalidFiles as error:
             problems |= set(error.problems)
     _report(sorted(problems), sorted(warnings), as_json=as_json)
@@ -62,19 +60,23 @@ def _report(problems: Sequence[Problem], warnings: Sequence[Problem], *, as_json
         say("No problems." if not warnings else f"No problems, {len(warnings)} warning(s).", style="green")
 
 
-def _compile(path: Path) -> RuleSet:
-    """Compile the packs that `path` is, holds or belongs to, or those of a settings file. Raises `InvalidFiles`."""
+def _warnings(path: Path) -> list[Problem]:
+    """Check the packs that `path` is, holds or belongs to, or settings with their packs. Raises `InvalidFiles`."""
+    from remediator.rules.lint import lint
+
     if not path.exists():
         raise CommandFailed(f"there is no {path}", code=Exit.USAGE)
     packs = _packs(path)
     if packs or path.is_dir():
-        return _compile_packs(packs or [path])
+        return lint(_compile_packs(packs or [path]))
     from remediator.loading import load_rules
     from remediator.registry import Registry
-    from remediator.settings import load_settings
+    from remediator.settings import read_settings
 
-    settings = load_settings(path, os.environ)
-    return load_rules(settings, Registry(settings.actions_path))
+    loaded = read_settings(path, os.environ)
+    registry = Registry(loaded.settings.actions_path)
+    loaded.check(registry)
+    return [*loaded.doubts(registry), *lint(load_rules(loaded.settings, registry))]
 
 
 def _packs(path: Path) -> list[Path]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from remediator.action import Connection
 from remediator.errors import InvalidFiles, Problem
 from remediator.model import JSON
 from remediator.registry import Registry
@@ -38,6 +39,13 @@ class Loaded:
         faults = [*_escalation_faults(self.settings, registry), *_connection_faults(self.settings, registry)]
         if faults:
             raise InvalidFiles([_problem(fault, self.tree, self.environment) for fault in faults])
+
+    def doubts(self, registry: Registry) -> list[Problem]:
+        """Return warnings of connections, which `check` has found to be valid. Reads files that they name."""
+        found = {name: (_connection_loc(self.settings, name), model) for name, model in _connections(self.settings, registry)}
+        models = {name: model for name, (_, model) in found.items()}
+        faults = [Fault(loc, text, at_key=True) for name, (loc, model) in found.items() for text in model.doubts(name, models)]
+        return [_problem(fault, self.tree, self.environment) for fault in faults]
 
 
 def load_settings(path: Path, environ: Mapping[str, str]) -> Settings:
@@ -161,9 +169,20 @@ def _is_path(name: str) -> bool:
 # --- what only the catalogue knows --------------------------------------------------------------------------------------
 
 
+def _connection_loc(settings: Settings, name: str) -> Loc:
+    return ("connections", name) if name in settings.connections else (name,)
+
+
+def _connections(settings: Settings, registry: Registry) -> Iterator[tuple[str, Connection]]:
+    for name, raw in settings.all_connections.items():
+        model = registry.connection_kind(str(raw["kind"]))
+        if model is not None:
+            yield name, model.model_validate({key: value for key, value in raw.items() if key != "kind"})
+
+
 def _connection_faults(settings: Settings, registry: Registry) -> Iterator[Fault]:
     for name, raw in settings.all_connections.items():
-        loc: Loc = ("connections", name) if name in settings.connections else (name,)
+        loc = _connection_loc(settings, name)
         kind = str(raw["kind"])
         model = registry.connection_kind(kind)
         if model is None:
