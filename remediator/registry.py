@@ -45,23 +45,36 @@ class Registry:
         self._own: dict[str, Load] = {name: _builtin(name) for name in _builtin_names()}
         self._foreign: dict[str, Load] | None = None
         self._providers: dict[str, Provider | None] = {}
+        self._actions: dict[str, type[Action[Any]]] = {}
+        self._checks: dict[str, type[Check[Any]]] = {}
+        """Those found so far: a run asks for the same few dozens of times."""
         self._problems: list[str] = []
         self._lock = RLock()
         """Rules load in a thread while runs go on: nothing may be imported twice, which would make two classes of one."""
 
     def action(self, name: str) -> type[Action[Any]] | None:
         """Return the action called `system.verb`, None when there is none."""
+        if name in self._actions:
+            return self._actions[name]
         provider = self._provider(name.partition(".")[0])
         if provider is None:
             return None
-        return self._guarded(provider.system, lambda: _find(provider.actions, provider.later_actions, name, Action))
+        found = self._guarded(provider.system, lambda: _find(provider.actions, provider.later_actions, name, Action))
+        if found is not None:
+            self._actions[name] = found
+        return found
 
     def check(self, name: str) -> type[Check[Any]] | None:
         """Return the check called `system.noun`, None when there is none."""
+        if name in self._checks:
+            return self._checks[name]
         provider = self._provider(name.partition(".")[0])
         if provider is None:
             return None
-        return self._guarded(provider.system, lambda: _find(provider.checks, provider.later_checks, name, Check))
+        found = self._guarded(provider.system, lambda: _find(provider.checks, provider.later_checks, name, Check))
+        if found is not None:
+            self._checks[name] = found
+        return found
 
     def connection_kind(self, kind: str) -> type[Connection] | None:
         """Return the model of a kind of connection, None when there is none."""
