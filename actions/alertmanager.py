@@ -7,6 +7,7 @@ A peer that does not answer may know of a silence, so without its answer nothing
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -188,7 +189,7 @@ async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: M
     (an incident's id) don't count. Raises `TemporaryError` naming every peer that did not answer.
     """
     peers = await _peers(ctx, connection)
-    path = _alerts_path(_narrow(labels))
+    path = _path_of(tuple(sorted(labels.items())))
 
     async def ask(url: str) -> PeerStanding:
         alerts = await peers.read(url, path)
@@ -199,6 +200,12 @@ async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: M
         return PeerStanding(found=True, silences=tuple(silences), inhibited=bool(alert["status"]["inhibitedBy"]))
 
     return Standing(await peers.each(ask))
+
+
+@functools.lru_cache(maxsize=256)
+def _path_of(labels: tuple[tuple[str, str], ...]) -> str:
+    """Return the question about alerts with these labels. A run asks it before each of its calls."""
+    return _alerts_path(_narrow(dict(labels)))
 
 
 def _narrow(labels: Mapping[str, str]) -> list[str]:
