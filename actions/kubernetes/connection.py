@@ -33,7 +33,8 @@ class KubernetesConnection(Connection):
     `scope` knows the keys `namespace` and `node`: `scope: {namespace: [shop, "shop-*"], node: ["worker-*"]}`. Without an entry for
     `namespace` every namespace may be acted on, except those of the system (`kube-system` and its like are acted on only when named
     exactly). Without an entry for `node` no node is: nodes belong to everybody. An entry for `node` needs one for `namespace` beside
-    it (`["*"]` for all), since what can't be shown to be inside a scope is outside.
+    it (`["*"]` for all), since what can't be shown to be inside a scope is outside. Checks look into the same namespaces
+    and no others; nodes they may see without an entry.
     """
 
     kubeconfig: str | None = Field(None, description="path of a kubeconfig file")

@@ -10,9 +10,10 @@ from pydantic import Field, StringConstraints
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import is_name
 from actions.kubernetes.client import Client
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.containers import container_of
 from actions.kubernetes.names import ContainerName, WorkloadParams
 from actions.kubernetes.permissions import on_workloads, rbac
@@ -81,7 +82,7 @@ class Env(Check[EnvParams]):
     async def run(self, params: EnvParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
-            client = await connect(ctx, params.cluster)
+            client = await connect_within(ctx, params)
             try:
                 workload = await read_workload(client, params.reference)
             except NotFound:

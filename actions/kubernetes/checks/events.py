@@ -13,8 +13,9 @@ from pydantic import Field, StringConstraints
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES, largest, texts
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import objects
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.names import NAME, ClusterParams
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.texts import clean
@@ -105,7 +106,7 @@ class Events(Check[EventsParams]):
     async def run(self, params: EventsParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
-            client, tally = await connect(ctx, params.cluster), Tally(since=ctx.now - params.within, now=ctx.now)
+            client, tally = await connect_within(ctx, params), Tally(since=ctx.now - params.within, now=ctx.now)
             async for item in objects(client, f"/api/v1/namespaces/{params.namespace}/events", params.query):
                 if not params.reasons or item.get("reason") in params.reasons:
                     tally.add(item)

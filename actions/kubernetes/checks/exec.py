@@ -27,6 +27,7 @@ from actions.kubernetes.checks.outputs import (
     number_facts,
     ps_facts,
 )
+from actions.kubernetes.checks.places import refuse_outside
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, places, select
 from actions.kubernetes.client import Client, ExecResult
 from actions.kubernetes.connection import KubernetesConnection, connect
@@ -37,8 +38,7 @@ from actions.kubernetes.progress import is_terminating
 from remediator.action import CODE, Check, Context, Fact, FactType, Permission
 from remediator.duration import Duration
 from remediator.errors import CheckFailed, PermissionMissing, RemediatorError
-from remediator.model import Target, Value
-from remediator.scope import outside_scope
+from remediator.model import Value
 
 _AT_ONCE = 4
 _POINTER = re.compile(r"(/([^~/]|~[01])*)*")
@@ -176,12 +176,9 @@ class Place:
 def refuse_forbidden(params: ExecCheckParams, ctx: Context) -> None:
     """Raise `CheckFailed` unless the connection allows the command, in this namespace."""
     settings = ctx.connection(KubernetesConnection, params.cluster)
-    refusal = commands.refusal(params.command, settings.exec_allow, cluster=params.cluster)
-    # A plan's targets are held against the scope by the engine; a check has no plan.
-    target = Target(f"kubernetes:{params.cluster}/{params.namespace}", "", {"namespace": params.namespace})
-    refusal = refusal or outside_scope((target,), settings.scope)
-    if refusal:
+    if refusal := commands.refusal(params.command, settings.exec_allow, cluster=params.cluster):
         raise CheckFailed(refusal)
+    refuse_outside(ctx, params)
 
 
 def _refuse_many(params: ExecCheckParams, running: Sequence[Place], ctx: Context) -> None:

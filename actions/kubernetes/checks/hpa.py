@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import objects
 from actions.kubernetes.client import Client
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.discovery import choose
 from actions.kubernetes.names import Reference, ScalableParams
 from actions.kubernetes.permissions import rbac
@@ -69,7 +70,7 @@ class Hpa(Check[ScalableParams]):
     async def run(self, params: ScalableParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
-            client = await connect(ctx, params.cluster)
+            client = await connect_within(ctx, params)
             found = await _scaling(client, params.reference)
             if len(found) > 1:
                 names = ", ".join(sorted(item["metadata"]["name"] for item in found))

@@ -14,9 +14,10 @@ from pydantic import Field, field_validator, model_validator
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
 from actions.kubernetes.checks.patterns import searcher
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, select
 from actions.kubernetes.client import Client
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.containers import container_of, status_of
 from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
@@ -119,7 +120,7 @@ class Logs(Check[LogsParams]):
     async def run(self, params: LogsParams, ctx: Context) -> Mapping[str, Value]:
         """Read each Pod's log once. Raises `CheckFailed`."""
         with told(self.name):
-            client, now = await connect(ctx, params.cluster), ctx.now
+            client, now = await connect_within(ctx, params), ctx.now
             selection = await select(client, params)
             if selection is None:
                 return {"found": False, "owner_found": False}

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from actions.kubernetes import gitops, owned
 from actions.kubernetes.checks.failing import told
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.checks.places import connect_within
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.gitops import Reconciler, find_reconciler
 from actions.kubernetes.owners import Owner, owner_of
 from actions.kubernetes.suspension import last_written, meddler, read_note
@@ -65,7 +66,7 @@ class OwnerCheck(Check[OwnerParams]):
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
             try:
-                body = await owned.read_owned(await connect(ctx, params.cluster), params)
+                body = await owned.read_owned(await connect_within(ctx, params), params)
             except NotFound:
                 return {"found": False}
             owner = owner_of(body, ("metadata",) if params.field == "metadata" else params.field)

@@ -12,8 +12,9 @@ from pydantic import Field
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES, largest, texts
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import SELECTION, SelectionParams, select
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.progress import container_statuses, finished_within, is_ready, is_terminating, waiting_reasons
 from actions.kubernetes.texts import clean
 from actions.kubernetes.workloads import parse_time
@@ -76,7 +77,7 @@ class Pods(Check[PodsParams]):
     async def run(self, params: PodsParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
-            client, now = await connect(ctx, params.cluster), ctx.now
+            client, now = await connect_within(ctx, params), ctx.now
             selection = await select(client, params)
             if selection is None:
                 return {"found": False, "owner_found": False}

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES, texts
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import is_name
 from actions.kubernetes.client import Client
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.names import ClusterParams, Name
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.quantities import parse_quantity, whole
@@ -73,7 +74,7 @@ class Pvc(Check[PvcParams]):
     async def run(self, params: PvcParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
-            client = await connect(ctx, params.cluster)
+            client = await connect_within(ctx, params)
             try:
                 claim = await client.get(f"/api/v1/namespaces/{params.namespace}/persistentvolumeclaims/{params.claim}")
             except NotFound:

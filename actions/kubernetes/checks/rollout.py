@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_ROWS, MOST_SAMPLES, fit, texts
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.checks.places import connect_within
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.history import History
 from actions.kubernetes.names import WorkloadParams
 from actions.kubernetes.permissions import HISTORY, on_workloads
@@ -83,7 +84,7 @@ class Rollout(Check[WorkloadParams]):
     async def run(self, params: WorkloadParams, ctx: Context) -> Mapping[str, Value]:
         """Look once; twice when the rollout seems stalled. Raises `CheckFailed`."""
         with told(self.name):
-            client = await connect(ctx, params.cluster)
+            client = await connect_within(ctx, params)
             try:
                 workload = await read_workload(client, params.reference)
                 workload, stalled = await confirm_stalled(client, workload)

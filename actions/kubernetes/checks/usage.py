@@ -11,9 +11,10 @@ from pydantic import Field
 
 from actions.kubernetes.checks.failing import told
 from actions.kubernetes.checks.limits import MOST_SAMPLES
+from actions.kubernetes.checks.places import connect_within
 from actions.kubernetes.checks.selection import SELECTION, Selection, SelectionParams, objects, select
 from actions.kubernetes.client import Client
-from actions.kubernetes.connection import KubernetesConnection, connect
+from actions.kubernetes.connection import KubernetesConnection
 from actions.kubernetes.containers import container_of
 from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
@@ -81,7 +82,7 @@ class Usage(Check[UsageParams]):
     async def run(self, params: UsageParams, ctx: Context) -> Mapping[str, Value]:
         """Look once. Raises `CheckFailed`."""
         with told(self.name):
-            client, now = await connect(ctx, params.cluster), ctx.now
+            client, now = await connect_within(ctx, params), ctx.now
             selection = await select(client, params)
             if selection is None:
                 return {"found": False, "owner_found": False}
