@@ -45,6 +45,8 @@ class Effects:
     """The earliest future wake-up that was written, in microseconds."""
     rule_texts: list[str] = field(default_factory=list)
     """Hashes of rule texts that were written, or found to be there."""
+    acting: int = 0
+    """How many more runs may be changing things now."""
     forget_acting: bool = False
     forget_pauses: bool = False
     forget_heads: bool = False
@@ -78,6 +80,8 @@ class Memory:
         self._earliest = _earlier(self._earliest, effects.earliest)
         if effects.forget_acting:
             self.acting = None
+        elif self.acting is not None:
+            self.acting += effects.acting
         if effects.forget_pauses:
             self.pauses = None
         if effects.forget_heads or len(self.heads) > _MAX_HEADS:

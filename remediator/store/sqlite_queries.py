@@ -9,6 +9,10 @@ INCIDENT = "SELECT body FROM incident WHERE id = ?"
 INCIDENT_NEWEST = "SELECT body FROM incident WHERE rule = ? AND target = ? ORDER BY n DESC LIMIT 1"
 INCIDENT_LAST_NUMBER = "SELECT max(number) FROM incident WHERE day = ?"
 RUN = "SELECT body, fence, wake_at FROM run WHERE id = ?"
+RUN_AND_INCIDENT = """
+SELECT run.body, run.fence, run.wake_at, incident.body, EXISTS (SELECT 1 FROM signal WHERE signal.run = run.id)
+FROM run LEFT JOIN incident ON incident.id = run.incident WHERE run.id = ?
+"""
 RUNS_ACTIVE = "SELECT body, fence, wake_at FROM run WHERE incident = ? AND ended_at IS NULL ORDER BY n"
 RUNS_ACTING = "SELECT count(*) FROM run WHERE state IN ('applying', 'verifying', 'undoing', 'outcome_unknown')"
 RUN_LAST_WRITTEN = """
@@ -47,6 +51,7 @@ RUN_REPLACE = """
 UPDATE run SET state = ?, ended_at = ?, wrote = ?, wake_at = CASE WHEN woken = 1 THEN wake_at ELSE ? END, body = ?
 WHERE id = ? AND fence = ? RETURNING CASE WHEN ended_at IS NULL THEN wake_at END
 """
+RUN_BODY = "UPDATE run SET body = ? WHERE id = ? AND fence = ? RETURNING CASE WHEN ended_at IS NULL THEN wake_at END"
 RUN_FENCE = "SELECT fence FROM run WHERE id = ?"
 RUN_CLAIM = """
 UPDATE run SET leased = 1, woken = 0, fence = fence + ? WHERE id = ? AND ended_at IS NULL RETURNING body, fence, wake_at

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,17 +81,22 @@ class Reading:
         return {subject: unpack(Incident, row[0]) for subject, row in rows if row is not None}
 
     def _run(self, run: str, *, whole: bool) -> None:
+        signals = True
         if run not in self.runs:
-            row = self._one(sql.RUN, run)
+            row = self._one(sql.RUN_AND_INCIDENT, run)
             if row is None:
                 return
-            self.runs[run] = unpack_run(*row)
+            *columns, incident, signals = row
+            self.runs[run] = unpack_run(*columns)
+            if incident is not None:
+                self.incidents.setdefault(self.runs[run].incident, unpack(Incident, incident))
         found = self.runs[run]
         self._incident(found.incident)
         if whole:
             if found.incident in self.incidents:
                 self._episode(self.incidents[found.incident].subject.fingerprint, whole=False)
-            self._signals(run)
+            if signals:
+                self._signals(run)
             if found.approval is not None:
                 self._approval(found.approval, whole=False)
 
@@ -125,7 +131,7 @@ class Reading:
         for rule, target in usage:
             for query, value in ((sql.USES_OF_RULE, rule), (sql.USES_OF_TARGET, target)):
                 for run, of_rule, of_target, at in self.connection.execute(query, (value, after)):
-                    found[run] = Use(run, of_rule, of_target, from_micros(at))
+                    found[run] = _use(run, of_rule, of_target, at)
         return tuple(sorted(found.values(), key=lambda use: (use.at, use.run)))
 
     def _last_written(self, usage: Iterable[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
@@ -151,6 +157,12 @@ class Reading:
         last: int | None = self._one(sql.INCIDENT_LAST_NUMBER, name)[0]
         gone = self._one(sql.INCIDENT_LAST_GONE, name)
         return max(last or 0, gone[0] if gone else 0) + 1
+
+
+@functools.lru_cache(maxsize=4096)
+def _use(run: str, rule: str, target: str, at: int) -> Use:
+    """Make a use of its row. Each look at a rule's budget sees much the same rows again."""
+    return Use(run, rule, target, from_micros(at))
 
 
 def read_pauses(connection: sqlite3.Connection) -> dict[str, Pause]:

@@ -84,14 +84,18 @@ class Writing:
         self._do(sql.INCIDENT_PUT, incident.id, day, number, incident.rule, incident.target, incident.state, pack(incident))
 
     def _runs(self, runs: Iterable[Run], *, claim: Collection[str]) -> None:
+        seen = dict(self.snapshot.runs)
         for run in runs:
-            known = self.snapshot.runs.get(run.id)
-            if known is None and self._insert(run, leased=run.ended_at is None and run.id in claim):
-                moved = run.state in _ACTING
+            known = seen.pop(run.id, None)  # of a run that is given twice, what was seen is no longer so the second time
+            acts = run.state in _ACTING
+            if known is not None:
+                self._replace(run, known)
+                self.effects.acting += acts - (known.state in _ACTING)
+            elif self._insert(run, leased=run.ended_at is None and run.id in claim):
+                self.effects.acting += acts
             else:
-                self._replace(run)
-                moved = known is None or (known.state in _ACTING) != (run.state in _ACTING)
-            self.effects.forget_acting = self.effects.forget_acting or moved
+                self._replace(run, None)
+                self.effects.forget_acting = True
 
     def _insert(self, run: Run, *, leased: bool) -> bool:
         ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
@@ -102,9 +106,11 @@ class Writing:
         self._due[run.id] = wake if ended is None else None
         return True
 
-    def _replace(self, run: Run) -> None:
-        ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
-        row = self._do(sql.RUN_REPLACE, run.state, ended, _wrote(run), wake, pack(run), run.id, run.fence).fetchone()
+    def _replace(self, run: Run, known: Run | None) -> None:
+        if known is not None and _columns(run) == _columns(known):
+            row = self._do(sql.RUN_BODY, pack(run), run.id, run.fence).fetchone()  # leaves the indexes alone
+        else:
+            row = self._do(sql.RUN_REPLACE, *_columns(run), pack(run), run.id, run.fence).fetchone()
         if row is None:
             stored = self._do(sql.RUN_FENCE, run.id).fetchone()
             raise LeaseLost(
@@ -280,6 +286,11 @@ class Writing:
 
 def _pending(message: Message) -> bool:
     return message.delivered_at is None and not message.cancelled
+
+
+def _columns(run: Run) -> tuple[RunState, int | None, bool, int | None]:
+    """Return what stands beside a run's body: state, end, whether its chain wrote, wake-up."""
+    return run.state, maybe_micros(run.ended_at), _wrote(run), maybe_micros(run.wake_at)
 
 
 def _wrote(run: Run) -> bool:

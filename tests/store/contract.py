@@ -16,7 +16,7 @@ import pytest
 from remediator import audit
 from remediator.errors import Conflict, LeaseLost, NotFound
 from remediator.model import ApprovalState, Event, IncidentState, Plan, Receipt, RunState, StepState, Target
-from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause, Step, Use, Vote
+from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause, Run, Step, Use, Vote
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from tests.store.make import LEASE, NOW, alert, approval, episode, event, incident, message, run, signal
 
@@ -460,6 +460,27 @@ class StoreContract:
         await put(world.store, runs=[replace(runs[0], state=RunState.FAILED, ended_at=NOW), replace(runs[4], state=RunState.APPLYING)])
         await put(world.store, runs=[replace(runs[1], state=RunState.INTERRUPTED)])
         assert (await see(world.store)).acting == 3
+
+    async def test_acting_follows_runs_that_were_read_before_they_are_written(self, world: World) -> None:
+        """The count and the row's place in it are right also for a run that is given twice, and one whose transaction fails."""
+        await put(world.store, runs=[run(number) for number in (1, 2, 3)])
+
+        async def write(*runs: Run, **more: Any) -> int:
+            await world.store.transact(Reads(runs=[run(number).id for number in (1, 2, 3)]), lambda _seen: Changes(runs=runs, **more))
+            return (await put(world.store)).snapshot.acting
+
+        applying = [run(number, state=RunState.APPLYING) for number in (1, 2, 3)]
+        assert await write(*applying) == 3
+        assert await write(replace(applying[0], reason="another"), replace(applying[1], state=RunState.WAITING)) == 2
+        assert await write(replace(applying[0], state=RunState.WAITING), applying[0]) == 2
+        assert await write(replace(applying[2], state=RunState.VERIFYING), replace(applying[2], state=RunState.WAITING)) == 1
+        with pytest.raises(LeaseLost):
+            await write(replace(applying[0], state=RunState.WAITING), replace(applying[1], fence=7))
+        assert (await put(world.store)).snapshot.acting == (await see(world.store)).acting == 1
+        assert [row.id for row in (await world.store.runs(states=[RunState.APPLYING])).items] == [run(1).id]
+        stored = await world.store.run(run(1).id)
+        assert stored is not None
+        assert stored.reason == applying[0].reason
 
     async def test_a_pause_is_seen_by_every_transaction_until_it_is_lifted(self, world: World) -> None:
         """Kill switches are sticky, survive a restart, and are lifted one by one."""
