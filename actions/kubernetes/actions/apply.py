@@ -125,7 +125,8 @@ class Apply(Action[ApplyParams]):
     async def apply(self, plan: Plan, ctx: Context) -> Receipt:
         """Go through the objects in order, each compared with the plan and written under its lock; stop at the first that fails.
 
-        Nothing is taken back by itself: what was written stands in the receipt, verification then says what is missing.
+        Nothing is taken back by itself: what was written stands in the receipt, verification then says what is missing. Nobody verifies
+        a way back, so one that ends half-way is no success: its outcome is for a person to settle.
         """
         client = await connect(ctx, plan.connection)
         done: list[JSON] = []
@@ -141,7 +142,10 @@ class Apply(Action[ApplyParams]):
             except RemediatorError as error:
                 if not done:
                     raise
-                return _receipt(plan, done, why=stopped(error))
+                receipt = _receipt(plan, done, why=stopped(error))
+                if plan.undoes:
+                    raise OutcomeUnknown(receipt.message) from error
+                return receipt
         return _receipt(plan, done)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
@@ -162,6 +166,8 @@ class Apply(Action[ApplyParams]):
             return Reconciled(Settled.UNKNOWN, f"{plan.summary}: somebody else changed what was planned, and this step's note is not there")
         if not done:
             return Reconciled(Settled.NOT_APPLIED, f"{plan.summary}: no object carries this step's note, all are as they were")
+        if plan.undoes and len(done) < len(found):
+            return Reconciled(Settled.UNKNOWN, f"{plan.summary}: done for {len(done)} of {len(found)} objects, the others are as they were")
         why = "" if len(done) == len(found) else "this daemon stopped before it came to the rest"
         return Reconciled(Settled.APPLIED, f"{len(done)} of {len(found)} objects carry this step's note", _receipt(plan, done, why=why))
 
