@@ -255,7 +255,10 @@ class Concurrency(Guard):
     """Waits while too many runs act at once."""
 
     name: str = "concurrency"
-    description: str = "Fewer than `limits.max_acting` runs act at this moment, over all rules. Default: 10."
+    description: str = (
+        "Fewer than `limits.max_acting` runs act at this moment, over all rules. A run that goes on with further steps after people were "
+        "asked, or after it was interrupted, waits for this too; verifying and undoing never do. Default: 10."
+    )
     poll: timedelta = timedelta(seconds=5)
 
     def judge(self, case: Case) -> Judgement:
@@ -405,6 +408,9 @@ ON_PLAN: tuple[Guard, ...] = (KillSwitch(), Enabled(), EmptyTarget(), Scope(), N
 
 BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, StormBreaker(), PlanExpiry(), Cooldown(), Budgets(), Concurrency(), Locks())
 """Asked about the plan's real targets, inside the transaction that enters `applying`."""
+
+GOING_ON: tuple[Guard, ...] = (Concurrency(),)
+"""Asked when a run enters `applying` again from a state in which it did not count among those that act."""
 
 BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled())
 """Asked again before every further call of a run that acts."""

@@ -36,6 +36,9 @@ NEEDS_PERSON = frozenset(
 )
 """States after which the incident is a person's business."""
 
+_WAITS_WHERE_IT_IS = frozenset({RunState.WAITING, RunState.AWAITING_APPROVAL, RunState.INTERRUPTED})
+"""States that a run does not leave to wait for a guard: what it has done already is not planned anew."""
+
 
 @dataclass
 class Turn:
@@ -169,12 +172,21 @@ class Turn:
         latest = max(against, key=lambda judgement: judgement.until or self.now)
         since = self.run.waiting_since or self.now
         if self.now - since >= max_wait:
-            self.move(RunState.ESCALATED, f"waited longer than allowed for guard {latest.guard}: {latest.reason}")
+            self._waited_too_long(latest)
             return
-        if self.run.state is not RunState.WAITING:
+        if self.run.state not in _WAITS_WHERE_IT_IS:
             self.move(RunState.WAITING, f"guard {latest.guard}: {latest.reason}")
         wake = min(latest.until or self.now, since + max_wait)
         self.run = replace(self.run, wake_at=wake, deadline=since + max_wait, waiting_since=since, reason=latest.reason)
+
+    def _waited_too_long(self, judgement: Judgement) -> None:
+        """Escalate; a run that was interrupted is a person's already, who hears that his word could not be followed."""
+        words = f"waited longer than allowed for guard {judgement.guard}: {judgement.reason}"
+        if self.run.state is not RunState.INTERRUPTED:
+            self.move(RunState.ESCALATED, words)
+            return
+        self.run = replace(self.run, wake_at=None, deadline=None, waiting_since=None, reason=words)
+        self.tell(f"waited@{self.now:%H%M%S%f}", MessageKind.UPDATE, subject=self.run.state.value, reason=words)
 
     def _hold_for_storm(self, reason: str) -> None:
         """Wait for the end of a storm; when that came since the guard was asked, decide anew at once."""
@@ -189,7 +201,7 @@ class Turn:
         self.move(state, reason)
         if state is RunState.INTERRUPTED:
             self.close_approval(ApprovalState.VOID, reason)
-            self.run = replace(self.run, resume_state=was)
+            self.run = replace(self.run, resume_state=was, waiting_since=None)
 
     # --- approval
 

@@ -22,7 +22,7 @@ from remediator import events
 from remediator.action import Action, Check, Permission
 from remediator.authentication import PERMISSIONS, Operation, Role
 from remediator.duration import format_duration
-from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BETWEEN_STEPS, ON_PLAN
+from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BETWEEN_STEPS, GOING_ON, ON_PLAN
 from remediator.lifecycle import ACTING, ENDS, HOLDS_PAGE, TRANSITIONS, WAITS_FOR_PERSON, diagram
 from remediator.metrics import Metrics
 from remediator.model import RunState
@@ -89,7 +89,8 @@ def lifecycle_states() -> str:
 
 def guards() -> str:
     """Return the guards with when they are asked."""
-    moments = [(BEFORE_PLANNING, "first look"), (ON_PLAN, "plan made"), (BEFORE_ACTING, "before acting"), (BETWEEN_STEPS, "between steps")]
+    moments = [(BEFORE_PLANNING, "first look"), (ON_PLAN, "plan made"), (BEFORE_ACTING, "before acting"), (GOING_ON, "going on")]
+    moments.append((BETWEEN_STEPS, "between steps"))
 
     def row(guard: Any) -> Row:
         return f"`{guard.name}`", guard.description, ", ".join(text for among, text in moments if guard in among)

@@ -9,7 +9,7 @@ from remediator import guards
 from remediator.decide import texts_of
 from remediator.engine.work import SETTLED_BY, Work
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
-from remediator.records import Approval, Signal, SignalKind
+from remediator.records import Approval, Run, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec
 from remediator.turn import Turn
@@ -65,7 +65,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
     elif _approvers_changed(work, approval):
         await engine.turn(work, _ask_anew)
     elif approval.state is ApprovalState.APPROVED:
-        _approved(work)
+        await _approved(engine, work)
     elif work.snapshot.now >= approval.expires_at:
         await engine.turn(work, _expire, park=True)
     else:
@@ -90,12 +90,23 @@ def _ask_anew(turn: Turn) -> None:
     turn.move(RunState.PLANNING, "the rule says now that others must agree")
 
 
-def _approved(work: Work) -> None:
+async def _approved(engine: Engine, work: Work) -> None:
     """Go on after people agreed: with the next step when some were done already, else look at the world again."""
     if work.run.wrote:
-        work.move(RunState.APPLYING, "approved")
+        await engine.turn(work, lambda turn: _go_on(engine, work, turn, "approved"))
     else:
         work.move(RunState.PLANNING, "approved; looking at the world again")
+
+
+def _go_on(engine: Engine, work: Work, turn: Turn, reason: str) -> bool:
+    """Go on with the next step, or wait where it is while the cap of acting runs is reached; True then."""
+    against = engine.judge(guards.GOING_ON, work, turn.snapshot)
+    if against:
+        turn.hold(against, max_wait=engine.max_wait(work))
+        return True
+    turn.move(RunState.APPLYING, reason)
+    turn.run = replace(turn.run, resume_state=None, waiting_since=None)
+    return False
 
 
 def _expire(turn: Turn) -> None:
@@ -113,18 +124,26 @@ async def await_word(engine: Engine, work: Work) -> None:
     """Do what a person told a run that only a person leads on; without a word, wait."""
     signals = work.snapshot.signals.get(work.run.id, ())
     settled = work.run.state is RunState.OUTCOME_UNKNOWN and work.first(StepState.UNKNOWN) is None
-    if signals:
-        await engine.turn(work, _follow)
+    if signals or _is_to_go_on(work.run):
+        await engine.turn(work, lambda turn: _follow(engine, work, turn))
     elif settled:
         await engine.remedy_failed(work, work.run.reason)
     else:
         await engine.turn(work, _wait_on, park=True)
 
 
-def _follow(turn: Turn) -> None:
-    """Do what the newest word says that is still there: what was followed a moment ago is no word any more."""
-    for signal in turn.snapshot.signals.get(turn.run.id, ())[-1:]:
+def _follow(engine: Engine, work: Work, turn: Turn) -> bool:
+    """Do what the newest word says that is still there: what was followed a moment ago is no word any more. True: it waits."""
+    newest = turn.snapshot.signals.get(turn.run.id, ())[-1:]
+    for signal in newest:
         _PLAYS[signal.kind](turn, signal)
+    reason = turn.run.reason if newest else "resumed: fewer runs act by now"
+    return _is_to_go_on(turn.run) and _go_on(engine, work, turn, reason)
+
+
+def _is_to_go_on(run: Run) -> bool:
+    """Tell whether a person resumed a run that could not act again yet: only such an interrupted run has a deadline."""
+    return run.state is RunState.INTERRUPTED and run.deadline is not None
 
 
 def _wait_on(turn: Turn) -> None:
@@ -168,7 +187,11 @@ def _resumed(turn: Turn, signal: Signal) -> None:
     if state is RunState.AWAITING_APPROVAL:
         state = RunState.APPLYING  # it was asking about a further step, and asks again
     back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
-    turn.move(back, f"resumed by {signal.who}: {signal.comment}")
+    words = f"resumed by {signal.who}: {signal.comment}"
+    if back is RunState.APPLYING:  # as soon as the guards allow
+        turn.run = replace(turn.run, deadline=turn.now, waiting_since=turn.now, reason=words)
+        return
+    turn.move(back, words)
     turn.run = replace(turn.run, resume_state=None, waiting_since=None)
 
 

@@ -14,7 +14,7 @@ from remediator.model import ApprovalState, RunState
 from remediator.records import SignalKind
 from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
 from remediator.store.protocol import Changes, Reads
-from tests.builders import alert
+from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, fails_at
 from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
@@ -277,6 +277,84 @@ async def test_resuming_a_run_that_asked_about_a_further_step_never_repeats_the_
     await tell(harness, SignalKind.RESUME)
     assert harness.world.writes == ["a=good", "b=good"]
     assert await harness.state() is RunState.VERIFYING
+
+
+def hold_to(harness: Harness, most: int) -> None:
+    """Have so many runs act at most from now on; the next run that would go on finds the cap reached when it is 0."""
+    harness.limits = bounds(max_acting=most)
+
+
+async def test_s06_resumed_run_waits_for_the_cap_of_acting_runs(start: Start) -> None:
+    """It did not count while it was interrupted, so it asks again before it acts again; it waits where it is, with its locks."""
+    harness = await interrupted(start, act("both", *TWO))
+    await lift(harness)
+    hold_to(harness, 0)
+    await tell(harness, SignalKind.RESUME)
+    assert await harness.state() is RunState.INTERRUPTED
+    assert harness.world.writes == ["a=good"]
+    assert len(await harness.store.locks()) == 2
+    assert (await harness.run()).reason == "0 runs are acting, the cap is 0"
+    assert harness.said(Kind.GUARD_DENIED)[-1]["guard"] == "concurrency"
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.INTERRUPTED
+    hold_to(harness, 1)
+    await harness.tick(timedelta(seconds=5))
+    assert harness.world.writes == ["a=good", "b=good"]
+    assert [said["signal"] for said in harness.said(Kind.SIGNAL_RECEIVED)] == ["resume"]
+
+
+async def test_s07_undo_is_never_held_back_by_the_cap(start: Start) -> None:
+    """Also when the run was told to go on first, and waits for that: the newer word is followed at once."""
+    harness = await interrupted(start, act("both", *TWO))
+    await lift(harness)
+    hold_to(harness, 0)
+    await tell(harness, SignalKind.RESUME)
+    await tell(harness, SignalKind.UNDO)
+    assert await harness.state() is RunState.UNDONE
+    assert harness.world.writes == ["a=good", "a=bad"]
+
+
+async def test_s06_word_that_could_not_be_followed_in_time_is_told(start: Start) -> None:
+    """Nothing waits for ever: whoever resumed the run hears of it, and the run is interrupted as before until the next word."""
+    harness = await interrupted(start, act("both", *TWO))
+    await lift(harness)
+    hold_to(harness, 0)
+    await tell(harness, SignalKind.RESUME)
+    before = await due(harness)
+    for _ in range(20):
+        await harness.tick(MINUTE)
+    assert await harness.state() is RunState.INTERRUPTED
+    assert "waited longer than allowed for guard concurrency" in (await harness.run()).reason
+    assert len([key for key in await due(harness) - before if key.startswith(f"{FIRST_RUN}/waited@")]) == 1
+    hold_to(harness, 1)
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.INTERRUPTED, "it does not go on by itself once it had given up"
+    await tell(harness, SignalKind.RESUME)
+    assert harness.world.writes == ["a=good", "b=good"]
+
+
+async def test_s06_approved_further_step_waits_for_the_cap_of_acting_runs(start: Start) -> None:
+    """A run that asked about a further step did not count meanwhile; what was done already is not planned anew."""
+    harness = await silent_between_steps(start)
+    hold_to(harness, 0)
+    await decide(harness)
+    assert await harness.state() is RunState.AWAITING_APPROVAL
+    assert harness.said(Kind.GUARD_DENIED)[-1]["guard"] == "concurrency"
+    hold_to(harness, 1)
+    await harness.tick(timedelta(seconds=5))
+    assert harness.world.writes == ["a=good", "b=good"]
+    assert await harness.state() is RunState.VERIFYING
+
+
+async def test_s06_approved_further_step_that_waits_too_long_escalates(start: Start) -> None:
+    """As any other wait beyond `max_wait` does."""
+    harness = await silent_between_steps(start)
+    hold_to(harness, 0)
+    await decide(harness)
+    for _ in range(20):
+        await harness.tick(MINUTE)
+    assert await harness.state() is RunState.ESCALATED
+    assert harness.world.writes == ["a=good"]
 
 
 async def test_s15_stricter_approvers_in_force_are_asked(start: Start) -> None:

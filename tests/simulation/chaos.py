@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from remediator.errors import RemediatorError
-from remediator.records import EVERYWHERE
+from remediator.model import RunState, StepState
+from remediator.records import EVERYWHERE, Run, SignalKind
 from tests.simulation.daemon import GoneError
 from tests.simulation.storage import Remote
 
@@ -27,7 +29,10 @@ async def rage(simulation: Simulation, seconds: float) -> None:
     for _ in range(count):
         fault = dice.choice(FAULTS)
         tasks.append(loop.create_task(_strike(simulation, fault, dice.random() * seconds)))
+    meddling = loop.create_task(between_steps(simulation)) if simulation.ledger.max_acting == 1 else None
     await asyncio.sleep(seconds)
+    if meddling is not None:
+        meddling.cancel()
     await asyncio.gather(*tasks)
 
 
@@ -175,6 +180,39 @@ async def somebody_else_writes(simulation: Simulation) -> None:
     for _ in range(simulation.dice.randint(1, 4)):
         simulation.world.spoil(simulation.dice.choice(sorted(simulation.world.things)))
         await asyncio.sleep(simulation.dice.random() * 10)
+
+
+async def between_steps(simulation: Simulation) -> None:
+    """Wait for runs with a step done and one to do, and have people stop them right there, or Alertmanager cut off; then let them go on."""
+    dice = random.Random(simulation.seed)  # noqa: S311 - no secret
+    while True:
+        await asyncio.sleep(0.02)
+        run = next((run for run in simulation.ledger.runs.values() if _half_done(run)), None)
+        if run is None:
+            continue
+        simulation.faults["between steps"] += 1
+        if dice.random() < 0.5:
+            await simulation.people[0].pause(EVERYWHERE)
+            await asyncio.sleep(dice.uniform(0.5, 5))
+            await simulation.people[1].lift(EVERYWHERE)
+        else:
+            simulation.world.network.alertmanager_cut = True
+            await asyncio.sleep(dice.uniform(4, 8))
+            simulation.world.network.alertmanager_cut = False
+        await asyncio.sleep(dice.uniform(0.1, 5))
+        await _let_go_on(simulation, run.id)
+
+
+def _half_done(run: Run) -> bool:
+    return run.state is RunState.APPLYING and run.wrote and any(step.state is StepState.PLANNED for step in run.steps)
+
+
+async def _let_go_on(simulation: Simulation, ident: str) -> None:
+    run = simulation.ledger.runs[ident]
+    if run.state is RunState.INTERRUPTED:
+        await simulation.people[0].say(ident, SignalKind.RESUME)
+    elif run.state is RunState.AWAITING_APPROVAL and run.approval is not None:
+        await simulation.people[1].decide(run.approval, approve=True)
 
 
 FAULTS: tuple[Fault, ...] = (

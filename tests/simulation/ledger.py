@@ -17,7 +17,6 @@ from remediator.rules.model import BudgetScope, Rule
 from remediator.store.protocol import Changes, Committed
 from remediator.turn import NEEDS_PERSON
 from tests.simulation.loop import Process
-from tests.simulation.playbooks import MAX_ACTING
 
 NEVER = "sim.post"
 _FINAL = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
@@ -32,7 +31,8 @@ class Violation(AssertionError):
 class Ledger:
     """The books of one simulation."""
 
-    def __init__(self, texts: Iterable[Rule]) -> None:
+    def __init__(self, texts: Iterable[Rule], max_acting: int) -> None:
+        self.max_acting = max_acting
         self.rules = {rule.hash: rule for rule in texts}
         self.runs: dict[str, Run] = {}
         self.incidents: dict[str, Incident] = {}
@@ -49,6 +49,8 @@ class Ledger:
         self.effects: Counter[str] = Counter()
         self.began: dict[str, tuple[Run, datetime]] = {}
         """When each run last entered `applying` from `planning`."""
+        self.beside: set[str] = set()
+        """Acting runs that came back to verify or to undo, which waits for no cap."""
         self.used: dict[str, str] = {}
         """Run's plan hash by approval that it acted with."""
         self.alerts: dict[tuple[str, datetime], Alert] = {}
@@ -78,6 +80,7 @@ class Ledger:
             self._begins(one, before)
             for run in one.changes.runs:
                 self._run(run, before[run.id], one)
+            self._capped(one.changes, before)
             self.incidents.update({incident.id: incident for incident in one.changes.incidents})
             self.episodes.update({episode.fingerprint: episode for episode in one.changes.episodes})
             self._messages(one)
@@ -144,11 +147,22 @@ class Ledger:
 
     def _may_begin(self, run: Run, now: datetime) -> None:
         rule = self.rules[run.rule_hash]
-        acting = [other.id for other in self.runs.values() if other.state in ACTING and other.id != run.id]
-        self.hold("max_acting", that=len(acting) < MAX_ACTING, words=f"{run.id} begins beside {acting}")
         self._within_budget(run, rule, now)
         self._cooled_down(run, rule, now)
         self._approved(run, rule)
+
+    def _capped(self, changes: Changes, before: dict[str, Run | None]) -> None:
+        acting = {run.id for run in self.runs.values() if run.state in ACTING}
+        self.beside &= acting
+        for run in changes.runs:
+            was = before[run.id]
+            if run.id not in acting or (was is not None and was.state in ACTING):
+                continue
+            if run.state is RunState.APPLYING:
+                self.hold("max_acting", that=len(acting) <= self.max_acting, words=f"{run.id} begins or goes on beside {acting - {run.id}}")
+            else:
+                self.beside.add(run.id)
+        self.hold("max_acting", that=len(acting - self.beside) <= self.max_acting, words=f"{acting} act")
 
     def _within_budget(self, run: Run, rule: Rule, now: datetime) -> None:
         if not any(step.plan is not None and step.plan.targets and not step.plan.noop for step in run.steps):

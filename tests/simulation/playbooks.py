@@ -74,9 +74,9 @@ def _rules(version: int = 0, **changed: Any) -> dict[str, Rule]:
     return {one.name: one for one in made}
 
 
-def editions() -> list[Edition]:
+def editions(max_acting: int = MAX_ACTING) -> list[Edition]:
     """Return what reloads go between; the first is in force at the start."""
-    limits = bounds(max_acting=MAX_ACTING, max_wait=120 * SECOND)
+    limits = bounds(max_acting=max_acting, max_wait=120 * SECOND)
     plain, tighter, fewer = _rules(), _rules(1, mode=Authority.APPROVE), _rules(2)
     tighter["two"] = replace(tighter["two"], guards=replace(GUARDS, budgets=(Budget(1, 300 * SECOND),)))
     fewer["job"] = replace(fewer["job"], enabled=False)

@@ -21,7 +21,7 @@ from tests.simulation.daemon import Loaded, SimDaemon, no_clock_but_the_loops
 from tests.simulation.ledger import Ledger, Violation
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.people import PEOPLE, Alertmanager, Person
-from tests.simulation.playbooks import editions, texts
+from tests.simulation.playbooks import MAX_ACTING, editions, texts
 from tests.simulation.storage import Remote, SimStore
 from tests.simulation.world import Network, World
 
@@ -43,6 +43,7 @@ class Options:
     alarms: int | None = None
     dies_at: int | None = None
     """The first process dies right before this callback."""
+    max_acting: int | None = None
     rules: tuple[str, ...] = ()
     """Rules whose alerts fire; all when empty."""
 
@@ -68,11 +69,13 @@ class Simulation:
         self.dice = random.Random(seed)  # noqa: S311 - no secret
         self.loop = SimLoop(self.dice)
         self.loop.before_step = self._before_step
-        self.ledger = Ledger(texts())
+        # Every fourth seed has a cap so low that going on, also after a person's word, has to wait for it.
+        cap = self.options.max_acting or (1 if seed % 4 == 3 else MAX_ACTING)
+        self.ledger = Ledger(texts(), cap)
         self.world = World(self.loop)
         self.world.sent, self.world.effective = self._sent, self._effective
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=MEMORY if MEMORY.is_dir() else None))
-        self.editions = editions()
+        self.editions = editions(cap)
         self.faults: Counter[str] = Counter()
         self.crashes: list[str] = []
         self.chaos = True

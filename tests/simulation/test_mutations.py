@@ -19,6 +19,7 @@ from tests.simulation.simulation import Options, simulate
 
 Patch = pytest.MonkeyPatch
 SEEDS = 60
+HALF_WAY = ("two", "evict", "ask")
 
 
 def first_violation(**options: Any) -> str:
@@ -117,6 +118,11 @@ def cap_is_ignored(patch: Patch) -> None:
     patch.setattr(guards.Concurrency, "judge", _allow)
 
 
+def cap_is_ignored_when_going_on(patch: Patch) -> None:
+    """A run that was interrupted, or asked between two steps, goes on beside as many others as may act."""
+    patch.setattr(guards, "GOING_ON", ())
+
+
 def nobody_is_told(patch: Patch) -> None:
     """A run that needs a person says so to nobody."""
     patch.setattr(turn.Turn, "_needs_person", lambda *_values: None)
@@ -177,6 +183,11 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (budget_is_ignored, {"budget"}, {"alarms": 9}),
     (cooldown_is_ignored, {"cooldown"}, {"alarms": 9}),
     (cap_is_ignored, {"max_acting"}, {"alarms": 14, "rules": ("set", "job", "evict"), "faults": 0}),
+    (
+        cap_is_ignored_when_going_on,
+        {"max_acting"},
+        {"alarms": 9, "faults": 14, "rules": HALF_WAY, "max_acting": 1, "replicas": 1, "strikes": 0.0},
+    ),
     (nobody_is_told, {"person_told", "owned"}, {}),
     (alerts_are_answered_too_early, {"accepted", "accepted_run"}, {}),
     (leases_outlive_their_process, {"settles", "durable"}, {"replicas": 1, "strikes": 0.02}),
