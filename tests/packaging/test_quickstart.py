@@ -37,7 +37,7 @@ async def test_quickstart_runs(tmp_path: Path) -> None:
         "REMEDIATOR_LISTEN__PORT": str(ports["9095"]),
         "REMEDIATOR_URL": f"http://127.0.0.1:{ports['9095']}",
         "NO_COLOR": "1",
-        "STORE": "state.sqlite",
+        "REMEDIATOR_CONFIG": "remediator.yaml",
     }
     process = await asyncio.create_subprocess_exec(
         "bash",
