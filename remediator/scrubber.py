@@ -249,13 +249,19 @@ def _gather(value: JSON, found: list[str]) -> None:
         found.append(value)
     elif isinstance(value, dict) or isinstance(value, Mapping):  # noqa: SIM101 - a dict is told from others much faster than a mapping
         found += map(str, value)
-        for item in value.values():
-            _gather(item, found)
+        _gather_all(value.values(), found)
     elif isinstance(value, list | tuple):
-        for item in value:
-            _gather(item, found)
+        _gather_all(value, found)
     elif value is not None and not isinstance(value, bool):
         found.append(str(value))
+
+
+def _gather_all(values: Iterable[JSON], found: list[str]) -> None:
+    for value in values:
+        if isinstance(value, str):
+            found.append(value)
+        else:
+            _gather(value, found)
 
 
 def _holds_secret(item: JSON) -> bool:
