@@ -222,7 +222,10 @@ class Budgets(Guard):
     """Waits when too many remedies wrote something within a window."""
 
     name: str = "budget"
-    description: str = "Each of the rule's budgets (count per window, per rule or target) has a unit left. Default: 2 per 1h, 5 per 1d."
+    description: str = (
+        "Each of the rule's budgets (count per window, per rule or target) has a unit left. A run uses one with its first call, whatever "
+        "comes of that. Default: 2 per 1h, 5 per 1d."
+    )
 
     def judge(self, case: Case) -> Judgement:
         """Wait until every budget has a unit left."""

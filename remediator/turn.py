@@ -140,14 +140,7 @@ class Turn:
         active = None if self.incident.active_run == self.run.id else self.incident.active_run
         self.incident = replace(self.incident, active_run=active, last_end=state, updated_at=self.now)
         self.release_locks.append(self.run.id)
-        self._return_budget()
         self.close_approval(ApprovalState.VOID, f"the run ended: {state.value}")
-
-    def _return_budget(self) -> None:
-        """Return the unit of budget when no external call was made (`semantics.md`, 7)."""
-        if all(step.intended_at is None for step in self.run.steps):
-            mine = [use for use in self.snapshot.uses if use.run == self.run.id and not use.returned]
-            self.uses.extend(replace(use, returned=True) for use in mine)
 
     # --- before planning
 
@@ -250,7 +243,12 @@ class Turn:
     # --- acting
 
     def begin_acting(self, plans: Sequence[Plan]) -> None:
-        """Enter `applying`: take every lock, reserve a unit of budget. The approval, if any, is used up by this."""
+        """Enter `applying`: take every lock, reserve a unit of budget. The approval, if any, is used up by this.
+
+        The first call's intent is committed with it, and from then on nobody can be sure that no call was made: a refusal is an
+        answer, and whoever looks after a crash sees the intent only. So the unit is used for good, once for a run however often it
+        plans again (`semantics.md`, 7).
+        """
         self.move(RunState.APPLYING, "all guards allow")
         self.take_locks = dict.fromkeys(lock_keys(plans), self.run.id)
         self.run = replace(self.run, locks=tuple(sorted({*self.run.locks, *self.take_locks})))
@@ -258,12 +256,11 @@ class Turn:
             self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))
 
     def give_back(self) -> None:
-        """Give locks and budget back: nothing was written, and the steps will be planned anew. A chain's locks stay."""
+        """Give locks back: nothing was written, and the steps will be planned anew. A chain's locks stay; budget is used by the call."""
         if self.run.chain == self.run.number:
             self.release_locks.append(self.run.id)
             self.run = replace(self.run, locks=())
         self.run = replace(self.run, steps=())
-        self._return_budget()
 
     def set_step(self, step: Step) -> None:
         """Replace one step."""
@@ -299,7 +296,6 @@ class Turn:
         self.run, event = advance(self.run, RunState.FAILED, now=self.now, reason=told(reason, self.run.steps))
         self.events.append(event)
         self._tell_of_leftovers(RunState.FAILED)
-        self._return_budget()
         self.close_approval(ApprovalState.VOID, "its remedy failed")
         self.release_messages.append(page_held)
         self.incident = replace(self.incident, last_end=RunState.FAILED, updated_at=self.now)

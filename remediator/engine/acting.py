@@ -198,7 +198,7 @@ def _wrote_before(work: Work, step: Step) -> bool:
 
 
 async def _plan_again(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
-    """Nothing was written because the world had moved: give locks and budget back and plan again, a few times."""
+    """Nothing was written because the world had moved: give locks back and plan again, a few times."""
     work.replans += 1
     if work.replans > MAX_REPLANS:
         failed = replace(step, state=StepState.FAILED, message=outcome.message)

@@ -238,8 +238,25 @@ async def test_s07_budget_unit_is_used_by_a_call_that_failed(start: Start) -> No
     assert await uses(harness) == 1
 
 
-async def test_s07_budget_unit_is_returned_when_the_world_moved_first(start: Start) -> None:
-    """Nothing was written, and planning again reserves its own unit: one in the end, not two."""
+async def test_s07_budget_unit_is_used_by_a_call_that_was_refused(start: Start) -> None:
+    """The call was intended and made; that it was refused, and that nothing was done after it, gives no unit back."""
+    harness = await start()
+
+    def meddle(point: str) -> None:
+        if point == "before":
+            harness.world.things["a"], harness.world.firing = "worse", False
+
+    harness.world.fault = meddle
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is RunState.CANCELLED
+    assert harness.world.writes == []
+    assert [said["state"] for said in harness.said(Kind.RUN_ENTERED)][-3:] == ["applying", "planning", "cancelled"]
+    assert await uses(harness) == 1
+
+
+async def test_s07_run_that_plans_again_uses_one_unit_of_budget(start: Start) -> None:
+    """The world moved before anything was written: a budget of one does not stand in the way of the run that used it."""
     harness = await start(playbook(guards=GuardSpec(budgets=(Budget(1, timedelta(hours=1)),))))
 
     def meddle(point: str) -> None:

@@ -165,17 +165,17 @@ class Ledger:
         self.hold("max_acting", that=len(acting - self.beside) <= self.max_acting, words=f"{acting} act")
 
     def _within_budget(self, run: Run, rule: Rule, now: datetime) -> None:
-        if not any(step.plan is not None and step.plan.targets and not step.plan.noop for step in run.steps):
+        if not _takes_budget(run):
             return
         for budget in rule.guards.budgets:
             used = [
                 other.id
-                for other, at in self.began.values()
+                for other, at in self.began.values()  # whatever came of its calls
                 if other.rule == run.rule
                 and other.id != run.id
                 and (budget.per is BudgetScope.RULE or other.target == run.target)
                 and at > now - budget.window
-                and self.runs[other.id].wrote
+                and _takes_budget(other)
             ]
             self.hold("budget", that=len(used) < budget.count, words=f"{run.id} begins after {used}, the budget is {budget}")
 
@@ -300,3 +300,8 @@ class Ledger:
         words += [f"{one.id} is {one.state}" for one in self.incidents.values() if one.state is not IncidentState.RESOLVED]
         words += [f"{one.labels} is open" for one in self.episodes.values() if one.open]
         return words + [f"{key} is held by {run}" for key, run in self.locks.items()]
+
+
+def _takes_budget(run: Run) -> bool:
+    """Tell whether a run that begins has anything to change; messages to people take no budget."""
+    return any(step.plan is not None and step.plan.targets and not step.plan.noop for step in run.steps)

@@ -437,6 +437,13 @@ class StoreContract:
         seen = await see(world.store, usage=[("site-down", "t-r1")], usage_window=timedelta(hours=48))
         assert [use.run for use in seen.uses] == ["r2", "r1", "r4"]
 
+    async def test_s07_run_that_acts_again_has_one_unit_from_its_latest_time(self, world: World) -> None:
+        """A run that planned again uses no second unit of budget, and its only one is as young as its last call."""
+        for minutes in (30, 10):
+            await put(world.store, uses=[Use("r1", "site-down", "t", NOW - timedelta(minutes=minutes))])
+        seen = await see(world.store, usage=[("site-down", "t")], usage_window=timedelta(hours=1))
+        assert [(use.run, use.at) for use in seen.uses] == [("r1", NOW - timedelta(minutes=10))]
+
     async def test_last_written_is_the_end_of_the_last_chain_that_wrote(self, world: World) -> None:
         """Cooldown counts from there: not from runs that changed nothing, nor from a chain that still goes on."""
         applied = (Step(1, "a.b", StepState.APPLIED),)
