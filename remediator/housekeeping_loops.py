@@ -18,7 +18,6 @@ from remediator.model import ChainedEvent
 from remediator.rules.model import Rule
 from remediator.settings import Settings
 from remediator.store.anchors import AnchorPlace, anchors_at
-from remediator.store.archive import Archivable
 from remediator.store.archive_files import place_at
 from remediator.store.archive_s3 import BucketSettings
 from remediator.store.protocol import Store
@@ -84,10 +83,6 @@ class Keeper:
 
     async def rounds(self) -> None:
         """Archive what ended long ago, delete what was archived, for ever."""
-        if not isinstance(self._store, Archivable):
-            if self._settings().retention.after is not None:
-                self._log.warning("store.not_archived", error=f"{type(self._store).__name__} can't let rows go yet: nothing leaves it")
-            return
         loop = asyncio.get_running_loop()
         due = loop.time() + FIRST_ROUND.total_seconds()
         while True:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
+from remediator import audit
 from remediator.audit import Findings, Head, compare, empty, export_line, follow, read_export_line
 from remediator.errors import StoreCorrupt
 from remediator.model import JSON, ChainedEvent, canonical
@@ -26,6 +27,9 @@ BATCH = 500
 
 PORTION = 100
 """Chains that one transaction seals, so that no other one waits for long."""
+
+SYSTEM_PART = 5000
+"""Events of the system chain in one archive, at most."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """A batch whose archive is not safe yet."""
+
+    batch: Batch
+    sealed: bool
+    chains: int
+
+
+@dataclass(frozen=True)
 class Record:
     """A row that leaves the store with its chain: the table's name, and the record as JSON."""
 
@@ -67,7 +80,8 @@ class Archivable(Protocol):
         """Fix the content of the next archive: incidents that ended before then with everything about them, at most `most`.
 
         Nothing can be appended to their chains any more. Once no such incident is left, the oldest part of the system chain goes into
-        it. An archive that was not finished, perhaps by an earlier process, comes first. None: there is nothing to archive.
+        it. An archive that was not finished, perhaps by an earlier process, comes first. None: there is nothing to archive, or another
+        daemon is at it; `purge` and `tidy` return 0 then.
         """
 
     async def parts(self, batch: Batch) -> list[Part]:
@@ -96,6 +110,36 @@ class Archivable(Protocol):
 
     async def give_back(self, *, pages: int) -> int:
         """Give up to `pages` free pages back to the file system, where the store does so itself; return how many are still free."""
+
+
+# --- choosing ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Oldest:
+    """The part of the system chain that may go, and the chains that its checkpoints speak of."""
+
+    part: Part
+    claimed: tuple[str, ...]
+
+
+def oldest_part(events: Iterable[ChainedEvent], *, before: datetime) -> Oldest | None:
+    """Return what may go of the system chain, whose events these are: those older than `before` that a newer checkpoint follows."""
+    after: Head | None = None
+    upto = last = None
+    claimed: dict[str, None] = {}
+    pending: dict[str, None] = {}
+    for event in events:
+        if after is None:
+            after = Head(SYSTEM_CHAIN, event.seq - 1, event.previous)
+        if event.at >= before:
+            break
+        if event.kind == audit.CHECKPOINT:
+            # This one stays; what came before it may go.
+            upto, claimed = last, {**claimed, **pending}
+            pending = {head.chain: None for head in audit.checkpointed(event)}
+        last = Head(SYSTEM_CHAIN, event.seq, event.hash)
+    return None if after is None or upto is None else Oldest(Part(after, upto), tuple(claimed))
 
 
 # --- writing -----------------------------------------------------------------------------------------------------------

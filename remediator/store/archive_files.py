@@ -7,6 +7,7 @@ service has confirmed its sum. `find` brings one back, which is how a crash betw
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -51,11 +52,13 @@ class Directory:
         final = self.path / name
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            part = self.path / f".{name}.part"
-            part.unlink(missing_ok=True)
-            _copy(file, part)
-            os.link(part, final)  # unlike a rename it never replaces a file
-            part.unlink()
+            # Its own name: another replica may be writing the same archive to the same directory.
+            part = self.path / f".{name}.{uuid.uuid4().hex}.part"
+            try:
+                _copy(file, part)
+                os.link(part, final)  # unlike a rename it never replaces a file
+            finally:
+                part.unlink(missing_ok=True)
             sync_directory(self.path)
         except FileExistsError as error:
             raise Conflict(f"{final} exists already") from error

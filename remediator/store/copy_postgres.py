@@ -61,7 +61,7 @@ _COLUMNS = {
     "archive": ("n", "name", "state"),
 }
 
-_NUMBERED = ("episode", "incident", "run", "signal", "approval", "message")
+_NUMBERED = ("episode", "incident", "run", "signal", "approval", "message", "archive")
 """Tables whose rows the database numbers from where the copy ends."""
 
 _SESSIONS = """
@@ -97,11 +97,6 @@ async def _version(connection: asyncpg.Connection, at: Address) -> int:
     return found
 
 
-async def _tables(connection: asyncpg.Connection, at: Address) -> set[str]:
-    rows = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", at.schema)
-    return {row[0] for row in rows}
-
-
 async def _begin(at: Address) -> asyncpg.Connection:
     """Begin the one transaction of a copy, which keeps every daemon from writing. Raises `StoreUnavailable`, `Conflict`."""
     connection = await connect(at)
@@ -135,7 +130,6 @@ class PostgresSource:
     def __init__(self, at: Address) -> None:
         self.address = at
         self._connection: asyncpg.Connection | None = None
-        self._tables: set[str] = set()
         self._report: ChainReport | None = None
 
     async def __aenter__(self) -> Self:
@@ -143,14 +137,10 @@ class PostgresSource:
         # Before the transaction, whose lock a store that is opened would wait for; nobody is there to write in between.
         self._report = await verified(PostgresStore(self.address))
         self._connection = await _begin(self.address)
-        self._tables = await _tables(self._connection, self.address)
-        if "archive" in self._tables:
-            name = await self._connection.fetchval("SELECT name FROM archive WHERE state <> 'purged' LIMIT 1")
-            if name is not None:
-                await self.__aexit__()
-                raise Conflict(
-                    f"archive {name} is not finished: let a daemon run until it has deleted what it archived, then stop it and copy"
-                )
+        name = await self._connection.fetchval("SELECT name FROM archive WHERE state <> 'purged' LIMIT 1")
+        if name is not None:
+            await self.__aexit__()
+            raise Conflict(f"archive {name} is not finished: let a daemon run until it has deleted what it archived, then stop it and copy")
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -165,8 +155,6 @@ class PostgresSource:
     async def rows(self, table: str) -> AsyncIterator[Sequence[Row]]:
         """Return a table's rows in portions."""
         assert self._connection is not None
-        if table not in self._tables:
-            return
         try:
             cursor = await self._connection.cursor(_READ[table])
             while rows := await cursor.fetch(PORTION):
@@ -229,23 +217,19 @@ class PostgresTarget:
     def __init__(self, at: Address) -> None:
         self.address = at
         self._connection: asyncpg.Connection | None = None
-        self._tables: set[str] = set()
 
     async def __aenter__(self) -> Self:
         """Begin. Raises `Conflict` when the store holds anything, or a daemon has sessions on it."""
         self._connection = await _begin(self.address)
-        self._tables = await _tables(self._connection, self.address)
-        for table in ("event", "episode", "incident", "run", "message", "pause"):
+        for table in ("event", "episode", "incident", "run", "message", "pause", "archive"):
             if await self._connection.fetchval(f"SELECT 1 FROM {table} LIMIT 1"):  # noqa: S608 - names of this package
                 await close(self._connection)
                 raise Conflict(f"the target has rows in {table}: a copy needs an empty store; name another database")
         return self
 
     async def write(self, table: str, rows: Sequence[Row]) -> None:
-        """Write rows; those of a table that this store does not have yet are left out."""
+        """Write rows."""
         assert self._connection is not None
-        if table not in self._tables:
-            return
         make = _MAKE.get(table)
         made = [tuple(map(_stored, row if make is None else make(*row))) for row in rows]
         try:

@@ -19,9 +19,11 @@ from remediator.errors import NotFound, StoreUnavailable
 from remediator.model import JSON, ChainedEvent, Episode, Event, IncidentState, RunState
 from remediator.records import Approval, Incident, Message, Pause, Run
 from remediator.replacing import replace
-from remediator.store import postgres_audit
+from remediator.store import postgres_archive_queries, postgres_audit
 from remediator.store import postgres_queries as sql
-from remediator.store.postgres_batches import Batches, Checkpoint, Claim, Delivery, Transaction
+from remediator.store.archive import BATCH, Batch, Part, Record
+from remediator.store.postgres_archive import Leaving
+from remediator.store.postgres_batches import MAX_CHECKPOINTED, Batches, Checkpoint, Claim, Delivery, Transaction
 from remediator.store.postgres_link import Address, Readers, bounded, close, connect, describe, errors
 from remediator.store.postgres_schema import migrate
 from remediator.store.postgres_session import load
@@ -94,6 +96,9 @@ class PostgresStore:
             await close(connection)  # a session that migrated knows plans for tables as they were
         self._readers = Readers(self.address, max(1, self._connections - _OWN))
         self._keeper = Readers(self.address, 1)
+        self._leaving = Leaving(
+            self._readers, instance=self.instance, clock=self._clock, told=lambda events: self._committed((), events, None)
+        )
         batches = Batches(
             self.address,
             instance=self.instance,
@@ -133,6 +138,7 @@ class PostgresStore:
                 await connection.execute(self.address.begin(writes=True))
                 await connection.execute(self._sql(sql.GIVE_BACK), [stored(worker) for worker in self._workers])
                 await connection.execute(sql.MESSAGES_GIVEN_BACK, self.instance)
+                await connection.execute(postgres_archive_queries.KEEPER_GIVEN_BACK, self.instance)
                 # Whatever was given back: the timers that this daemon kept are somebody else's now.
                 said = json.dumps({"from": self.instance, "runs": []})
                 await connection.execute("SELECT pg_notify($1, $2)", self.address.channel, said)
@@ -232,6 +238,49 @@ class PostgresStore:
         """Append to the system chain the heads and counts of all chains changed since the last checkpoint; None when none changed."""
         event: ChainedEvent | None = await self._opened().run(Checkpoint())
         return event
+
+    # --- housekeeping (`remediator.store.archive.Archivable`)
+
+    async def seal(self, *, before: datetime, most: int = BATCH) -> Batch | None:
+        """Fix the content of the next archive: incidents that ended before then; None when there is none, or another daemon is at it."""
+        self._opened()
+        return await self._leaving.seal(before=before, most=most)
+
+    async def parts(self, batch: Batch) -> list[Part]:
+        """Return what the archive must hold, always the same."""
+        self._opened()
+        return await self._leaving.parts(batch)
+
+    async def records(self, batch: Batch, chain: str) -> list[Record]:  # noqa: ARG002 - chains are in one batch only
+        """Return the rows that belong to a chain of the batch."""
+        self._opened()
+        return await self._leaving.records(chain)
+
+    async def archived(self, batch: Batch, *, file: str, sha256: str) -> None:
+        """Say in the system chain that the archive is safe; only then rows may go. Raises `Conflict` when that was said before."""
+        # That makes checkpoints of all that changed: where those are many, one by one before, so that nobody waits long for the lock.
+        while len(await self._rows(sql.CHAINS_CHANGED, MAX_CHECKPOINTED)) == MAX_CHECKPOINTED:
+            await self.checkpoint()
+        await self._leaving.record(batch, file=file, sha256=sha256)
+
+    async def purge(self, *, recorded_before: datetime, limit: int) -> int:
+        """Delete about `limit` rows that are in archives recorded before then; return how many, 0 when none is left for this daemon."""
+        self._opened()
+        return await self._leaving.purge(recorded_before, limit)
+
+    async def tidy(self, *, before: datetime, limit: int) -> int:
+        """Delete about `limit` old rows that nothing refers to any more; return how many, 0 when none is left for this daemon."""
+        self._opened()
+        return await self._leaving.tidy(before=before, limit=limit)
+
+    async def forget_rule_texts(self) -> int:
+        """Delete rule texts that no run in the store follows; return how many."""
+        self._opened()
+        return await self._leaving.forget_rule_texts()
+
+    async def give_back(self, *, pages: int) -> int:  # noqa: ARG002 - PostgreSQL's own autovacuum does that
+        """Return 0: PostgreSQL uses the space again by itself."""
+        return 0
 
     # --- reading
 

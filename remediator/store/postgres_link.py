@@ -155,8 +155,11 @@ class Readers:
         self._closed = False
 
     @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection. Raises `StoreUnavailable`, also for what happens while it is lent."""
+    async def borrow(self, *, writes: bool = False) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection. Raises `StoreUnavailable`, also for what happens while it is lent.
+
+        `writes`: in a transaction that is the only one that writes to the store, committed at the end.
+        """
         try:
             async with asyncio.timeout(OPERATION_TIMEOUT):
                 await self._slots.acquire()
@@ -165,7 +168,7 @@ class Readers:
         try:
             connection = await self._connection()
             try:
-                async with bounded(connection), self._transaction(connection):
+                async with bounded(connection), self._transaction(connection, writes=writes):
                     yield connection
             except errors() as error:
                 raise describe(error) from error
@@ -175,12 +178,12 @@ class Readers:
             self._slots.release()
 
     @asynccontextmanager
-    async def _transaction(self, connection: asyncpg.Connection) -> AsyncIterator[None]:
+    async def _transaction(self, connection: asyncpg.Connection, *, writes: bool) -> AsyncIterator[None]:
         """Set the limits of a pooled session for as long as it is ours; another's session has them already."""
-        if not self._address.pgbouncer:
+        if not self._address.pgbouncer and not writes:
             yield
             return
-        await connection.execute(self._address.begin(writes=False))
+        await connection.execute(self._address.begin(writes=writes))
         yield
         await connection.execute("COMMIT")
 

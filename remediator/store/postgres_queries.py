@@ -46,7 +46,7 @@ UNION ALL SELECT 'episode', fingerprint, number, NULL, NULL, NULL, NULL, body FR
 UNION ALL SELECT 'episode', fingerprint, number, NULL, NULL, NULL, NULL, body FROM other_episode
 UNION ALL SELECT 'incident', id, NULL, NULL, NULL, NULL, NULL, body FROM wanted_incident
 UNION ALL SELECT 'latest', rule, NULL, NULL, NULL, target, id, NULL FROM latest
-UNION ALL SELECT 'chain', name, count, changed::int, NULL, head, NULL, NULL FROM chain
+UNION ALL SELECT 'chain', name, count, changed::int, archiving, head, NULL, NULL FROM chain
     WHERE name IN (SELECT id FROM wanted_incident UNION SELECT unnest($8::text[]))
 UNION ALL SELECT 'lock', key, NULL, NULL, NULL, run, NULL, NULL FROM lock WHERE key = ANY($9::text[])
 UNION ALL (SELECT 'signal', run, n, NULL, NULL, NULL, NULL, body FROM signal WHERE run = ANY($2::text[]) ORDER BY run, n)
@@ -63,8 +63,9 @@ UNION ALL SELECT 'written', s.rule, w.ended_at, NULL, NULL, s.target, NULL, NULL
         )
         ORDER BY ended_at DESC LIMIT 1
     ) AS w
-UNION ALL SELECT 'day', d.name, (SELECT max(number) FROM incident WHERE day = d.name), NULL, NULL, NULL, NULL, NULL
-    FROM unnest($13::text[]) AS d(name)
+UNION ALL SELECT 'day', d.name, greatest(
+        (SELECT max(number) FROM incident WHERE day = d.name), (SELECT number FROM incident_day WHERE day = d.name)
+    ), NULL, NULL, NULL, NULL, NULL FROM unnest($13::text[]) AS d(name)
 UNION ALL (SELECT 'opened', incident, created_at, NULL, NULL, NULL, NULL, NULL FROM run
     WHERE created_at > {{now}} - $14::bigint ORDER BY created_at DESC, incident DESC LIMIT $15::bigint)
 """

@@ -67,10 +67,11 @@ class RunRow:
 
 @dataclass(frozen=True)
 class ChainHead:
-    """The end of a chain."""
+    """The end of a chain. `sealed`: it is on its way to an archive, and takes nothing more."""
 
     seq: int
     hash: str
+    sealed: bool = False
 
 
 @dataclass
@@ -242,7 +243,7 @@ class State:
         self.days |= {row[1]: row[2] or 0 for row in found.get("day", ())}
         for name in keys.chains | keys.incidents | keys.active:
             self.heads.setdefault(name, ChainHead(0, audit.genesis(name)))
-        self.heads |= {plain(row[1]): ChainHead(row[2], row[5]) for row in found.get("chain", ())}
+        self.heads |= {plain(row[1]): ChainHead(row[2], row[5], bool(row[4])) for row in found.get("chain", ())}
         for incident in (plain(row[1]) for row in found.get("incident", ())):
             self.heads.setdefault(incident, ChainHead(0, audit.genesis(incident)))
         if keys.opened:

@@ -466,6 +466,8 @@ class Writing:
                 if not (state.assume_new and event.chain in new):
                     raise MissingKeys(Keys(chains={event.chain for event in events}))
                 head = ChainHead(0, audit.genesis(event.chain))
+            if head.sealed:
+                raise Conflict(f"{event.chain} ended long ago and is on its way to an archive: it can't be changed any more")
             sealed, body = audit.seal(event, seq=head.seq + 1, previous=head.hash)
             stored(sealed.chain)
             state.set(state.heads, sealed.chain, ChainHead(sealed.seq, sealed.hash))

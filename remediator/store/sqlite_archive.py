@@ -20,29 +20,17 @@ from remediator.errors import Conflict
 from remediator.model import Episode, IncidentState, canonical
 from remediator.records import SYSTEM_CHAIN, Incident, Message
 from remediator.store import sqlite_queries as sql
-from remediator.store.archive import Batch, Part, Record
+from remediator.store.archive import SYSTEM_PART, Batch, Oldest, Part, Record, Unfinished, oldest_part
 from remediator.store.rows import from_micros, micros, unpack
 from remediator.store.sqlite_write import Writing
 
 _WALKED = 500
 """Rows read at a time while looking for what is old enough."""
 
-_SYSTEM_PART = 5000
-"""Events of the system chain in one archive, at most."""
-
 _RULE_HASH = re.compile(rb'"rule_hash":"((?:[^"\\]|\\.)*)"')
 
 
 # --- choosing, on a reading connection ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """A batch whose archive is not safe yet."""
-
-    batch: Batch
-    sealed: bool
-    chains: int
 
 
 def unfinished(connection: sqlite3.Connection) -> Unfinished | None:
@@ -106,36 +94,15 @@ def _episodes(connection: sqlite3.Connection, incident: Incident) -> Iterator[An
                 yield row
 
 
-@dataclass(frozen=True)
-class Oldest:
-    """The part of the system chain that may go, and the chains that stay though its checkpoints speak of them."""
-
-    part: Part
-    claimed: tuple[str, ...]
-
-
 def oldest(connection: sqlite3.Connection, *, before: datetime) -> Oldest | None:
-    """Return what may go of the system chain: events older than `before` that a newer checkpoint follows."""
+    """Return what may go of the system chain, with the chains that stay though its checkpoints speak of them."""
     gone = connection.execute(sql.ARCHIVED_UPTO, (SYSTEM_CHAIN,)).fetchone()
-    after: Head | None = None
-    upto = last = None
-    claimed: dict[str, None] = {}
-    pending: dict[str, None] = {}
-    for digest, body in connection.execute(sql.EVENTS, (SYSTEM_CHAIN, gone[0] if gone else 0, _SYSTEM_PART)).fetchall():
-        event = audit.read_body(body, hash=digest)
-        if after is None:
-            after = Head(SYSTEM_CHAIN, event.seq - 1, event.previous)
-        if event.at >= before:
-            break
-        if event.kind == audit.CHECKPOINT:
-            # This one stays; what came before it may go.
-            upto, claimed = last, {**claimed, **pending}
-            pending = {head.chain: None for head in audit.checkpointed(event)}
-        last = Head(SYSTEM_CHAIN, event.seq, event.hash)
-    if after is None or upto is None:
+    rows = connection.execute(sql.EVENTS, (SYSTEM_CHAIN, gone[0] if gone else 0, SYSTEM_PART)).fetchall()
+    found = oldest_part((audit.read_body(body, hash=digest) for digest, body in rows), before=before)
+    if found is None:
         return None
-    staying = (chain for chain in claimed if (row := connection.execute(sql.CHAIN, (chain,)).fetchone()) and not row[3])
-    return Oldest(Part(after, upto), tuple(staying))
+    staying = (chain for chain in found.claimed if (row := connection.execute(sql.CHAIN, (chain,)).fetchone()) and not row[3])
+    return Oldest(found.part, tuple(staying))
 
 
 # --- what is in a batch ---------------------------------------------------------------------------------------------------------

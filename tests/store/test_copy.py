@@ -10,10 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from remediator.errors import Conflict, StoreCorrupt, StoreUnavailable
-from remediator.records import EVERYWHERE, Pause
+from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause
 from remediator.store import copy_sqlite
 from remediator.store.copy import TABLES, Source, copy
 from remediator.store.copy_postgres import PostgresSource, PostgresTarget, migrate
@@ -23,7 +24,7 @@ from remediator.store.postgres_link import Address
 from remediator.store.protocol import Store
 from remediator.store.sqlite import SqliteStore
 from tests.servers.postgres import PostgresServer
-from tests.store.contract import put
+from tests.store.contract import put, see
 from tests.store.contract_housekeeping import archive, ended, leaving
 from tests.store.make import NOW, approval, episode, event, incident, message, run, signal
 from tests.store.test_sqlite import SqliteWorld, forge
@@ -127,6 +128,49 @@ async def test_sqlite_to_postgres_and_back(source: Path, tmp_path: Path, server:
         assert after[table] == before[table], table
     assert after["incident"][:-1] == before["incident"]
     assert len(after["event"]) == len(before["event"]) + 1
+
+
+async def thinned_by(store: Store, of: int) -> None:
+    """Put an ended incident, and enough in the system chain that part of it can go."""
+    await ended(store, of)
+    for place in range(3):
+        await put(store, events=[event(SYSTEM_CHAIN, "daemon.started", n=place)])
+        await store.checkpoint()
+
+
+async def refuses_to_delete(at: Address) -> None:
+    connection = await asyncpg.connect(at.url)
+    with pytest.raises(asyncpg.PostgresError, match="nor deleted before they were archived"):
+        await connection.execute(f'DELETE FROM "{at.schema}".event')  # noqa: S608 - the test's own schema
+    await connection.close()
+
+
+async def test_archived_chains_survive_a_move_and_back(tmp_path: Path, server: PostgresServer) -> None:
+    """What was archived on SQLite stays explained on PostgreSQL; what was archived there stays so on SQLite; names and numbers go on."""
+    world = SqliteWorld(tmp_path / "source.db")
+    await world.store.open()
+    await thinned_by(world.store, 1)
+    world.forward(timedelta(days=100))
+    first = await archive(world.store)
+    await world.store.aclose()
+    target, middle, open_ = await fresh("postgres", tmp_path, server)
+    await copy(SqliteSource(world.path), target)
+    assert (await content(middle))["archived"] == (await content(SqliteSource(world.path)))["archived"] != []
+    moved: Any = open_()
+    await moved.open()
+    await thinned_by(moved, 2)
+    second = await archive(moved)
+    assert (await see(moved, incident_numbers=NOW.date())).next_incident_number == 3
+    assert (await moved.verify_audit()).faults == ()
+    await moved.aclose()
+    await refuses_to_delete(middle.address)
+    target, back, _ = await fresh("sqlite", tmp_path, server)
+    done = await copy(middle, target)
+    assert done.report.faults == ()
+    after = await content(back)
+    assert len({name for _, name in after["archive"]}) == len(after["archive"])
+    assert len(after["archive"]) == len(first) + len(second)
+    assert after["incident_day"] == [("20261121", 2)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
