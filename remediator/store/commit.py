@@ -98,6 +98,11 @@ class GroupCommit:
             raise unit.error
         return unit.value  # type: ignore[return-value]
 
+    @property
+    def resting(self) -> bool:
+        """Tell whether no transaction is open or being committed: until the event loop goes on, the connection may be read from."""
+        return not self._batch and not self._connection.in_transaction
+
     async def aclose(self) -> None:
         """Commit everything queued, then end the thread."""
         self._closed = True

@@ -307,20 +307,26 @@ class SqliteStore:
 
     async def read(self, reads: Reads) -> Snapshot:
         """Return what `reads` names as one commit left it, without writing or locking anything."""
-        self._rows("BEGIN")
+        connection = self._readable()
         try:
-            # The writer's memory may be ahead of what is committed, hence an empty one.
-            return Reading(self._reader, Memory()).snapshot(reads, self._clock())
+            connection.execute("BEGIN")
+            # The writer's memory may be ahead of what is committed while it writes, hence an empty one then.
+            memory = self._memory if connection is self._writer else Memory()
+            return Reading(connection, memory).snapshot(reads, self._clock())
         except sqlite3.Error as error:
             raise describe(error) from error
         finally:
-            self._reader.rollback()
+            connection.rollback()
 
-    def _rows(self, query: str, *values: Any) -> list[Any]:
+    def _readable(self) -> sqlite3.Connection:
+        """Return the writing connection while it rests, since it knows the newest pages, else the reading one, which reads them again."""
         if self._commits is None:
             raise StoreUnavailable(f"{self.path} is not open")
+        return self._writer if self._commits.resting else self._reader
+
+    def _rows(self, query: str, *values: Any) -> list[Any]:
         try:
-            return self._reader.execute(query, values).fetchall()
+            return self._readable().execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise describe(error) from error
 

@@ -21,13 +21,19 @@ class Ledger:
         self.connection.execute("CREATE TABLE entry (text PRIMARY KEY)")
         self.committed = 0
         self.rolled_back = 0
-        self.commits = GroupCommit(self.connection, committed=self.on_commit, rolled_back=self.on_rollback, max_units=5)
+        self.resting: list[bool] = []
+        self.commits = GroupCommit(
+            self.connection, committed=self.on_commit, rolled_back=self.on_rollback, timed=self.on_written, max_units=5
+        )
 
     def on_commit(self) -> None:
         self.committed += 1
 
     def on_rollback(self) -> None:
         self.rolled_back += 1
+
+    def on_written(self, _seconds: float, _units: int) -> None:
+        self.resting.append(self.commits.resting)
 
     async def add(self, text: str) -> str:
         def work() -> str:
@@ -82,6 +88,15 @@ async def test_units_that_write_nothing_do_not_wait_for_the_disk(ledger: Ledger)
     assert await ledger.commits.run(lambda: 7) == 7
     assert ledger.connection.total_changes == before
     assert not ledger.connection.in_transaction
+
+
+async def test_the_connection_rests_only_between_batches(ledger: Ledger) -> None:
+    """Others may read from it then; neither in a unit, when not all is committed, nor while a thread commits."""
+    assert ledger.commits.resting
+    assert await ledger.commits.run(lambda: ledger.commits.resting) is False
+    await ledger.add("a")
+    assert ledger.resting == [False]
+    assert ledger.commits.resting
 
 
 async def test_an_interrupt_leaves_nobody_waiting(ledger: Ledger) -> None:
