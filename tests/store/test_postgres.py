@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 from remediator.errors import Conflict, LeaseLost, StoreCorrupt, StoreUnavailable
 from remediator.model import RunState
-from remediator.records import Use
+from remediator.records import Run, Use
 from remediator.store import postgres_schema
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_state import plain, stored
@@ -115,6 +115,34 @@ async def test_a_budget_is_never_exceeded_by_two_daemons(world: PostgresWorld, s
     names = [type(result).__name__ for result in results]
     assert (names.count("Conflict"), names.count("Committed")) == (35, 5)
     assert len((await second.read(reads)).uses) == 5
+
+
+async def test_no_more_runs_act_than_the_cap_across_two_daemons(world: PostgresWorld, second: PostgresStore) -> None:
+    """`limits.max_acting` counts all daemons' runs: of forty begun at once three act; one that ends makes room for one."""
+    await put(world.store, runs=[run(number) for number in range(1, 41)])
+    halves = [await store.claim("w", limit=20, lease=LEASE) for store in (world.store, second)]
+
+    def beginning(one: Run) -> Any:
+        def build(seen: Snapshot) -> Changes:
+            if seen.acting >= 3:
+                raise Conflict("the cap is reached")
+            return Changes(runs=[replace(one, state=RunState.APPLYING)])
+
+        return build
+
+    async def begin(pairs: Sequence[tuple[PostgresStore, Run]]) -> list[tuple[PostgresStore, Run]]:
+        tries = [store.transact(Reads(runs=[one.id]), beginning(one)) for store, one in pairs]
+        results = await asyncio.gather(*tries, return_exceptions=True)
+        assert {type(result).__name__ for result in results} == {"Committed", "Conflict"}
+        return [pair for pair, result in zip(pairs, results, strict=True) if not isinstance(result, Conflict)]
+
+    pairs = [pair for both in zip(*halves, strict=True) for pair in zip((world.store, second), both, strict=True)]
+    acting = await begin(pairs)
+    assert len(acting) == 3
+    store, done = acting[0]
+    await put(store, runs=[replace(done, state=RunState.SUCCEEDED, ended_at=NOW, wake_at=None)])
+    assert len(await begin([pair for pair in pairs if pair not in acting])) == 1
+    assert (await world.store.counts())["runs.applying"] == 3
 
 
 async def test_numbers_and_chains_go_on_across_daemons(world: PostgresWorld, second: PostgresStore) -> None:
