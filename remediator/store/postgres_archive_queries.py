@@ -35,7 +35,7 @@ FINGERPRINTED = """
 SELECT chain, body FROM event WHERE chain = ANY($1::text[]) AND position('"fingerprint":'::bytea IN body) > 0 ORDER BY chain, seq
 """
 
-# The inner query stays one of its own: the planner would otherwise rather walk the index of all that is undelivered.
+# OFFSET 0 keeps an inner query one of its own: the planner would otherwise rather walk the index of all that is undelivered, or open.
 _UNDELIVERED = """EXISTS (
     SELECT 1 FROM (SELECT delivered, cancelled FROM message AS m WHERE m.key >= {0} || '/' AND m.key < {0} || '0' OFFSET 0) AS own
     WHERE NOT own.delivered AND NOT own.cancelled
@@ -48,11 +48,11 @@ AND NOT EXISTS (SELECT 1 FROM run AS r WHERE r.incident = x.name AND (
     r.ended_at IS NULL OR r.ended_at >= $4::bigint OR EXISTS (SELECT 1 FROM lock WHERE lock.run = r.id) OR {_UNDELIVERED.format("r.id")}
 ))
 AND NOT {_UNDELIVERED.format("x.name")}
-AND NOT EXISTS (
-    SELECT 1 FROM unnest($5::text[], $6::text[]) AS f(incident, name)
-    JOIN episode AS e ON e.fingerprint = f.name AND e.incident = f.incident
-    WHERE f.incident = x.name AND e.closed_at IS NULL
-)
+AND x.name <> ALL (ARRAY(
+    SELECT f.incident FROM unnest($5::text[], $6::text[]) AS f(incident, name)
+    CROSS JOIN LATERAL (SELECT closed_at FROM episode AS e WHERE e.fingerprint = f.name AND e.incident = f.incident OFFSET 0) AS own
+    WHERE own.closed_at IS NULL
+))
 """
 MAY_GO = _MAY_GO
 CHAINS_SEAL = f"""
@@ -87,7 +87,8 @@ WITH runs AS MATERIALIZED (SELECT id FROM run WHERE incident = ANY($1::text[])),
 owners AS MATERIALIZED (SELECT id FROM runs UNION ALL SELECT unnest($1::text[])),
 days AS (
     INSERT INTO incident_day (day, number)
-    SELECT day, max(number) FROM incident WHERE id = ANY($1::text[]) AND day IS NOT NULL GROUP BY day
+    SELECT day, max(number) FROM (SELECT day, number FROM incident WHERE id = ANY($1::text[]) OFFSET 0) AS own
+    WHERE day IS NOT NULL GROUP BY day
     ON CONFLICT (day) DO UPDATE SET number = greatest(incident_day.number, excluded.number)
 ),
 p_approval AS (
