@@ -8,7 +8,7 @@ SEEDS ?= 1000
 FIRST ?= 0
 
 PYTHON_PACKAGES := python3-venv
-SERVERS := curl openssl postgresql pgbouncer redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
+SERVERS := curl openssl procps postgresql pgbouncer redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
 .PHONY: help install servers kubernetes-servers demo test test-kubernetes simulate lint format bench soak lock clean
 
