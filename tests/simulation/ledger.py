@@ -57,6 +57,8 @@ class Ledger:
         self.log: list[str] = []
         """One line for each event and each thing that happened outside: what a replay must repeat."""
         self.checks: Counter[str] = Counter()
+        self.moves: Counter[tuple[str, str]] = Counter()
+        """How often a run went from one state to another."""
         self.found: Violation | None = None
 
     def hold(self, name: str, *, that: bool, words: str = "") -> None:
@@ -95,6 +97,8 @@ class Ledger:
             self.hold("chained", that=(event.seq, event.previous) == (seq + 1, head), words=f"{event.chain}/{event.seq} after {seq}")
             self.heads[event.chain] = (event.seq, event.hash)
             self.log.append(f"{event.at.isoformat()} {event.chain}/{event.seq} {event.kind} {event.hash}")
+            if event.kind == Kind.RUN_ENTERED:
+                self.moves[str(event.data["was"]), str(event.data["state"])] += 1
 
     def _words(self, one: Committed) -> None:
         self.words.update(signal.run for signal in one.changes.signals)

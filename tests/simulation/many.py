@@ -33,6 +33,7 @@ class Told:
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
     checks: Counter[str] = field(default_factory=Counter)
+    moves: Counter[tuple[str, str]] = field(default_factory=Counter)
     error: str = ""
 
 
@@ -51,6 +52,7 @@ def told(simulation: Simulation) -> Told:
         seconds=simulation.loop.seconds - 1000.0,
         faults=simulation.faults + Counter({"duplicate webhook": webhooks["duplicate webhook"]}),
         checks=ledger.checks,
+        moves=ledger.moves,
     )
 
 
