@@ -175,7 +175,11 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (intent_is_not_written, {"never_again", "never_twice", "durable"}, {"strikes": 0.02}),
     (fence_is_ignored, {"fenced", "ended_stays", "acting_locked", "never_again"}, {"replicas": 2, "strikes": 0.02}),
     (locks_are_ignored, {"lock", "acting_locked"}, {"alarms": 9}),
-    (approval_is_of_any_plan, {"approved_plan", "approval_once"}, {"alarms": 9, "faults": 14, "rules": ("ask", "careful")}),
+    (
+        approval_is_of_any_plan,
+        {"approved_plan", "approval_once"},
+        {"alarms": 9, "faults": 14, "rules": ("ask", "careful"), "seconds": 180.0},
+    ),
     (approval_is_taken_twice, {"quorum", "approval_closed"}, {"rules": ("ask", "careful"), "alarms": 6}),
     (approval_is_not_asked_for, {"approved", "dry"}, {}),
     (lost_call_is_repeated, {"never_again", "never_twice"}, {"strikes": 0.02, "rules": ("job", "evict")}),
