@@ -16,10 +16,11 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from remediator import __version__, operations
+from remediator import __version__
 from remediator.action import Identity
 from remediator.authentication import Authenticator
 from remediator.connections import Connections
+from remediator.desk import Desk
 from remediator.engine.core import Engine
 from remediator.errors import InvalidFiles, RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox, Receiver
@@ -36,7 +37,7 @@ from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
 from remediator.receiving import Receiving
 from remediator.reconciliation_peers import Peers
 from remediator.reconciliation_rounds import Reconciliation
-from remediator.records import SYSTEM_CHAIN, Approval, Incident, Pause, Run, SignalKind
+from remediator.records import SYSTEM_CHAIN
 from remediator.registry import Registry
 from remediator.rehearse import rehearse
 from remediator.revalidation import Revalidation, Sources
@@ -135,6 +136,13 @@ class Daemon:
             metrics=self.metrics,
         )
         self._keeper = Keeper(self._store, settings=lambda: self._settings, rules=lambda: self._rules.rules, metrics=self.metrics)
+        self.desk = Desk(
+            self._store,
+            rules=lambda: [rule.name for rule in self._rules.rules],
+            scrub=self.scrubber.text,
+            held=lambda: self.runner.held,
+            on_pauses=self.metrics.pauses,
+        )
         self._authenticator = Authenticator(settings.identities)
         self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -238,7 +246,7 @@ class Daemon:
             clock_skew=limits.clock_skew,
         )
 
-    # --- alerts
+    # --- alerts and rehearsals
 
     async def accept(self, body: bytes, actor: Actor) -> Accepted:  # noqa: ARG002 - who sent it is the access log's business
         """Take a webhook's body durably, then hand new runs to the runner."""
@@ -250,49 +258,6 @@ class Daemon:
         hold = {name: severity.page_after for name, severity in self._settings.severities.items()}
         limits = self._settings.storm.limits
         return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room, storm=limits)
-
-    # --- people
-
-    async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
-        """Record one person's decision."""
-        comment = self.scrubber.text(comment)
-        committed = await self._store.transact(
-            Reads(approvals=[approval]),
-            lambda snapshot: operations.decide_approval(snapshot, approval, approve=approve, comment=comment, actor=actor),
-        )
-        return committed.changes.approvals[0]
-
-    async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
-        """Throw the kill switch."""
-        operations.check_scope(scope, tuple(rule.name for rule in self._rules.rules))
-        why = self.scrubber.text(why)
-        await self._store.transact(
-            Reads(), lambda snapshot: operations.pause(snapshot, scope, why=why, actor=actor, active=self.runner.held)
-        )
-        pauses = await self._store.pauses()
-        self.metrics.pauses(tuple(pauses))
-        return pauses[scope]
-
-    async def resume(self, scope: str, why: str, actor: Actor) -> None:
-        """Lift the kill switch."""
-        why = self.scrubber.text(why)
-        await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
-        self.metrics.pauses(tuple(await self._store.pauses()))
-
-    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
-        """Give a waiting run a person's word."""
-        comment = self.scrubber.text(comment)
-        committed = await self._store.transact(
-            Reads(runs=[run]), lambda snapshot: operations.signal(snapshot, run, kind, comment=comment, actor=actor)
-        )
-        return committed.snapshot.runs[run]
-
-    async def acknowledge(self, incident: str, actor: Actor) -> Incident:
-        """Make `actor` the incident's owner."""
-        committed = await self._store.transact(
-            Reads(incidents=[incident]), lambda snapshot: operations.acknowledge(snapshot, incident, actor=actor)
-        )
-        return committed.changes.incidents[0]
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert, writing nothing."""

@@ -13,7 +13,7 @@ from enum import StrEnum
 from typing import cast
 
 from remediator.model import Actor
-from remediator.settings.model import IdentitySettings, Role
+from remediator.settings.people import IdentitySettings, Role
 
 __all__ = ["PERMISSIONS", "Authenticator", "Operation", "Role", "allows"]
 

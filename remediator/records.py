@@ -229,6 +229,8 @@ class Pause:
     at: datetime
     since: datetime | None = None
     """When the storm began; only the storm breaker sets it."""
+    until: datetime | None = None
+    """When it ends by itself; only a freeze may."""
 
 
 class SignalKind(StrEnum):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from remediator.desk import Desk
 from remediator.model import JSON, Actor, Alert
-from remediator.records import Approval, Incident, Pause, Run, SignalKind
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
 from remediator.settings import Settings
@@ -59,26 +59,15 @@ class Service(Protocol):
     def registry(self) -> Registry:
         """The catalogue of actions and checks."""
 
+    @property
+    def desk(self) -> Desk:
+        """Where people are heard."""
+
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""
 
     async def accept(self, body: bytes, actor: Actor) -> Accepted:
         """Take a webhook's body durably. Raises `InvalidAlerts`, or `StoreUnavailable` when it can't be committed (answer 503)."""
-
-    async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
-        """Record one person's decision. Raises `NotFound`, `ApprovalRefused`."""
-
-    async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
-        """Throw the kill switch for `global` or `rule:NAME`; sticky until `resume`."""
-
-    async def resume(self, scope: str, why: str, actor: Actor) -> None:
-        """Lift the kill switch. Raises `NotFound` when it was not thrown."""
-
-    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
-        """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""
-
-    async def acknowledge(self, incident: str, actor: Actor) -> Incident:
-        """Make `actor` the incident's owner. Raises `NotFound`."""
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert against the live systems, writing nothing; return the whole trace."""

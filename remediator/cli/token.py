@@ -21,7 +21,7 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Make a token; it is shown this once. Nothing is stored: put the shown lines into the settings and reload."""
-    from remediator.settings.model import Role
+    from remediator.settings.people import Role
 
     unknown = sorted(set(role) - {one.value for one in Role})
     if unknown:

@@ -5,21 +5,8 @@ writes the JSON Schema and the reference page.
 """
 
 from remediator.settings.load import Loaded, load_settings, read_settings, reloadable_changes
-from remediator.settings.model import (
-    Contact,
-    Endpoint,
-    EscalationPolicy,
-    IdentitySettings,
-    Limits,
-    ListenSettings,
-    LogSettings,
-    PackSettings,
-    Role,
-    Settings,
-    Severity,
-    StoreSettings,
-    TlsSettings,
-)
+from remediator.settings.model import Endpoint, Limits, ListenSettings, LogSettings, PackSettings, Settings, StoreSettings, TlsSettings
+from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity
 
 __all__ = [
     "Contact",

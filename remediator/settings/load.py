@@ -16,7 +16,8 @@ from remediator.model import JSON
 from remediator.registry import Registry
 from remediator.rules.parse import Node, parse
 from remediator.settings.faults import Fault, dotted, faults_of, nearest
-from remediator.settings.model import Part, Settings
+from remediator.settings.model import Settings
+from remediator.settings.part import Part
 
 Loc = tuple[str | int, ...]
 """A place in the settings: keys and indexes from the top."""

@@ -6,76 +6,21 @@ Secrets stand here only as references (`SecretRef`) or as hashes. Nothing here r
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from remediator.action import SecretRef
-from remediator.duration import Duration, format_duration
+from remediator.duration import Duration
 from remediator.model import JSON, SYSTEM, Authority
+from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
+from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, policies, severities
 from remediator.storm import Reset, StormLimits
-
-NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
-Name = Annotated[str, Field(pattern=NAME)]
-"""A name that people give to a connection, policy, pack, person or severity."""
-
-MIB = 1024 * 1024
-
-
-class Part(BaseModel):
-    """Base of all parts of the settings: unknown keys are errors, values don't change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def setting(default: Any, description: str, *, reload: bool, **limits: Any) -> Any:
-    """Declare a field with its default, its meaning and whether a reload applies it.
-
-    A callable default is called for each instance. `limits` are pydantic's (`ge`, `le`, `min_length`, …).
-    """
-    how: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    extra: dict[str, Any] = {"reload": reload}
-    if isinstance(default, timedelta):
-        extra["default"] = format_duration(default)  # the schema would show it in ISO 8601, which nobody may write here
-    return Field(description=description, json_schema_extra=extra, **how, **limits)
-
-
-def _directory(info: ValidationInfo) -> Path:
-    """Return where relative paths start: the settings file's directory while a file is read."""
-    return Path((info.context or {}).get("directory", ""))
-
-
-def _path(value: Path, info: ValidationInfo) -> Path:
-    if not value.parts:
-        raise ValueError("an empty path; write the path of a file or directory")
-    return _directory(info) / value
-
-
-FilePath = Annotated[Path, AfterValidator(_path)]
-"""A path; a relative one starts at the settings file's directory."""
-
-
-def _http_url(value: str) -> str:
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError("not an http(s) URL; write it like https://host:port/path")
-    if parts.username is not None or parts.password is not None:
-        raise ValueError("credentials don't belong in a URL; refer to them with bearer, username or password")
-    if parts.query or parts.fragment:
-        raise ValueError("a base URL has no query and no fragment")
-    return value.rstrip("/")
-
-
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-"""A base URL, without credentials, query and trailing slash."""
-
 
 # --- store and listener ------------------------------------------------------------------------------------------------
 
@@ -85,7 +30,7 @@ def _store_url(value: str, info: ValidationInfo) -> str:
     if parts.scheme == "sqlite":
         if parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
             raise ValueError("not a SQLite URL; write sqlite:///absolute/path.sqlite or sqlite:relative.sqlite")
-        path = str(_directory(info) / parts.path)
+        path = str(directory(info) / parts.path)
         return f"sqlite://{path}" if path.startswith("/") else f"sqlite:{path}"
     if parts.scheme not in ("postgresql", "postgres"):
         raise ValueError("no such kind of store; write sqlite:///path or postgresql://user@host/database")
@@ -121,23 +66,8 @@ class StoreSettings(Part):
         return Path(parts.path) if parts.scheme == "sqlite" else None
 
 
-def _place(value: str, info: ValidationInfo) -> str:
-    parts = urlsplit(value)
-    if parts.scheme == "s3":
-        if not parts.netloc or parts.query or parts.fragment or parts.username is not None:
-            raise ValueError("not a bucket; write s3://bucket/prefix")
-        return value.rstrip("/")
-    if parts.scheme != "file" or parts.netloc or parts.query or parts.fragment or not parts.path.strip("/"):
-        raise ValueError("no such place; write file:///absolute/path, file:relative/path or s3://bucket/prefix")
-    return (_directory(info).resolve() / parts.path).as_uri()
-
-
-PlaceUrl = Annotated[str, AfterValidator(_place)]
-"""A directory or file, or a bucket and prefix."""
-
-
 def _anchor_place(value: str, info: ValidationInfo) -> str:
-    return value if value == "log" else _place(value, info)
+    return value if value == "log" else place(value, info)
 
 
 class RetentionSettings(Part):
@@ -357,94 +287,6 @@ class ReconciliationSettings(Part):
     max_bytes: int = setting(128 * MIB, "most bytes of one peer's list; a longer one counts as no answer", reload=True, ge=1024)
 
 
-# --- people --------------------------------------------------------------------------------------------------------------
-
-
-class Role(StrEnum):
-    """What an identity may do; what each includes is the table in `remediator.authentication`."""
-
-    VIEWER = "viewer"
-    RESPONDER = "responder"
-    APPROVER = "approver"
-    RULE_EDITOR = "rule_editor"
-    ADMIN = "admin"
-    ALERT_SENDER = "alert_sender"
-
-
-_HEX = re.compile(r"[0-9a-f]{64}")
-_EMPTY = hashlib.sha256(b"").hexdigest()
-
-
-def _sha256(value: str) -> str:
-    if not _HEX.fullmatch(value):
-        raise ValueError("not a SHA-256 in 64 lower-case hexadecimal digits; make it with `printf %s TOKEN | sha256sum`")
-    if value == _EMPTY:
-        raise ValueError("this is the SHA-256 of an empty text; everybody knows it")
-    return value
-
-
-Sha256 = Annotated[str, AfterValidator(_sha256)]
-"""SHA-256 of a token in hexadecimal digits. The token itself never stands in the settings."""
-
-
-class IdentitySettings(Part):
-    """A person or a program that may call the daemon, and how it proves who it is."""
-
-    token_sha256: tuple[Sha256, ...] = setting((), "SHA-256 of each bearer token; two while one is being replaced", reload=True)
-    password_sha256: tuple[Sha256, ...] = setting(
-        (), "SHA-256 of each password for basic authentication, where the user is this identity's name; take a long random one", reload=True
-    )
-    certificate_subject: str | None = setting(
-        None, "subject of a client certificate, like `CN=alertmanager,O=Example`", reload=True, min_length=1
-    )
-    roles: frozenset[Role] = setting(frozenset(), "viewer, responder, approver, rule_editor, admin, alert_sender", reload=True)
-    groups: frozenset[Name] = setting(frozenset(), "groups that approvals may ask for", reload=True)
-
-
-class Severity(Part):
-    """What a severity means for people."""
-
-    page_after: Duration = Field(
-        description="longest time a page is held back while a remedy is at work", json_schema_extra={"reload": True}
-    )
-    description: str = setting("", "what it means, for people", reload=True)
-
-
-def _severities() -> dict[str, Severity]:
-    minutes = {"sev1": 3, "sev2": 10, "sev3": 30, "sev4": 120}
-    return {name: Severity(page_after=timedelta(minutes=number)) for name, number in minutes.items()}
-
-
-def _one_action(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    if len(value) != 1:
-        raise ValueError("one action and its parameters, like `notify.slack: {…}`")
-    return value
-
-
-Notification = Annotated[Mapping[str, Mapping[str, JSON]], AfterValidator(_one_action)]
-"""One notifying action by name with its parameters."""
-
-
-class EscalationPolicy(Part):
-    """Who hears of an incident. Rules name a policy, never a channel."""
-
-    notify: tuple[Notification, ...] = setting((), "actions that carry the message, each `{action: {parameters}}`", reload=True)
-    description: str = setting("", "what it is for, for people", reload=True)
-
-
-def _policies() -> dict[str, EscalationPolicy]:
-    return {"default": EscalationPolicy()}
-
-
-class Contact(Part):
-    """How people find a person or team; shown in messages and in the UI."""
-
-    email: str = setting("", "e-mail address", reload=True)
-    chat: str = setting("", "name or id in the chat", reload=True)
-    phone: str = setting("", "telephone number", reload=True)
-    note: str = setting("", "anything else worth knowing at three in the morning", reload=True)
-
-
 # --- rules, log, whole -----------------------------------------------------------------------------------------------------
 
 
@@ -499,8 +341,8 @@ class Settings(Part):
         ReconciliationSettings, "what is asked of Alertmanager beyond its webhooks", reload=True
     )
     identities: Mapping[Name, IdentitySettings] = setting(dict, "who may call the daemon", reload=True)
-    severities: Mapping[Name, Severity] = setting(_severities, "severities that rules may name", reload=True)
-    escalation: Mapping[Name, EscalationPolicy] = setting(_policies, "escalation policies that rules may name", reload=True)
+    severities: Mapping[Name, Severity] = setting(severities, "severities that rules may name", reload=True)
+    escalation: Mapping[Name, EscalationPolicy] = setting(policies, "escalation policies that rules may name", reload=True)
     contacts: Mapping[Name, Contact] = setting(dict, "people and teams by name", reload=True)
     packs: Mapping[Name, PackSettings] = setting(dict, "rule packs in use, by name", reload=True)
     protected: tuple[ProtectedId, ...] = setting((), "canonical ids, or prefixes ending in `/`, that no plan may ever touch", reload=True)

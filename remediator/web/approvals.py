@@ -51,7 +51,9 @@ async def decide(call: Call) -> web.Response:
     approval = await _approval(call)
     if sent.plan_hash is not None and sent.plan_hash != approval.plan_hash:
         raise ApprovalRefused(f"approval {approval.id} asks for another plan than the one you saw; look at it again", reason="other_plan")
-    decided = await call.service.decide_approval(approval.id, approve=sent.decision == "approve", comment=sent.comment, actor=call.actor)
+    decided = await call.service.desk.decide_approval(
+        approval.id, approve=sent.decision == "approve", comment=sent.comment, actor=call.actor
+    )
     return ok(to_json(decided))
 
 

@@ -37,7 +37,7 @@ async def list_events(call: Call) -> web.Response:
 
 async def acknowledge(call: Call) -> web.Response:
     """Make the caller the incident's owner."""
-    return ok(to_json(await call.service.acknowledge(call.path("incident"), call.actor)))
+    return ok(to_json(await call.service.desk.acknowledge(call.path("incident"), call.actor)))
 
 
 async def _incident(call: Call) -> Incident:

@@ -39,13 +39,13 @@ class ResumeBody(BaseModel):
 async def pause(call: Call) -> web.Response:
     """Throw the kill switch. The service refuses a rule that doesn't exist: a typing error must not look like a stop."""
     sent = call.sent(PauseBody)
-    return ok(to_json(await call.service.pause(sent.scope, sent.reason, call.actor)))
+    return ok(to_json(await call.service.desk.pause(sent.scope, sent.reason, call.actor)))
 
 
 async def resume(call: Call) -> web.Response:
     """Lift the kill switch, or end a storm."""
     sent = call.sent(ResumeBody)
-    await call.service.resume(sent.scope, sent.reason, call.actor)
+    await call.service.desk.resume(sent.scope, sent.reason, call.actor)
     return ok({"scope": sent.scope, "paused": False})
 
 

@@ -73,7 +73,7 @@ async def signal(call: Call) -> web.Response:
     sent = call.sent(SignalBody)
     if sent.kind in ACTING and not allows(call.actor, Operation.RESUME):
         raise Refused(403, f"{sent.kind.value} lets the daemon act again: that needs a role that includes resume", reason="forbidden")
-    run = await call.service.signal(call.path("run"), sent.kind, sent.comment, call.actor)
+    run = await call.service.desk.signal(call.path("run"), sent.kind, sent.comment, call.actor)
     return ok(to_json(run_summary(run)))
 
 

@@ -17,10 +17,10 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from remediator import operations
 from remediator.action import Check, Fact, FactType, Params, Provider
 from remediator.alerts import parse_webhook
 from remediator.authentication import Authenticator
+from remediator.desk import Desk
 from remediator.events import Kind
 from remediator.metrics import Metrics
 from remediator.model import (
@@ -38,7 +38,7 @@ from remediator.model import (
     StepState,
     Target,
 )
-from remediator.records import Approval, Incident, Pause, Run, SignalKind, Step
+from remediator.records import Approval, Incident, Run, Step
 from remediator.registry import Registry
 from remediator.rules.model import Rule
 from remediator.service import Accepted, Reloaded
@@ -131,6 +131,11 @@ class SurfaceService:
     bodies: list[bytes] = field(default_factory=list)
     senders: list[str] = field(default_factory=list)
 
+    @property
+    def desk(self) -> Desk:
+        """Hear people as the daemon does."""
+        return Desk(self.store, rules=lambda: [rule.name for rule in self.rules.rules])
+
     def ready(self) -> str | None:
         """Say what the test wants said."""
         return self.not_ready
@@ -148,34 +153,6 @@ class SurfaceService:
         firing = sum(alert.firing for alert in webhook.alerts)
         rejected = tuple(str(one) for one in webhook.rejected)
         return Accepted(len(webhook.alerts), firing, len(webhook.alerts) - firing, (INCIDENT,), rejected)
-
-    async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
-        """Decide as the daemon does."""
-        done = await self.store.transact(
-            Reads(approvals=[approval]),
-            lambda seen: operations.decide_approval(seen, approval, approve=approve, comment=comment, actor=actor),
-        )
-        return done.changes.approvals[0]
-
-    async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
-        """Pause as the daemon does."""
-        operations.check_scope(scope, tuple(rule.name for rule in self.rules.rules))
-        await self.store.transact(Reads(), lambda seen: operations.pause(seen, scope, why=why, actor=actor))
-        return (await self.store.pauses())[scope]
-
-    async def resume(self, scope: str, why: str, actor: Actor) -> None:
-        """Resume as the daemon does."""
-        await self.store.transact(Reads(), lambda seen: operations.resume(seen, scope, why=why, actor=actor))
-
-    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
-        """Signal as the daemon does."""
-        done = await self.store.transact(Reads(runs=[run]), lambda seen: operations.signal(seen, run, kind, comment=comment, actor=actor))
-        return done.snapshot.runs[run]
-
-    async def acknowledge(self, incident: str, actor: Actor) -> Incident:
-        """Acknowledge as the daemon does."""
-        done = await self.store.transact(Reads(incidents=[incident]), lambda seen: operations.acknowledge(seen, incident, actor=actor))
-        return done.changes.incidents[0]
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Return a trace with evidence in it, in the shape of `remediator.rehearse`."""

@@ -86,8 +86,8 @@ async def test_what_people_write_is_scrubbed_before_it_is_kept(tmp_path: Path) -
     await daemon.start()
     try:
         anna = Actor("anna")
-        await daemon.pause("global", "the password is hunter2hunter2", anna)
-        await daemon.resume("global", "again hunter2hunter2", anna)
+        await daemon.desk.pause("global", "the password is hunter2hunter2", anna)
+        await daemon.desk.resume("global", "again hunter2hunter2", anna)
         events = await daemon.store.events(SYSTEM_CHAIN)
         assert [event.kind for event in events][1:] == ["pause.set", "pause.lifted"]
         assert "hunter2" not in str(events)

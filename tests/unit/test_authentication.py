@@ -8,7 +8,7 @@ import pytest
 
 from remediator.authentication import PERMISSIONS, Authenticator, Operation, Role, allows
 from remediator.model import SYSTEM, Actor
-from remediator.settings.model import IdentitySettings
+from remediator.settings.people import IdentitySettings
 
 
 def sha(text: str) -> str:

@@ -18,7 +18,7 @@ from remediator.errors import InvalidFiles
 from remediator.model import Authority
 from remediator.registry import Registry
 from remediator.settings import Role, Settings, load_settings, read_settings, reloadable_changes
-from remediator.settings.model import MIB, Part
+from remediator.settings.part import MIB, Part
 from remediator.settings.reference import EXAMPLE, settings_reference, settings_schema
 
 HASH = hashlib.sha256(b"a long random token").hexdigest()

@@ -1,0 +1,75 @@
+"""Where people are heard: their votes, stops, words to runs and claims of ownership, each one durable transaction.
+
+What each of them means is decided by the pure `remediator.operations`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from remediator import operations
+from remediator.model import Actor
+from remediator.records import Approval, Incident, Pause, Run, SignalKind
+from remediator.store.protocol import Reads, Store
+
+
+class Desk:
+    """Writes down what people say. One instance serves all surfaces of a daemon."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        rules: Callable[[], Sequence[str]],
+        scrub: Callable[[str], str] = lambda text: text,
+        held: Callable[[], tuple[str, ...]] = lambda: (),
+        on_pauses: Callable[[tuple[str, ...]], None] = lambda _scopes: None,
+    ) -> None:
+        """`rules` names the rules in force, `scrub` takes secrets out of what people write, `held` names the runs at work here.
+
+        `on_pauses` hears of all scopes that are paused, whenever that changed.
+        """
+        self._store = store
+        self._rules = rules
+        self._scrub = scrub
+        self._held = held
+        self._on_pauses = on_pauses
+
+    async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
+        """Record one person's decision. Raises `NotFound`, `ApprovalRefused`."""
+        comment = self._scrub(comment)
+        committed = await self._store.transact(
+            Reads(approvals=[approval]),
+            lambda snapshot: operations.decide_approval(snapshot, approval, approve=approve, comment=comment, actor=actor),
+        )
+        return committed.changes.approvals[0]
+
+    async def pause(self, scope: str, why: str, actor: Actor) -> Pause:
+        """Throw the kill switch for `global` or `rule:NAME`; sticky until `resume`. Raises `NotFound`."""
+        operations.check_scope(scope, tuple(self._rules()))
+        why = self._scrub(why)
+        await self._store.transact(Reads(), lambda snapshot: operations.pause(snapshot, scope, why=why, actor=actor, active=self._held()))
+        pauses = await self._store.pauses()
+        self._on_pauses(tuple(pauses))
+        return pauses[scope]
+
+    async def resume(self, scope: str, why: str, actor: Actor) -> None:
+        """Lift the kill switch, or end the storm. Raises `NotFound` when it was not thrown."""
+        why = self._scrub(why)
+        await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
+        self._on_pauses(tuple(await self._store.pauses()))
+
+    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
+        """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""
+        comment = self._scrub(comment)
+        committed = await self._store.transact(
+            Reads(runs=[run]), lambda snapshot: operations.signal(snapshot, run, kind, comment=comment, actor=actor)
+        )
+        return committed.snapshot.runs[run]
+
+    async def acknowledge(self, incident: str, actor: Actor) -> Incident:
+        """Make `actor` the incident's owner. Raises `NotFound`."""
+        committed = await self._store.transact(
+            Reads(incidents=[incident]), lambda snapshot: operations.acknowledge(snapshot, incident, actor=actor)
+        )
+        return committed.changes.incidents[0]

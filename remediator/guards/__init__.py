@@ -1,0 +1,82 @@
+"""Guards: small frozen judges that may hold a run back. Pure.
+
+Each answers allow, wait (until a time) or deny, and names itself when it does not allow. They are asked twice: about the
+rule before planning (`before_planning`), and about the plan's real targets right before the first call (`before_acting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from remediator.guards.base import Answer, Bounds, Case, Guard, Judgement, lock_keys
+from remediator.guards.pacing import Budgets, Concurrency, Cooldown, Locks, MaximumAge, MinimumFiring, PlanExpiry
+from remediator.guards.stopping import Enabled, KillSwitch, StormBreaker
+from remediator.guards.targets import BlastRadius, EmptyTarget, NeverShrink, NotItself, Scope
+
+__all__ = [
+    "ALL_GUARDS",
+    "BEFORE_ACTING",
+    "BEFORE_PLANNING",
+    "BEFORE_UNDOING",
+    "BETWEEN_STEPS",
+    "GOING_ON",
+    "ON_PLAN",
+    "Answer",
+    "BlastRadius",
+    "Bounds",
+    "Budgets",
+    "Case",
+    "Concurrency",
+    "Cooldown",
+    "EmptyTarget",
+    "Enabled",
+    "Guard",
+    "Judgement",
+    "KillSwitch",
+    "Locks",
+    "MaximumAge",
+    "MinimumFiring",
+    "NeverShrink",
+    "NotItself",
+    "PlanExpiry",
+    "Scope",
+    "StormBreaker",
+    "judge",
+    "lock_keys",
+]
+
+BEFORE_PLANNING: tuple[Guard, ...] = (
+    *(KillSwitch(), Enabled(), StormBreaker(), MaximumAge()),
+    *(MinimumFiring(), Cooldown(), Budgets(), Concurrency()),
+)
+"""Asked about the rule, in this order."""
+
+ON_PLAN: tuple[Guard, ...] = (KillSwitch(), Enabled(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius())
+"""Asked about a plan as soon as it is made, so that nobody is asked to approve what would be refused."""
+
+BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, StormBreaker(), PlanExpiry(), Cooldown(), Budgets(), Concurrency(), Locks())
+"""Asked about the plan's real targets, inside the transaction that enters `applying`."""
+
+GOING_ON: tuple[Guard, ...] = (Concurrency(),)
+"""Asked when a run enters `applying` again from a state in which it did not count among those that act."""
+
+BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled())
+"""Asked again before every further call of a run that acts."""
+
+BEFORE_UNDOING: tuple[Guard, ...] = (*BETWEEN_STEPS, EmptyTarget(), Scope(), NotItself())
+"""Asked about the plan of an undo; neither budget nor size speak against a way back."""
+
+ALL_GUARDS: tuple[Guard, ...] = tuple(dict.fromkeys((*BEFORE_PLANNING, *BEFORE_ACTING)))
+"""Every guard once, for the catalogue."""
+
+
+def judge(guards: Sequence[Guard], case: Case) -> list[Judgement]:
+    """Ask all guards; return those that did not allow. A deny stops the asking, as does a storm: nothing after it matters."""
+    against = []
+    for guard in guards:
+        judgement = guard.judge(case)
+        if judgement.answer is not Answer.ALLOW:
+            against.append(judgement)
+        if judgement.answer is Answer.DENY or (judgement.answer is Answer.WAIT and judgement.until is None):
+            break
+    return against

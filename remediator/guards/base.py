@@ -1,0 +1,112 @@
+"""What every guard is: a judge of one case, who allows, lets wait or denies. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from remediator.action import Identity
+from remediator.model import Authority, Plan
+from remediator.records import Incident, Run
+from remediator.rules.model import GuardSpec, Rule
+from remediator.store.protocol import Snapshot
+
+
+class Answer(StrEnum):
+    """What a guard says."""
+
+    ALLOW = "allow"
+    WAIT = "wait"
+    DENY = "deny"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A guard's answer, its reason for people, and when to ask again (for *wait*; None: when a storm is over)."""
+
+    guard: str
+    answer: Answer
+    reason: str = ""
+    until: datetime | None = None
+    interrupts: bool = False
+    """True when a deny means that a person stopped it (kill switch), not that automation gave up."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The operator's bounds. A rule may be stricter, never looser."""
+
+    dry_run: bool = True
+    authority: Authority = Authority.AUTO
+    max_acting: int = 10
+    max_targets: int = 50
+    max_percent: int = 100
+    min_cooldown: timedelta = timedelta()
+    max_wait: timedelta = timedelta(minutes=15)
+    identity: Identity = field(default_factory=Identity)
+    knows_alertmanager: bool = False
+    """Whether an Alertmanager is configured that can be asked; without one every rule is capped at approve."""
+    clock_skew: timedelta = timedelta(minutes=2)
+    """An alert further ahead of our clock than this caps its run at approve."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that guards judge by."""
+
+    run: Run
+    incident: Incident
+    confirmed_at: datetime
+    """When the incident's subject was last confirmed as firing."""
+    first_firing_at: datetime
+    frozen: Rule
+    """The rule as the run froze it."""
+    current: Rule | None
+    """The rule of that name in force now; None when it was deleted."""
+    bounds: Bounds
+    snapshot: Snapshot
+    plans: Sequence[Plan] = ()
+    scopes: Sequence[tuple[Plan, dict[str, tuple[str, ...]], int | None]] = ()
+    """Each plan with its connection's scope and most targets."""
+
+    @property
+    def now(self) -> datetime:
+        """The store's clock."""
+        return self.snapshot.now
+
+    def specs(self) -> Iterable[GuardSpec]:
+        """Give the frozen and the current rule's limits; the stricter one wins (`semantics.md`, 15)."""
+        yield self.frozen.guards
+        if self.current is not None:
+            yield self.current.guards
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Base: a named judge with one line on what it is for."""
+
+    name: str = ""
+    description: str = ""
+
+    def judge(self, case: Case) -> Judgement:
+        """Say whether the run may go on."""
+        raise NotImplementedError
+
+    def allow(self) -> Judgement:
+        """Answer: go on."""
+        return Judgement(self.name, Answer.ALLOW)
+
+    def wait(self, reason: str, until: datetime) -> Judgement:
+        """Answer: not now, ask again at `until`."""
+        return Judgement(self.name, Answer.WAIT, reason, until)
+
+    def deny(self, reason: str, *, interrupts: bool = False) -> Judgement:
+        """Answer: no."""
+        return Judgement(self.name, Answer.DENY, reason, interrupts=interrupts)
+
+
+def lock_keys(plans: Sequence[Plan]) -> tuple[str, ...]:
+    """Return the sorted locks of all that `plans` touch; what has nothing to do takes none."""
+    return tuple(sorted({target.lock for plan in plans if not plan.noop for target in plan.targets}))
