@@ -42,6 +42,8 @@ MOST_FREE = 4
 
 _LEAVING = -1
 _PDEATHSIG, _SUBREAPER, _NO_NEW_PRIVS = 1, 36, 38
+_KERNELS = {signal.SIGKILL, signal.SIGSTOP}
+"""Nobody may handle or ignore these."""
 _HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 Order = dict[str, Any]
@@ -343,7 +345,7 @@ def _become(order: Order, pipes: list[int], supervisor: int, prctl: Callable[...
         prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)  # after the change of user, which would undo it
         if os.getppid() != supervisor:
             os._exit(127)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, *_HELD):  # Python ignores the first two
+        for number in signal.valid_signals() - _KERNELS:  # Python ignores some, and whoever started the daemon may have (nohup)
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.closerange(3, report)
