@@ -1,0 +1,185 @@
+"""Ask whether one alert still fires, and whether anybody silenced or another alert inhibits it.
+
+An alert fires when one peer holds it, and is silenced when any peer says so. A peer that does not answer may know of a silence, so
+without its answer nothing is known (`semantics.md`, 14).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, ClassVar
+from urllib.parse import quote
+
+from pydantic import Field
+
+from actions.alertmanager.connection import AlertmanagerConnection
+from actions.alertmanager.peers import Peers, alerts_path, has_labels, narrow, open_peers, short_lists
+from remediator.action import Check, Context, Fact, FactType, Params, Permission, PermissionKind
+from remediator.errors import CheckFailed, TemporaryError
+from remediator.model import Value
+
+
+class PeerState(StrEnum):
+    """What one peer says about an alert."""
+
+    FIRING = "firing"
+    SILENCED = "silenced"
+    INHIBITED = "inhibited"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class PeerStanding:
+    """One peer's answer. `silences` are those that count, without the incident's own."""
+
+    found: bool = False
+    silences: tuple[str, ...] = ()
+    inhibited: bool = False
+
+    @property
+    def state(self) -> PeerState:
+        """The answer in one word, the strongest reason not to act first."""
+        if not self.found:
+            return PeerState.ABSENT
+        if self.silences:
+            return PeerState.SILENCED
+        return PeerState.INHIBITED if self.inhibited else PeerState.FIRING
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one alert stands at all peers of a cluster."""
+
+    peers: Mapping[str, PeerStanding]
+
+    @property
+    def firing(self) -> bool:
+        """At least one peer holds the alert."""
+        return any(peer.found for peer in self.peers.values())
+
+    @property
+    def silence_ids(self) -> tuple[str, ...]:
+        """Silences of any peer, without the incident's own."""
+        return tuple(sorted({silence for peer in self.peers.values() for silence in peer.silences}))
+
+    @property
+    def inhibited(self) -> bool:
+        """At least one peer says that another alert inhibits it."""
+        return any(peer.inhibited for peer in self.peers.values())
+
+
+async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], marker: str = "") -> Standing:
+    """Ask every peer where an alert stands, within three seconds.
+
+    It is the alert with this fingerprint and all of `labels`: the sender of a webhook chose both, and what is acted on is named by
+    the labels. Silences made by this daemon whose comment holds `marker`
+    (an incident's id) don't count. Raises `TemporaryError` naming every peer that did not answer.
+    """
+    peers = await open_peers(ctx, connection)
+    path = _path_of(tuple(sorted(labels.items())))
+
+    async def ask(url: str) -> PeerStanding:
+        alerts = await peers.read(url, path)
+        alert = next((alert for alert in alerts if alert["fingerprint"] == fingerprint and has_labels(alert["labels"], labels)), None)
+        if alert is None:
+            return PeerStanding()
+        silences = [silence for silence in alert["status"]["silencedBy"] if not await _is_own(peers, url, silence, marker)]
+        return PeerStanding(found=True, silences=tuple(silences), inhibited=bool(alert["status"]["inhibitedBy"]))
+
+    return Standing(await peers.each(ask))
+
+
+@functools.lru_cache(maxsize=256)
+def _path_of(labels: tuple[tuple[str, str], ...]) -> str:
+    """Return the question about alerts with these labels. A run asks it before each of its calls."""
+    return alerts_path(narrow(dict(labels)))
+
+
+async def _is_own(peers: Peers, url: str, silence: str, marker: str) -> bool:
+    """Tell whether this daemon made the silence for the incident `marker`. One that is gone meanwhile counts as somebody's."""
+    if not marker:
+        return False
+    found = await peers.get(url, f"/api/v2/silence/{quote(silence, safe='')}")
+    if found.status == 404:
+        return False
+    if found.status != 200:
+        raise TemporaryError(f"Alertmanager {url} of connection {peers.name!r} answered {found.status} about silence {silence}")
+    try:
+        body = json.loads(found.body)
+    except ValueError as error:
+        raise TemporaryError(f"Alertmanager {url} of connection {peers.name!r} sent a silence that is not JSON") from error
+    return is_own_silence(body["createdBy"], body["comment"], author=peers.ctx.identity.name, marker=marker)
+
+
+def is_own_silence(created_by: str, comment: str, *, author: str, marker: str) -> bool:
+    """Tell whether a silence was made by `author` for the incident `marker`, which stands in its comment as a whole word.
+
+    >>> is_own_silence("remediator", "fixing INC-20260101-0010", author="remediator", marker="INC-20260101-001")
+    False
+    """
+    return bool(marker) and created_by == author and re.search(rf"(?<![\w-]){re.escape(marker)}(?![\w-])", comment) is not None
+
+
+class _StandingParams(Params):
+    connection: str
+    fingerprint: str = Field(min_length=1)
+    labels: Mapping[str, str] = Field(default_factory=dict, description="the alert's labels, all of which it must have")
+    marker: str = Field("", description="an incident's id: silences of this daemon with it in their comment don't count")
+
+
+class StandingCheck(Check[_StandingParams]):
+    """Ask whether one alert still fires, and whether anybody silenced or another alert inhibits it.
+
+    Every peer of the connection must answer within three seconds; otherwise the check fails and names those that did not.
+    """
+
+    name = "alertmanager.standing"
+    Params = _StandingParams
+    connection = AlertmanagerConnection
+    facts: ClassVar[Mapping[str, Fact]] = {
+        "found": Fact(FactType.BOOL, "at least one peer holds the alert"),
+        "firing": Fact(FactType.BOOL, "it fires, be it silenced or not: at least one peer holds it"),
+        "silenced": Fact(FactType.BOOL, "any peer has a silence for it, the incident's own not counted; unknown when not found"),
+        "inhibited": Fact(FactType.BOOL, "any peer says that another alert inhibits it; unknown when not found"),
+        "silence_ids": Fact(FactType.STRINGS, "those silences; unknown when not found, or more than 100"),
+        "peers_asked": Fact(FactType.INT, "number of peers"),
+        "peers_answered": Fact(FactType.INT, "number of peers that answered; always all of them"),
+        "states": Fact(FactType.STRING_MAP, "what each peer said: firing, silenced, inhibited or absent"),
+    }
+    permissions = (
+        Permission(PermissionKind.HTTP, ("GET",), "/api/v2/alerts"),
+        Permission(PermissionKind.HTTP, ("GET",), "/api/v2/silence/*"),
+    )
+    example: ClassVar[Mapping[str, Any]] = {
+        "connection": "main",
+        "fingerprint": "${alert.fingerprint}",
+        "labels": {"alertname": "SiteDown"},
+    }
+
+    async def run(self, params: _StandingParams, ctx: Context) -> Mapping[str, Value]:
+        """Ask all peers once."""
+        try:
+            found = await standing(ctx, params.connection, fingerprint=params.fingerprint, labels=params.labels, marker=params.marker)
+        except TemporaryError as error:
+            raise CheckFailed(str(error)) from error
+        return standing_facts(found)
+
+
+def standing_facts(found: Standing) -> dict[str, Value]:
+    """Return the facts of `alertmanager.standing`."""
+    facts: dict[str, Value] = {
+        "found": found.firing,
+        "firing": found.firing,
+        "peers_asked": len(found.peers),
+        "peers_answered": len(found.peers),
+        "states": {url: peer.state.value for url, peer in found.peers.items()},
+    }
+    if found.firing:
+        facts |= {"silenced": bool(found.silence_ids), "inhibited": found.inhibited}
+        facts |= short_lists(silence_ids=found.silence_ids)
+    return facts
