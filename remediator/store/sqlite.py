@@ -28,6 +28,7 @@ from remediator.store.commit import GroupCommit, describe
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
 from remediator.store.rows import from_micros, micros, unpack, unpack_run
 from remediator.store.sqlite_archive import Leaving
+from remediator.store.sqlite_folding import Folding
 from remediator.store.sqlite_memory import Memory
 from remediator.store.sqlite_read import Reading, lease_ends, read_pauses
 from remediator.store.sqlite_write import Writing
@@ -80,6 +81,7 @@ class SqliteStore:
         self._commits: GroupCommit | None = None
         self._readers: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
+        self._folding: Folding | None = None
 
     # --- opening and closing
 
@@ -114,6 +116,7 @@ class SqliteStore:
         for _ in range(_READERS):
             self._readers.put(self._keep(sqlite_file.connect_reader(path)))
         self._pool = ThreadPoolExecutor(_READERS, thread_name_prefix="remediator-read")
+        self._folding = Folding(self._keep(sqlite_file.connect_folder(path)), self._pool)
         self._commits = GroupCommit(
             self._writer,
             committed=self._committed,
@@ -133,6 +136,9 @@ class SqliteStore:
         self._close()
 
     def _close(self) -> None:
+        if self._folding is not None:
+            self._folding.close()
+            self._folding = None
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
@@ -182,6 +188,8 @@ class SqliteStore:
 
     def _committed(self) -> None:
         due, events = self._memory.committed()
+        if self._folding is not None:
+            self._folding.soon()
         # Listeners run on their own, so that one that fails harms neither the store nor the waiters.
         soon = asyncio.get_running_loop().call_soon
         if due is not None:

@@ -85,6 +85,13 @@ def connect_reader(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def connect_folder(path: Path) -> sqlite3.Connection:
+    """Open a connection that only folds the write-ahead log into the file."""
+    connection = _connect(path)
+    connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     # Nobody else writes, so being busy is rare and short; a long wait would stop the event loop.
     connection = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False, cached_statements=256)
