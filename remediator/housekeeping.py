@@ -47,9 +47,9 @@ class Done:
     rule_texts: int = 0
 
 
-def keep_at_least(rules: Iterable[Rule], *, tombstone: timedelta, min_cooldown: timedelta) -> timedelta:
+def keep_at_least(rules: Iterable[Rule], *, tombstone: timedelta, min_cooldown: timedelta, also: Iterable[timedelta] = ()) -> timedelta:
     """Return how far back guards look: nothing younger may leave, whatever the settings say, or a guard would decide otherwise."""
-    spans = [tombstone, min_cooldown, timedelta(days=1)]
+    spans = [tombstone, min_cooldown, timedelta(days=1), *also]
     for rule in rules:
         guards = rule.guards
         spans += [guards.cooldown, guards.relapse_window, guards.max_age, *(budget.window for budget in guards.budgets)]

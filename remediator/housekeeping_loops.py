@@ -105,7 +105,9 @@ class Keeper:
         after = settings.retention.after
         if after is None:
             return
-        least = keep_at_least(self._rules(), tombstone=settings.limits.tombstone, min_cooldown=settings.limits.min_cooldown)
+        limits = settings.limits
+        bounds = [limits.min_relapse_window, limits.max_age, *(budget.window for budget in limits.budgets)]
+        least = keep_at_least(self._rules(), tombstone=limits.tombstone, min_cooldown=limits.min_cooldown, also=bounds)
         if least > after:
             self._log.warning("store.kept_longer", days=least.days, why="a rule's cooldown, budget or relapse window looks back that far")
         done = await house.round(keep=max(after, least))

@@ -135,6 +135,10 @@ class _Draft:
         self.incidents[incident.id] = incident
         self.latest[incident.rule, incident.target] = incident
 
+    def relapse_window(self, rule: Rule) -> timedelta:
+        """Return how long a re-fire counts as a relapse; a rule can't make that shorter than the operator wants."""
+        return max(rule.guards.relapse_window, self.intake.bounds.min_relapse_window)
+
 
 def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
     """Return what one webhook's `alerts` change. `snapshot` must hold what `reads_for` named."""
@@ -261,7 +265,7 @@ def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
             draft.event(latest.id, Kind.INCIDENT_JOINED, fingerprint=item.alert.fingerprint, labels=dict(item.alert.labels))
         return latest.id
     ended = latest.resolved_at if latest is not None else None
-    if latest is not None and ended is not None and draft.snapshot.now - ended <= rule.guards.relapse_window:
+    if latest is not None and ended is not None and draft.snapshot.now - ended <= draft.relapse_window(rule):
         return _reopen(draft, item, rule, latest)
     return _open(draft, item, rule)
 
@@ -335,7 +339,7 @@ def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
 
 def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "") -> Incident:
     """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8)."""
-    lately = draft.snapshot.now - since <= rule.guards.relapse_window
+    lately = draft.snapshot.now - since <= draft.relapse_window(rule)
     remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
     incident = replace(
         known,

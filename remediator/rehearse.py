@@ -53,7 +53,7 @@ async def rehearse(alert: Alert, matching: Sequence[Rule], *, engine: Engine, st
 
 async def _work(item: Sorted, rule: Rule, store: Store, bounds: Bounds) -> Work:
     """Make the rows that a live incident would have, on top of what the store knows about rule and target."""
-    windows = [budget.window for budget in rule.guards.budgets]
+    windows = [budget.window for budget in (*rule.guards.budgets, *bounds.budgets)]
     reads = Reads(usage=[(rule.name, item.target)], fingerprints=[item.alert.fingerprint])
     seen = await store.read(replace(reads, usage_window=max(windows, default=reads.usage_window)))
     now = seen.now

@@ -22,7 +22,8 @@ from remediator import events
 from remediator.action import Action, Check, Permission
 from remediator.authentication import PERMISSIONS, Operation, Role
 from remediator.duration import format_duration
-from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BETWEEN_STEPS, GOING_ON, ON_PLAN
+from remediator.guards import ALL_GUARDS, Guard
+from remediator.guards.catalogue import asked
 from remediator.lifecycle import ACTING, ENDS, HOLDS_PAGE, TRANSITIONS, WAITS_FOR_PERSON, diagram
 from remediator.metrics import Metrics
 from remediator.model import RunState
@@ -89,13 +90,14 @@ def lifecycle_states() -> str:
 
 def guards() -> str:
     """Return the guards with when they are asked."""
-    moments = [(BEFORE_PLANNING, "first look"), (ON_PLAN, "plan made"), (BEFORE_ACTING, "before acting"), (GOING_ON, "going on")]
-    moments.append((BETWEEN_STEPS, "between steps"))
 
-    def row(guard: Any) -> Row:
-        return f"`{guard.name}`", guard.description, ", ".join(text for among, text in moments if guard in among)
+    def keys(text: str) -> str:
+        return ", ".join(f"`{key}`" for key in text.split(", ") if key)
 
-    return table(("guard", "allows when", "asked"), map(row, ALL_GUARDS))
+    def row(guard: Guard) -> Row:
+        return f"`{guard.name}`", guard.description, ", ".join(asked(guard)), keys(guard.rule), keys(guard.limit)
+
+    return table(("guard", "allows when", "asked", "a rule says", "bounded by"), map(row, ALL_GUARDS))
 
 
 def metrics() -> str:

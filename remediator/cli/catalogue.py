@@ -5,7 +5,7 @@ The catalogue is imported by the commands that show it, so that the others start
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,11 +86,26 @@ def _kind(schema: dict[str, Any]) -> str:
     return str(schema.get("type") or schema.get("$ref", "").rpartition("/")[2] or "any")
 
 
-def guards(as_json: AsJson = False) -> None:
-    """List the guards that can hold a run back."""
-    from remediator.guards import ALL_GUARDS
+def guards(name: Name = None, as_json: AsJson = False) -> None:
+    """List the guards that can hold a run back, or show one: default, when it is asked, and who can make it stricter."""
+    from remediator.guards.catalogue import catalogue
 
-    found = [{"name": guard.name, "description": guard.description} for guard in ALL_GUARDS]
+    found: list[dict[str, Any]] = [dict(one) for one in catalogue() if name in (None, one["name"])]
+    if name is not None and not found:
+        raise CommandFailed(f"there is no guard {name!r}; `remediator guards` lists them")
     if as_json:
         return print_json(found)
-    return print_table(("name", "description"), ([one["name"], one["description"]] for one in found), empty="No guards.")
+    if name is not None:
+        return _guard(found[0])
+    rows = ([one["name"], one["default"], ", ".join(one["asked"]), one["rule"], one["limit"]] for one in found)
+    return print_table(("name", "default", "asked", "a rule says", "bounded by"), rows, empty="No guards.")
+
+
+def _guard(one: Mapping[str, Any]) -> None:
+    say(one["name"], style="bold")
+    say(one["description"])
+    say(f"asked: {', '.join(one['asked'])}")
+    say(f"a rule says: {one['rule'] or 'nothing; no rule can change it'}")
+    say(
+        f"bounded by the settings: {one['limit'] or 'nothing'}" + ("; the stricter of the two wins" if one["rule"] and one["limit"] else "")
+    )

@@ -131,7 +131,7 @@ class Engine:
         work.bounds = self._bounds()
 
     def _reads(self, work: Work, locks: Sequence[str] = ()) -> Reads:
-        windows = [budget.window for rule in (work.rule, work.current) if rule is not None for budget in rule.guards.budgets]
+        windows = [budget.window for spec in work.specs() for budget in spec.budgets]
         return Reads(
             runs=[work.run.id],
             locks=locks,
@@ -231,8 +231,7 @@ class Engine:
 
     def max_wait(self, work: Work) -> timedelta:
         """Return how long guards may hold the run back."""
-        specs = [rule.guards for rule in (work.rule, work.current) if rule is not None]
-        return min(work.bounds.max_wait, *(spec.max_wait for spec in specs)) + max(spec.firing_for for spec in specs)
+        return min(spec.max_wait for spec in work.specs()) + max(spec.firing_for for spec in work.specs())
 
     async def held(self, work: Work, against: Sequence[Judgement]) -> None:
         """Let the run wait, stop or escalate, as guards said."""

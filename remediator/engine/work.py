@@ -18,7 +18,7 @@ from remediator.lifecycle import advance
 from remediator.model import JSON, Event, Plan, RunState, StepState, Value, to_json
 from remediator.records import Incident, Run, Step
 from remediator.revalidation import Standing
-from remediator.rules.model import Remedy, Rule, StepSpec
+from remediator.rules.model import GuardSpec, Remedy, Rule, StepSpec
 from remediator.store.protocol import Snapshot
 
 SETTLED_BY = "settled_by"
@@ -73,6 +73,10 @@ class Work:
     def remedy(self) -> Remedy:
         """The remedy that the run follows."""
         return next(remedy for remedy in self.rule.remedies if remedy.name == self.run.remedy)
+
+    def specs(self) -> list[GuardSpec]:
+        """Return the limits that hold the run: the operator's, the frozen rule's, and those of the rule in force."""
+        return [self.bounds.spec, *(rule.guards for rule in (self.rule, self.current) if rule is not None)]
 
     @property
     def plans(self) -> list[Plan]:

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 from remediator.action import Identity
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
-from remediator.rules.model import GuardSpec, Rule
+from remediator.rules.model import Budget, GuardSpec, Rule
 from remediator.store.protocol import Snapshot
 
 
@@ -45,11 +46,35 @@ class Bounds:
     max_percent: int = 100
     min_cooldown: timedelta = timedelta()
     max_wait: timedelta = timedelta(minutes=15)
+    min_for: timedelta = timedelta()
+    max_age: timedelta = timedelta(days=1)
+    plan_expires: timedelta = timedelta(hours=1)
+    min_relapse_window: timedelta = timedelta()
+    budgets: tuple[Budget, ...] = ()
+    """What each rule is held to besides its own budgets."""
+    allow_shrink: bool = True
+    """Whether rules may allow it."""
     identity: Identity = field(default_factory=Identity)
     knows_alertmanager: bool = False
     """Whether an Alertmanager is configured that can be asked; without one every rule is capped at approve."""
     clock_skew: timedelta = timedelta(minutes=2)
     """An alert further ahead of our clock than this caps its run at approve."""
+
+    @cached_property
+    def spec(self) -> GuardSpec:
+        """The bounds in a rule's words: one more text among those of which the strictest wins."""
+        return GuardSpec(
+            firing_for=self.min_for,
+            max_age=self.max_age,
+            cooldown=self.min_cooldown,
+            budgets=self.budgets,
+            max_wait=self.max_wait,
+            max_targets=self.max_targets,
+            max_percent=self.max_percent,
+            allow_shrink=self.allow_shrink,
+            plan_expires=self.plan_expires,
+            relapse_window=self.min_relapse_window,
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,8 @@ class Case:
         return self.snapshot.now
 
     def specs(self) -> Iterable[GuardSpec]:
-        """Give the frozen and the current rule's limits; the stricter one wins (`semantics.md`, 15)."""
+        """Give the operator's, the frozen and the current rule's limits; the strictest wins (`semantics.md`, 9 and 15)."""
+        yield self.bounds.spec
         yield self.frozen.guards
         if self.current is not None:
             yield self.current.guards
@@ -89,6 +115,11 @@ class Guard:
 
     name: str = ""
     description: str = ""
+    """What it allows, ending in `Default: …`, or in who may not loosen it."""
+    rule: str = ""
+    """The rule's key that sets it, where one does."""
+    limit: str = ""
+    """The key of the settings that a rule can't loosen, where there is one."""
 
     def judge(self, case: Case) -> Judgement:
         """Say whether the run may go on."""

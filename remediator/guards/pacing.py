@@ -16,8 +16,11 @@ class MaximumAge(Guard):
 
     name: str = "maximum_age"
     description: str = (
-        "The alert was confirmed as firing within `max_age`. Default: 1h for the rule's first look; acting asks Alertmanager anyway."
+        "The alert was confirmed as firing within `max_age` when its rule first looks; acting asks Alertmanager anyway. "
+        "Default: 1h, and 1d at most."
     )
+    rule: str = "guards.max_age"
+    limit: str = "limits.max_age"
 
     def judge(self, case: Case) -> Judgement:
         """Deny when the last firing notification is too old. Approved runs were looked at by a person and may be older."""
@@ -34,6 +37,8 @@ class MinimumFiring(Guard):
 
     name: str = "minimum_firing"
     description: str = "The alert has been firing for at least the rule's `for`, from first receipt. Default: 0s."
+    rule: str = "for"
+    limit: str = "limits.min_for"
 
     def judge(self, case: Case) -> Judgement:
         """Wait until `for` has passed."""
@@ -49,6 +54,8 @@ class Cooldown(Guard):
 
     name: str = "cooldown"
     description: str = "Enough time since the last chain of remedies that wrote something on this target. Default: 30m."
+    rule: str = "guards.cooldown"
+    limit: str = "limits.min_cooldown"
 
     def judge(self, case: Case) -> Judgement:
         """Wait until the cooldown has passed; the run's own chain does not count."""
@@ -57,7 +64,7 @@ class Cooldown(Guard):
         last = case.snapshot.last_written.get((case.run.rule, case.run.target))
         if last is None:
             return self.allow()
-        span = max(case.bounds.min_cooldown, *(spec.cooldown for spec in case.specs()))
+        span = max(spec.cooldown for spec in case.specs())
         if case.now < last + span:
             return self.wait(f"a remedy ended {format_duration(case.now - last)} ago, cooldown is {format_duration(span)}", last + span)
         return self.allow()
@@ -72,6 +79,8 @@ class Budgets(Guard):
         "Each of the rule's budgets (count per window, per rule or target) has a unit left. A run uses one with its first call, whatever "
         "comes of that. Default: 2 per 1h, 5 per 1d."
     )
+    rule: str = "guards.budget"
+    limit: str = "limits.budget"
 
     def judge(self, case: Case) -> Judgement:
         """Wait until every budget has a unit left."""
@@ -108,6 +117,7 @@ class Concurrency(Guard):
         "Fewer than `limits.max_acting` runs act at this moment, over all rules. A run that goes on with further steps after people were "
         "asked, or after it was interrupted, waits for this too; verifying and undoing never do. Default: 10."
     )
+    limit: str = "limits.max_acting"
     poll: timedelta = timedelta(seconds=5)
 
     def judge(self, case: Case) -> Judgement:
@@ -122,7 +132,11 @@ class PlanExpiry(Guard):
     """Sends a plan back that was made too long ago."""
 
     name: str = "plan_expiry"
-    description: str = "The plan is younger than `plan_expires` when it is carried out; an older one is made again. Default: 5m."
+    description: str = (
+        "The plan is younger than `plan_expires` when it is carried out; an older one is made again. Default: 5m, and 1h at most."
+    )
+    rule: str = "guards.plan_expires"
+    limit: str = "limits.plan_expires"
 
     def judge(self, case: Case) -> Judgement:
         """Wait (for nothing: the run looks at the world again at once) when the plan is too old."""

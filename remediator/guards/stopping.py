@@ -31,6 +31,7 @@ class Enabled(Guard):
 
     name: str = "enabled"
     description: str = "The rule exists and is enabled in the rules in force now. Default: enabled."
+    rule: str = "enabled"
 
     def judge(self, case: Case) -> Judgement:
         """Deny when the rule is gone or disabled."""
@@ -50,6 +51,7 @@ class StormBreaker(Guard):
         "There is no storm: at most `storm.incidents` incidents opened within `storm.within`. Until it is over runs wait, however long; "
         "one that people approved goes on, and so does what was begun. Default: 50 within 1m."
     )
+    limit: str = "storm"
 
     def judge(self, case: Case) -> Judgement:
         """Wait for the storm's end, unless people agreed to this very plan."""

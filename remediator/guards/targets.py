@@ -31,13 +31,15 @@ class BlastRadius(Guard):
     description: str = (
         "A plan touches at most `max_targets` things and `max_percent` of the whole. Default: 10 targets, 100 %; operator's bound 50."
     )
+    rule: str = "guards.max_targets, guards.max_percent"
+    limit: str = "limits.max_targets, limits.max_percent, connections.NAME.max_targets"
 
     def judge(self, case: Case) -> Judgement:
         """Deny when a plan touches more than the strictest bound."""
-        percent = min(case.bounds.max_percent, *(spec.max_percent for spec in case.specs()))
+        percent = min(spec.max_percent for spec in case.specs())
         for plan in case.plans:
             per_connection = [most for scoped, _, most in case.scopes if scoped is plan and most is not None]
-            most = min(case.bounds.max_targets, *(spec.max_targets for spec in case.specs()), *per_connection)
+            most = min(*(spec.max_targets for spec in case.specs()), *per_connection)
             touched, total = plan.impact.touched, plan.impact.total
             if touched > most:
                 return self.deny(f"{plan.action} would touch {touched} things, at most {most} are allowed")
@@ -52,6 +54,8 @@ class NeverShrink(Guard):
 
     name: str = "never_shrink"
     description: str = "A plan does not take capacity away during an incident, unless the rule says `allow_shrink`. Default: on."
+    rule: str = "guards.allow_shrink"
+    limit: str = "limits.allow_shrink"
 
     def judge(self, case: Case) -> Judgement:
         """Deny plans that shrink."""
@@ -71,6 +75,7 @@ class Scope(Guard):
     description: str = (
         "Every target lies within its connection's scope (namespaces, databases, keys). Default: no limit declared, no limit."
     )
+    limit: str = "connections.NAME.scope"
 
     def judge(self, case: Case) -> Judgement:
         """Deny when a target is outside."""
@@ -87,6 +92,7 @@ class NotItself(Guard):
 
     name: str = "not_itself"
     description: str = "No target is the daemon itself (pod, owner, node, store) or something it depends on. Not overridable by rules."
+    limit: str = "protected"
 
     def judge(self, case: Case) -> Judgement:
         """Deny when a target is protected."""

@@ -10,6 +10,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Protocol
 
+from remediator.duration import format_duration, parse_duration
 from remediator.expressions import Expression, Template
 from remediator.model import JSON, Authority, Risk
 
@@ -144,9 +145,23 @@ class Budget:
     per: BudgetScope = BudgetScope.RULE
 
     def __str__(self) -> str:
-        from remediator.duration import format_duration
-
         return f"{self.count} per {format_duration(self.window)}"
+
+
+def parse_budget(text: str) -> Budget:
+    """Read a budget like `2 per 1h` or `5 per 1d per target`. Raises `ValueError`.
+
+    >>> parse_budget("2 per 1h per target").per
+    <BudgetScope.TARGET: 'target'>
+    """
+    match = re.fullmatch(r"(\d{1,4}) per (\S+)( per target)?", text)
+    try:
+        window = parse_duration(match[2]) if match is not None else timedelta()
+    except ValueError as error:
+        raise ValueError(f"budget: {error}") from None
+    if match is None or not window:
+        raise ValueError(f"budget {text[:60]!r} must read like `2 per 1h` or `5 per 1d per target`")
+    return Budget(int(match[1]), window, BudgetScope.TARGET if match[3] else BudgetScope.RULE)
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from remediator.action import Fact, FactType
-from remediator.duration import format_duration, parse_duration
+from remediator.duration import format_duration
 from remediator.errors import InvalidExpression, Problem
 from remediator.expressions import Template, Unknown
 from remediator.model import JSON, digest, encode_value
 from remediator.rules.matchers import matcher, parse_matchers
-from remediator.rules.model import Budget, BudgetScope, CheckSpec, GuardSpec, Matcher, Rule
+from remediator.rules.model import Budget, CheckSpec, GuardSpec, Matcher, Rule, parse_budget
 from remediator.rules.packs import Vars, shaped
 from remediator.rules.parse import Node
 from remediator.rules.reading import Names, Reader
@@ -32,7 +32,6 @@ _RESERVED = frozenset(
         "package", "return", "true", "var", "void", "while",
     }
 )  # fmt: skip
-_BUDGET = re.compile(r"(\d{1,4}) per (\S+)( per target)?")
 _LOAD_TIME = ("name", "severity", "escalation", "runbook", "description", "alive")
 
 
@@ -205,17 +204,11 @@ class RuleCompiler:
         return tuple(budget for entry in node.entries() if (budget := self._budget(entry)) is not None)
 
     def _budget(self, node: Node) -> Budget | None:
-        match = _BUDGET.fullmatch(str(node.value))
         try:
-            window = parse_duration(match[2]) if match is not None else timedelta()
+            return parse_budget(str(node.value))
         except ValueError as error:
-            self.problems.append(node.place.problem(f"budget: {error}"))
+            self.problems.append(node.place.problem(str(error)))
             return None
-        if match is None or not window:
-            message = f"budget {str(node.value)[:60]!r} must read like `2 per 1h` or `5 per 1d per target`"
-            self.problems.append(node.place.problem(message))
-            return None
-        return Budget(int(match[1]), window, BudgetScope.TARGET if match[3] else BudgetScope.RULE)
 
 
 def _guards(text: RuleText, budgets: tuple[Budget, ...] | None) -> GuardSpec:

@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 from remediator.action import SecretRef
 from remediator.duration import Duration
 from remediator.model import JSON, SYSTEM, Authority
+from remediator.rules.model import Budget, parse_budget
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, policies, severities
 from remediator.storm import Reset, StormLimits
@@ -135,6 +136,15 @@ class ListenSettings(Part):
 # --- limits --------------------------------------------------------------------------------------------------------------
 
 
+def _budget(value: str) -> str:
+    parse_budget(value)
+    return value
+
+
+BudgetText = Annotated[str, AfterValidator(_budget)]
+"""A budget as rules write it."""
+
+
 class Limits(Part):
     """The operator's bounds. A rule can be stricter, never looser."""
 
@@ -149,6 +159,24 @@ class Limits(Part):
     max_wait: Duration = setting(
         timedelta(minutes=15), "longest time a run waits for a guard before it escalates", reload=True, gt=timedelta()
     )
+    min_for: Duration = setting(
+        timedelta(), "shortest time an alert must have been firing, whatever its rule's `for`", reload=True, ge=timedelta()
+    )
+    max_age: Duration = setting(
+        timedelta(days=1), "an alert that nobody confirmed as firing for longer is too old to act on", reload=True, gt=timedelta()
+    )
+    plan_expires: Duration = setting(
+        timedelta(hours=1), "a plan older than this when it would be carried out is made again", reload=True, gt=timedelta()
+    )
+    min_relapse_window: Duration = setting(
+        timedelta(), "a re-fire within this time counts as a relapse, whatever the rule says", reload=True, ge=timedelta()
+    )
+    budget: tuple[BudgetText, ...] = setting(
+        (),
+        "most remedies of any one rule in a window, besides the rule's own budgets; each like `20 per 1d` or `5 per 1h per target`",
+        reload=True,
+    )
+    allow_shrink: bool = setting(True, "whether rules may say `allow_shrink`; `false`: capacity is never taken away", reload=True)
     tombstone: Duration = setting(
         timedelta(minutes=5),
         "how long after its end a late firing copy of an alert is taken for the same firing",
@@ -173,6 +201,17 @@ class Limits(Part):
     clock_skew: Duration = setting(
         timedelta(minutes=2), "a clock further off than this lowers every rule to approve", reload=True, gt=timedelta()
     )
+
+    @property
+    def budgets(self) -> tuple[Budget, ...]:
+        """The budgets, read."""
+        return tuple(parse_budget(one) for one in self.budget)
+
+    @model_validator(mode="after")
+    def _can_act(self) -> Self:
+        if self.min_for >= self.max_age:
+            raise ValueError("limits.min_for must be shorter than limits.max_age, or every alert is too young until it is too old")
+        return self
 
 
 class StormSettings(Part):

@@ -59,8 +59,15 @@ async def test_catalogue_for_people(alone: Commands) -> None:
 
 
 async def test_guards_and_schema(alone: Commands) -> None:
-    """Guards are listed with what they are for; the schema is JSON Schema."""
-    assert {"name", "description"} == json.loads((await alone("guards", "--json")).out)[0].keys()
+    """Guards are listed with default, moments, and who may set them; a name shows one in full; the schema is JSON Schema."""
+    found = json.loads((await alone("guards", "--json")).out)
+    assert found[0].keys() == {"name", "description", "default", "asked", "rule", "limit"}
+    assert all(one["default"] and one["asked"] for one in found)
+    listed, one = (await alone("guards")).out, (await alone("guards", "cooldown")).out
+    assert all(guard["name"] in listed for guard in found)
+    assert "guards.cooldown" in one
+    assert "limits.min_cooldown; the stricter of the two wins" in one
+    assert (await alone("guards", "luck")).code == 1
     assert json.loads((await alone("schema")).out)["$schema"].startswith("https://json-schema.org/")
 
 

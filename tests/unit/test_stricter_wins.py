@@ -1,0 +1,158 @@
+"""A rule tightens, never loosens: of operator's bound, frozen rule and rule in force the strictest counts, whichever of them it is."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from remediator import guards
+from remediator.guards import Answer, Bounds, Case, Guard
+from remediator.guards.catalogue import catalogue
+from remediator.ingest import Intake
+from remediator.model import Authority, Impact, IncidentState, RunState
+from remediator.records import Use
+from remediator.rules.model import Budget, GuardSpec
+from remediator.rules.schema import GuardsText, RuleText
+from remediator.settings.model import Limits, Settings
+from remediator.store.protocol import Snapshot
+from tests.builders import NOW, World, alert, bounds, incident, plan, rule, run
+
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """One thing that rule and operator may both bound: values from strict to loose, and a case that only the strict one stops."""
+
+    key: str
+    """Field of `GuardSpec`."""
+    limit: str
+    """Field of `Bounds`."""
+    strict: Any
+    loose: Any
+    guard: Guard
+    case: Callable[[], dict[str, Any]]
+
+
+def _uses() -> Snapshot:
+    return Snapshot(now=NOW, uses=(Use("another run", "site-down", "shop", NOW - 2 * MINUTE),))
+
+
+def _written() -> Snapshot:
+    return Snapshot(now=NOW, last_written={("site-down", "shop"): NOW - HOUR})
+
+
+BOUNDS = [
+    Bound("firing_for", "min_for", HOUR, timedelta(), guards.MinimumFiring(), lambda: {"first_firing_at": NOW - MINUTE}),
+    Bound("max_age", "max_age", 10 * MINUTE, 5 * HOUR, guards.MaximumAge(), lambda: {"confirmed_at": NOW - HOUR}),
+    Bound("cooldown", "min_cooldown", 2 * HOUR, timedelta(), guards.Cooldown(), lambda: {"snapshot": _written()}),
+    Bound("budgets", "budgets", (Budget(1, HOUR),), (Budget(99, HOUR),), guards.Budgets(), lambda: {"snapshot": _uses()}),
+    Bound("max_targets", "max_targets", 1, 40, guards.BlastRadius(), lambda: {"plans": [plan("a", impact=Impact(2))]}),
+    Bound("max_percent", "max_percent", 30, 100, guards.BlastRadius(), lambda: {"plans": [plan("a", impact=Impact(1, 2))]}),
+    Bound(
+        "allow_shrink", "allow_shrink", False, True, guards.NeverShrink(), lambda: {"plans": [plan("a", impact=Impact(1, shrinks=True))]}
+    ),
+    Bound("plan_expires", "plan_expires", MINUTE, HOUR, guards.PlanExpiry(), lambda: {"run": run(planned_at=NOW - 5 * MINUTE)}),
+]
+ELSEWHERE = {"max_wait", "relapse_window"}
+"""Bounds that no guard asks for; they have tests of their own below."""
+IDS = [one.key for one in BOUNDS]
+WHERE = ["operator", "frozen", "in force"]
+
+
+def judged(bound: Bound, *, operator: Any, frozen: Any, current: Any) -> Answer:
+    """Ask the bound's guard with one value in each of the three places."""
+    texts = [rule(guards=replace(GuardSpec(), **{bound.key: value})) for value in (frozen, current)]
+    case = Case(run(), incident(), NOW, NOW, *texts, bounds(**{bound.limit: operator}), Snapshot(now=NOW))
+    return bound.guard.judge(replace(case, **bound.case())).answer
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=IDS)
+@pytest.mark.parametrize("where", WHERE)
+def test_s09_s15_the_strictest_of_operator_frozen_and_current_wins(bound: Bound, where: str) -> None:
+    """Strict in any one place is strict, however loose the other two are; that a rule was changed under way makes no difference."""
+    values = [bound.strict if place == where else bound.loose for place in WHERE]
+    assert judged(bound, operator=values[0], frozen=values[1], current=values[2]) is not Answer.ALLOW
+
+
+@pytest.mark.parametrize("bound", BOUNDS, ids=IDS)
+def test_loose_everywhere_is_loose(bound: Bound) -> None:
+    """The cases above are stopped by the strict value and nothing else."""
+    assert judged(bound, operator=bound.loose, frozen=bound.loose, current=bound.loose) is Answer.ALLOW
+
+
+def test_every_limit_of_a_rule_has_a_bound_of_the_operator() -> None:
+    """Whatever a rule may say about guards is bounded by `limits`, and is tried here."""
+    keys = {one.name for one in fields(GuardSpec)}
+    assert {one.key for one in BOUNDS} | ELSEWHERE == keys
+    assert Bounds(budgets=(Budget(1, HOUR),)).spec == replace(Bounds().spec, budgets=(Budget(1, HOUR),))
+    said = {("budget" if one.limit == "budgets" else one.limit) for one in BOUNDS} | {"max_wait", "min_relapse_window"}
+    assert said <= set(Limits.model_fields)
+    assert set(GuardsText.model_fields) | {"for_"} >= {
+        ("budget" if key == "budgets" else "for_" if key == "firing_for" else key) for key in keys
+    }
+
+
+def test_settings_and_bounds_have_the_same_defaults() -> None:
+    """What holds when the operator says nothing is written in one way."""
+    limits, default = Limits(), Bounds()
+    for one in fields(Bounds):
+        if one.name in Limits.model_fields:
+            assert getattr(limits, one.name) == getattr(default, one.name), one.name
+    assert limits.budgets == default.budgets
+    assert Limits(budget=("2 per 1h per target",)).budgets[0].per == "target"
+
+
+@pytest.mark.parametrize("text", ["2 in 1h", "per 1h", "2 per soon", "2 per 0s"])
+def test_budget_that_can_not_be_read_is_refused(text: str) -> None:
+    """An operator who mistypes a bound does not run without it."""
+    with pytest.raises(ValueError, match="budget"):
+        Limits(budget=(text,))
+
+
+def test_operator_who_lets_nothing_be_old_enough_is_told() -> None:
+    """`min_for` as long as `max_age` would stop every rule for ever."""
+    with pytest.raises(ValueError, match="min_for must be shorter"):
+        Limits(min_for=HOUR, max_age=HOUR)
+
+
+@pytest.mark.parametrize(("own", "operator", "relapse"), list(itertools.product([timedelta(), DAY], [timedelta(), DAY], [True])))
+def test_s08_relapse_window_is_the_longer_of_rule_and_operator(own: timedelta, operator: timedelta, *, relapse: bool) -> None:
+    """A rule can't have the operator's relapses count as new incidents, by which the same remedy would need no approval."""
+    looks = rule(guards=replace(GuardSpec(), relapse_window=own))
+    world = World(looks, bounds=bounds(min_relapse_window=operator))
+    assert isinstance(world.intake, Intake)
+    world.take(alert())
+    world.end_run(RunState.SUCCEEDED)
+    world.take(alert(firing=False, ends_at=NOW), after=MINUTE)
+    world.take(alert(starts_at=NOW + HOUR), after=HOUR)
+    (first, *further) = world.snapshot.incidents.values()
+    assert (first.relapses == 1) is (relapse and max(own, operator) > timedelta())
+    assert bool(further) is (first.relapses == 0)
+    assert first.state is not IncidentState.RESOLVED or further
+
+
+def test_guards_name_keys_that_exist() -> None:
+    """What `remediator guards` says can be looked up: the rule's keys and those of the settings."""
+    for one in catalogue():
+        for key in filter(None, str(one["rule"]).split(", ")):
+            first, _, rest = key.partition(".")
+            assert (rest in GuardsText.model_fields) if rest else (first in {*RuleText.model_fields, "for"}), key
+        for key in filter(None, str(one["limit"]).split(", ")):
+            first, _, rest = key.partition(".")
+            assert first in Settings.model_fields, key
+            assert first != "limits" or rest in Limits.model_fields, key
+
+
+def test_s13_authority_of_the_operator_is_a_ceiling() -> None:
+    """The mode of a rule goes no further than `limits.authority`, and a lower mode stays what it is."""
+    from remediator.decide import mandate
+
+    for own, operator in itertools.product(Authority, Authority):
+        least = min(own, operator, key=lambda one: one.rank)
+        assert mandate(rule(mode=own), bounds(authority=operator)).authority is least
