@@ -6,11 +6,13 @@ What each of them means is decided by the pure `remediator.operations`.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import cast
 
-from remediator import operations
+from remediator import operations, taking
 from remediator.model import Actor
 from remediator.records import Approval, Incident, Pause, Run, SignalKind
-from remediator.store.protocol import Reads, Store
+from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
 
 class Desk:
@@ -66,6 +68,32 @@ class Desk:
             Reads(runs=[run]), lambda snapshot: operations.signal(snapshot, run, kind, comment=comment, actor=actor)
         )
         return committed.snapshot.runs[run]
+
+    async def take(self, incident: str, why: str, actor: Actor, *, span: timedelta | None = None) -> Pause:
+        """Give an incident to `actor`: automation keeps its hands off it for `span`. Raises `NotFound`, `NotYours`, `IllegalTransition`."""
+        why = self._scrub(why)
+        before = await self._store.runs(incident=incident, limit=1000)
+        ids = taking.known_ids(cast("Run", run) for run in before.items)
+
+        def build(snapshot: Snapshot) -> Changes:
+            acknowledged = operations.acknowledge(snapshot, incident, actor=actor)
+            return taking.take(snapshot, incident, why=why, span=span, actor=actor, acknowledged=acknowledged, ids=ids)
+
+        committed = await self._store.transact(Reads(incidents=[incident], active_runs_of=[incident]), build)
+        return committed.changes.pauses[-1]
+
+    async def take_target(self, target: str, why: str, actor: Actor, *, span: timedelta | None = None) -> Pause:
+        """Give a canonical id, or all below a prefix ending in `/`, to `actor`. Raises `NotYours`, `IllegalTransition`."""
+        why = self._scrub(why)
+        committed = await self._store.transact(
+            Reads(), lambda snapshot: taking.take_target(snapshot, target, why=why, span=span, actor=actor, active=self._held())
+        )
+        return committed.changes.pauses[-1]
+
+    async def release(self, scope: str, why: str, actor: Actor) -> None:
+        """Let automation go on with what was taken under `scope`. Raises `NotFound`, `NotYours`."""
+        why = self._scrub(why)
+        await self._store.transact(Reads(), lambda snapshot: taking.release(snapshot, scope, why=why, actor=actor))
 
     async def acknowledge(self, incident: str, actor: Actor) -> Incident:
         """Make `actor` the incident's owner. Raises `NotFound`."""

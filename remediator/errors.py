@@ -119,6 +119,10 @@ class IllegalTransition(PermanentError):
     """The lifecycle has no such transition. Nothing was changed."""
 
 
+class NotYours(PermanentError):
+    """Somebody else holds it; the message says who."""
+
+
 class ApprovalRefused(PermanentError):
     """A decision on an approval that can't be accepted (expired, void, used, not in the group, own request)."""
 

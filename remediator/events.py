@@ -16,6 +16,8 @@ class Kind(StrEnum):
     INCIDENT_ESCALATED = "incident.escalated"  # run, reason, policy
     INCIDENT_ACKNOWLEDGED = "incident.acknowledged"  # owner
     INCIDENT_HANDED_OVER = "incident.handed_over"  # run, rule, to
+    INCIDENT_TAKEN = "incident.taken"  # owner, why, until, rule, covers (canonical ids that automation does not touch)
+    INCIDENT_RELEASED = "incident.released"  # owner, reason
     EPISODE_CLOSED = "episode.closed"  # fingerprint (others of the incident are still open)
     EPISODE_EXPIRED = "episode.expired"  # fingerprint, reason, peers, absent, confirmed_at (no Alertmanager knows its alert any more)
     ALERT_RECOVERED = "alert.recovered"  # fingerprint, source (missed | truncated), peer, receiver, starts_at, updated_at
@@ -46,6 +48,8 @@ class Kind(StrEnum):
     RECONCILIATION_DOUBTED = "reconciliation.doubted"  # doubt, reason, episodes (none of these is closed until it is over)
     PAUSE_SET = "pause.set"  # scope, why
     PAUSE_LIFTED = "pause.lifted"  # scope, why
+    TARGET_TAKEN = "target.taken"  # owner, why, until, target
+    TARGET_RELEASED = "target.released"  # owner, reason, target
     STORM_TRIPPED = "storm.tripped"  # storm, reason
     STORM_ENDED = "storm.ended"  # storm, reason, lasted
     STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from remediator import storm
+from remediator import storm, taking
 from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
@@ -57,13 +57,14 @@ def check_scope(scope: str, rules: tuple[str, ...]) -> None:
 
 
 def signal(snapshot: Snapshot, run: str, kind: SignalKind, *, comment: str, actor: Actor) -> Changes:
-    """Give a waiting run a person's word. Raises `NotFound`, `IllegalTransition` when it takes none, or not this one."""
+    """Give a waiting run a person's word. Raises `NotFound`, `IllegalTransition` when it takes none or not this one, `NotYours`."""
     found = snapshot.runs.get(run)
     if found is None:
         raise NotFound(f"there is no run {run!r}")
     if kind not in TAKES.get(found.state, frozenset()):
         allowed = ", ".join(sorted(one.value for one in TAKES.get(found.state, frozenset()))) or "nothing"
         raise IllegalTransition(f"run {run} is {found.state}; it takes {allowed}, not {kind}")
+    taking.refuse_word(snapshot, found, kind, actor)
     if snapshot.signals.get(run):
         raise IllegalTransition(f"run {run} was told {snapshot.signals[run][-1].kind} already and is about to follow")
     return Changes(signals=[Signal(run, kind, actor.name, comment, snapshot.now)], wake=[run])

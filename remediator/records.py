@@ -14,6 +14,7 @@ from remediator.model import (
     JSON,
     Alert,
     ApprovalState,
+    Authority,
     IncidentState,
     Plan,
     Receipt,
@@ -32,6 +33,30 @@ STORM = "storm"
 
 AFTER_STORM = "storm:after"
 """Scope that holds from a storm's end until all that it held back was looked at again. It stops nothing."""
+
+TAKEN = "taken:"
+"""Beginning of the scopes of what people have taken: `taken:INCIDENT`. Automation keeps its hands off (`remediator.taking`)."""
+
+TAKEN_TARGET = "taken:target:"
+"""Beginning of the scopes of canonical ids that people have taken, whatever the incident: `taken:target:ID`."""
+
+FREEZE = "freeze"
+"""Scope of a manual freeze of everything: nothing acts until its `until`, or until a person thaws it (`remediator.freezes`)."""
+
+FREEZE_RULE = "freeze:rule:"
+"""Beginning of the scopes of manual freezes of one rule: `freeze:rule:NAME`."""
+
+FREEZE_CONNECTION = "freeze:connection:"
+"""Beginning of the scopes of manual freezes of one connection: `freeze:connection:NAME`."""
+
+DEMOTED = "demoted:"
+"""Begins the scope that lowers a rule's authority to the pause's `mark`: `demoted:RULE`. Only a person lifts it, by promoting."""
+
+PROMOTED = "promoted:"
+"""Begins the scope that notes who promoted a rule to auto, and on what text (`mark`): `promoted:RULE`. It stops nothing."""
+
+INEFFECTIVE = "remedy:"
+"""Begins the scope that stops one remedy everywhere, since it failed on several targets: `remedy:RULE/REMEDY`. Only a person lifts it."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +89,8 @@ class Incident:
     succeeded_remedies: tuple[str, ...] = ()
     relapsed_remedies: tuple[str, ...] = ()
     """Remedies that had succeeded before a relapse; they need an approval now."""
+    relapsed_at: tuple[datetime, ...] = ()
+    """When it fired again though a remedy had succeeded, oldest first; at most the newest `MOST_RELAPSES`."""
     summary: str = ""
     also_matched: tuple[str, ...] = ()
     """Rules of lower priority that matched too."""
@@ -117,6 +144,8 @@ class Run:
     """Number of the incident's run that began this chain of remedies."""
     tried: tuple[str, ...] = ()
     """Remedies that earlier runs of the chain tried."""
+    failures: tuple[str, ...] = ()
+    """What came of these, in words, for whoever takes over when the chain ends."""
     chain_wrote: bool = False
     """True when an earlier run of the chain changed something."""
     remedy: str | None = None
@@ -150,6 +179,8 @@ class Run:
     """Where an interrupted run was."""
     storm: str = ""
     """The storm that held it back, by its beginning; it stays when the run is let go on."""
+    led_by: tuple[str, ...] = ()
+    """Holds (`taking.seal`) whose holder told it to go on; under these it is not stopped."""
 
     @property
     def wrote(self) -> bool:
@@ -230,7 +261,13 @@ class Pause:
     since: datetime | None = None
     """When the storm began; only the storm breaker sets it."""
     until: datetime | None = None
-    """When it ends by itself; only a freeze may."""
+    """When it ends by itself; only a freeze, or what somebody took for a time, may."""
+    covers: tuple[str, ...] = ()
+    """Canonical ids that a taken incident is about, as far as its plans named them."""
+    target: str = ""
+    """The target of a taken incident."""
+    mark: str = ""
+    """What a scope of its kind says besides: to what a rule is demoted, on which text it was promoted."""
 
 
 class SignalKind(StrEnum):
@@ -263,3 +300,68 @@ class Use:
     target: str
     at: datetime
     returned: bool = False
+
+
+MOST_RELAPSES = 20
+"""Relapses whose time an incident keeps."""
+
+
+class Ending(StrEnum):
+    """What came of an attempt. *Tried* means that at least one call of the remedy was made."""
+
+    SUCCESS = "success"
+    """Verified: the condition was true without a break for as long as it had to be."""
+    FAILURE = "failure"
+    """A call failed, or the remedy was carried out and did not help in time."""
+    UNDONE = "undone"
+    """It did not help, and was taken back."""
+    UNKNOWN = "unknown"
+    """It was tried, and nobody can tell whether it helped: no success."""
+    STOPPED = "stopped"
+    """A person stopped it before it could be judged: neither success nor failure."""
+    WOULD_HAVE = "would_have"
+    """A rehearsal: the remedy was planned and not carried out."""
+    CANCELLED = "cancelled"
+    """The alert ended, or another rule took over, before anything was tried."""
+    NOT_TRIED = "not_tried"
+    """Nothing was tried: no remedy fitted, it could not be planned, a guard or a person said no."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """What came of one run that has ended: what the scorecard counts, and what a rule's trust rests on.
+
+    It stays longer than its run. Of a run that ends twice (undone by hand after a success) the last end counts.
+    """
+
+    run: str
+    incident: str
+    rule: str
+    target: str
+    ending: Ending
+    tried: bool
+    """At least one call was made, whatever came of it. Only what was tried says anything about the remedy."""
+    opened_at: datetime
+    """Since when the alert fired that this was an attempt to end."""
+    ended_at: datetime
+    remedy: str = ""
+    """Empty when none was chosen."""
+    remedy_hash: str = ""
+    mode: Authority = Authority.OBSERVE
+    """With how much authority it went: observe (rehearsed), approve (people were asked), auto."""
+    dry_run: bool = False
+    reason: str = ""
+    recovered_at: datetime | None = None
+    """When the alert ended, by whatever cause."""
+    relapsed_at: datetime | None = None
+    """When it fired again within the relapse window after a success."""
+
+    @property
+    def succeeded(self) -> bool:
+        """True for a success that lasted: a relapse counts against the remedy."""
+        return self.tried and self.ending is Ending.SUCCESS and self.relapsed_at is None
+
+    @property
+    def counts(self) -> bool:
+        """True when it says something about the remedy: it was tried, and no person stopped it."""
+        return self.tried and self.ending is not Ending.STOPPED

@@ -89,7 +89,7 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
         return
 
     def play(turn: Turn) -> bool:
-        against = engine.judge(guards.BETWEEN_STEPS, work, turn.snapshot)
+        against = engine.judge(guards.BETWEEN_STEPS, work, turn.snapshot, [plan_of(step)])
         if against:
             turn.hold(against, max_wait=timedelta())
             return True

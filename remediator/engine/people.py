@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from remediator import guards
+from remediator import guards, taking
 from remediator.decide import texts_of
+from remediator.engine.authority import changing
 from remediator.engine.work import SETTLED_BY, Work
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Approval, Run, Signal, SignalKind
@@ -50,7 +51,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
     if work.incident.state is IncidentState.RESOLVED:
         await engine.verify_what_was_done(work, "the alert is resolved")
         return
-    paused = engine.judge(guards.BETWEEN_STEPS, work)
+    paused = engine.judge(guards.BETWEEN_STEPS, work, plans=changing(engine, work))
     if paused:
         await engine.held(work, paused)
         return
@@ -188,6 +189,7 @@ def _resumed(turn: Turn, signal: Signal) -> None:
         state = RunState.APPLYING  # it was asking about a further step, and asks again
     back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
     words = f"resumed by {signal.who}: {signal.comment}"
+    _led_on(turn, signal)
     if back is RunState.APPLYING:  # as soon as the guards allow
         turn.run = replace(turn.run, deadline=turn.now, waiting_since=turn.now, reason=words)
         return
@@ -197,7 +199,13 @@ def _resumed(turn: Turn, signal: Signal) -> None:
 
 def _told_to_undo(turn: Turn, signal: Signal) -> None:
     turn.signalled(signal)
+    _led_on(turn, signal)
     turn.move(RunState.UNDOING, f"{signal.who} asked to undo it: {signal.comment}")
+
+
+def _led_on(turn: Turn, signal: Signal) -> None:
+    """Note what the speaker had taken: under that the run is not stopped again."""
+    turn.run = replace(turn.run, led_by=taking.seals(turn.snapshot, signal.who, at=signal.at))
 
 
 def closed(turn: Turn, signal: Signal) -> None:

@@ -43,7 +43,7 @@ async def verify(engine: Engine, work: Work) -> None:
     since = None if reading.health is not Health.HEALTHY else (work.run.healthy_since or now)
     _note(work, reading, since)
     deadline = work.run.deadline or work.run.entered_at + spec.within
-    paused = engine.judge((guards.KillSwitch(),), work)
+    paused = engine.judge((guards.KillSwitch(), guards.Responder()), work)
     if since is not None and now - since >= spec.hold:
         resolved = reading.resolved is True
         await engine.turn(work, lambda turn: turn.succeed(f"verified: {reading.words}", resolved=resolved), park=True)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from remediator.guards.base import Answer, Bounds, Case, Guard, Judgement, lock_keys
 from remediator.guards.pacing import Budgets, Concurrency, Cooldown, Locks, MaximumAge, MinimumFiring, PlanExpiry
+from remediator.guards.responder import Responder
 from remediator.guards.stopping import Enabled, KillSwitch, StormBreaker
 from remediator.guards.targets import BlastRadius, EmptyTarget, NeverShrink, NotItself, Scope
 
@@ -39,6 +40,7 @@ __all__ = [
     "NeverShrink",
     "NotItself",
     "PlanExpiry",
+    "Responder",
     "Scope",
     "StormBreaker",
     "judge",
@@ -46,12 +48,12 @@ __all__ = [
 ]
 
 BEFORE_PLANNING: tuple[Guard, ...] = (
-    *(KillSwitch(), Enabled(), StormBreaker(), MaximumAge()),
+    *(KillSwitch(), Enabled(), Responder(), StormBreaker(), MaximumAge()),
     *(MinimumFiring(), Cooldown(), Budgets(), Concurrency()),
 )
 """Asked about the rule, in this order."""
 
-ON_PLAN: tuple[Guard, ...] = (KillSwitch(), Enabled(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius())
+ON_PLAN: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius())
 """Asked about a plan as soon as it is made, so that nobody is asked to approve what would be refused."""
 
 BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, StormBreaker(), PlanExpiry(), Cooldown(), Budgets(), Concurrency(), Locks())
@@ -60,7 +62,7 @@ BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, StormBreaker(), PlanExpiry(), Cool
 GOING_ON: tuple[Guard, ...] = (Concurrency(),)
 """Asked when a run enters `applying` again from a state in which it did not count among those that act."""
 
-BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled())
+BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder())
 """Asked again before every further call of a run that acts."""
 
 BEFORE_UNDOING: tuple[Guard, ...] = (*BETWEEN_STEPS, EmptyTarget(), Scope(), NotItself())

@@ -16,6 +16,7 @@ from remediator.errors import (
     InvalidAlerts,
     InvalidFiles,
     NotFound,
+    NotYours,
     PermanentError,
     RemediatorError,
     StoreUnavailable,
@@ -98,6 +99,8 @@ def from_error(error: RemediatorError) -> Refused:
             return Refused(404, str(error), reason="not_found")
         case ApprovalRefused():
             return Refused(403 if error.reason in FORBIDDING else 409, str(error), reason=error.reason)
+        case NotYours():
+            return Refused(403, str(error), reason="not_yours")
         case IllegalTransition():
             return Refused(409, str(error), reason="illegal_transition")
         case InvalidFiles():
