@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 from remediator import audit
@@ -27,6 +27,9 @@ BATCH = 500
 
 PORTION = 100
 """Chains that one transaction seals, so that no other one waits for long."""
+
+ATTEMPTS_LONGER = timedelta(days=275)
+"""For so much longer than incidents what came of their runs stays: what a rule's trust rests on."""
 
 SYSTEM_PART = 5000
 """Events of the system chain in one archive, at most."""

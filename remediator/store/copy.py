@@ -25,6 +25,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "lock": ("key", "run"),
     "use": ("run", "rule", "target", "at", "returned"),
     "message": ("n", "body"),
+    "attempt": ("run", "recovered_at", "relapsed_at", "body"),
     "pause": ("scope", "body"),
     "rule_text": ("hash", "body"),
     "chain": ("name", "count", "head", "changed"),

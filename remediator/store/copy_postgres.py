@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from remediator.errors import Conflict
 from remediator.model import Episode
-from remediator.records import Approval, Incident, Message, Run
+from remediator.records import Approval, Attempt, Incident, Message, Run
 from remediator.replacing import replace
 from remediator.settings.model import StoreSettings
 from remediator.store.copy import PORTION, Row, incident_day, verified
@@ -31,6 +31,7 @@ _READ = {
     "lock": "SELECT key, run FROM lock ORDER BY key",
     "use": "SELECT run, rule, target, at, returned FROM use ORDER BY run",
     "message": "SELECT n, due_at, cancelled, body FROM message ORDER BY n",
+    "attempt": "SELECT run, recovered_at, relapsed_at, body FROM attempt ORDER BY run",
     "pause": "SELECT scope, body FROM pause ORDER BY scope",
     "rule_text": "SELECT hash, body FROM rule_text ORDER BY hash",
     "chain": "SELECT name, count, head, changed FROM chain ORDER BY name",
@@ -52,6 +53,7 @@ _COLUMNS = {
     "lock": ("key", "run"),
     "use": ("run", "rule", "target", "at", "returned"),
     "message": ("n", "key", "due_at", "delivered", "cancelled", "body"),
+    "attempt": ("run", "rule", "tried", "ended_at", "recovered_at", "relapsed_at", "body"),
     "pause": ("scope", "body"),
     "rule_text": ("hash", "body"),
     "chain": ("name", "count", "head", "changed"),
@@ -201,12 +203,18 @@ def _message(n: int, body: bytes) -> Row:
     return (n, one.key, micros(one.due_at), one.delivered_at is not None, one.cancelled, body)
 
 
+def _attempt(run: str, recovered_at: int | None, relapsed_at: int | None, body: bytes) -> Row:
+    one = unpack(Attempt, body)
+    return (run, one.rule, one.tried, micros(one.ended_at), recovered_at, relapsed_at, body)
+
+
 _MAKE: dict[str, Callable[..., Row]] = {
     "episode": _episode,
     "incident": _incident,
     "run": _run,
     "approval": _approval,
     "message": _message,
+    "attempt": _attempt,
     "archive": lambda n, name: (n, name, "purged"),
 }
 

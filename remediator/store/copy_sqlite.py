@@ -12,7 +12,7 @@ from typing import Self
 
 from remediator.errors import Conflict, StoreUnavailable
 from remediator.model import Episode
-from remediator.records import Approval, Incident, Message, Run
+from remediator.records import Approval, Attempt, Incident, Message, Run
 from remediator.store import sqlite_file
 from remediator.store.archive_files import sync_directory
 from remediator.store.commit import describe
@@ -30,6 +30,7 @@ _READ = {
     "lock": "SELECT key, run FROM lock ORDER BY key",
     "use": "SELECT run, rule, target, at, returned <> 0 FROM use ORDER BY run",
     "message": "SELECT n, CAST(body AS BLOB) FROM message ORDER BY n",
+    "attempt": "SELECT run, recovered_at, relapsed_at, CAST(body AS BLOB) FROM attempt ORDER BY run",
     "pause": "SELECT scope, CAST(body AS BLOB) FROM pause ORDER BY scope",
     "rule_text": "SELECT hash, CAST(body AS BLOB) FROM rule_text ORDER BY hash",
     "chain": "SELECT name, count, head, changed <> 0 FROM chain ORDER BY name",
@@ -53,6 +54,7 @@ _WRITE = {
     "lock": "INSERT INTO lock (key, run) VALUES (?, ?)",
     "use": "INSERT INTO use (run, rule, target, at, returned) VALUES (?, ?, ?, ?, ?)",
     "message": "INSERT INTO message (n, key, due_at, pending, body) VALUES (?, ?, ?, ?, ?)",
+    "attempt": "INSERT INTO attempt (run, rule, tried, ended_at, recovered_at, relapsed_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)",
     "pause": "INSERT INTO pause (scope, body) VALUES (?, ?)",
     "rule_text": "INSERT INTO rule_text (hash, body) VALUES (?, ?)",
     "chain": "INSERT INTO chain (name, count, head, changed) VALUES (?, ?, ?, ?)",
@@ -92,12 +94,18 @@ def _message(n: int, body: bytes) -> Row:
     return (n, one.key, micros(one.due_at), one.delivered_at is None and not one.cancelled, body)
 
 
+def _attempt(run: str, recovered_at: int | None, relapsed_at: int | None, body: bytes) -> Row:
+    one = unpack(Attempt, body)
+    return (run, one.rule, one.tried, micros(one.ended_at), recovered_at, relapsed_at, body)
+
+
 _MAKE: dict[str, Callable[..., Row]] = {
     "episode": _episode,
     "incident": _incident,
     "run": _run,
     "approval": _approval,
     "message": _message,
+    "attempt": _attempt,
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from remediator import audit
 from remediator.errors import NotFound, StoreUnavailable
 from remediator.model import JSON, ChainedEvent, Episode, Event, IncidentState, RunState
-from remediator.records import Approval, Incident, Message, Pause, Run
+from remediator.records import Approval, Attempt, Incident, Message, Pause, Run
 from remediator.replacing import replace
 from remediator.store import postgres_archive_queries, postgres_audit
 from remediator.store import postgres_queries as sql
@@ -31,7 +31,7 @@ from remediator.store.postgres_state import State, plain, stored
 from remediator.store.postgres_units import Seeing, keys_of
 from remediator.store.postgres_wakes import Wakes
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
-from remediator.store.rows import from_micros, micros, unpack, unpack_run
+from remediator.store.rows import from_micros, micros, unpack, unpack_attempt, unpack_run
 
 T = TypeVar("T")
 
@@ -334,6 +334,15 @@ class PostgresStore:
     async def locks(self) -> dict[str, str]:
         """Return all held locks: run id by key."""
         return {plain(key): plain(run) for key, run in await self._rows(sql.LOCKS)}
+
+    async def attempts(self, *, since: datetime, rule: str | None = None, limit: int = 10_000) -> list[Attempt]:
+        """Return attempts that ended after `since`, tried or not, newest first."""
+        if rule is None:
+            return [unpack_attempt(*row) for row in await self._rows(sql.ATTEMPTS, micros(since), limit)]
+        found = []
+        for tried in (False, True):
+            found += [unpack_attempt(*row) for row in await self._rows(sql.ATTEMPTS_OF_RULE, stored(rule), tried, micros(since), limit)]
+        return sorted(found, key=lambda attempt: (attempt.ended_at, attempt.run), reverse=True)[:limit]
 
     async def rule_text(self, rule_hash: str) -> JSON | None:
         """Return a frozen rule text."""

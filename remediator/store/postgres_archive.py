@@ -22,7 +22,7 @@ from remediator.records import SYSTEM_CHAIN, Incident, Message
 from remediator.replacing import replace
 from remediator.store import postgres_archive_queries as queries
 from remediator.store import postgres_queries as sql
-from remediator.store.archive import PORTION, SYSTEM_PART, Batch, Oldest, Part, Record, Unfinished, oldest_part
+from remediator.store.archive import ATTEMPTS_LONGER, PORTION, SYSTEM_PART, Batch, Oldest, Part, Record, Unfinished, oldest_part
 from remediator.store.postgres_batches import MAX_CHECKPOINTED
 from remediator.store.postgres_link import Readers
 from remediator.store.postgres_session import load, write
@@ -291,17 +291,18 @@ class Leaving:
     # --- bounded tables
 
     async def tidy(self, *, before: datetime, limit: int) -> int:
-        """Delete uses older than `before`, and done messages and closed episodes without an incident in the store."""
+        """Delete uses older than `before`, done messages and closed episodes without an incident in the store, attempts older still."""
         if await self._unfinished() is not None:
             return 0  # its archive is to hold the uses of its runs
         at = micros(before)
         uses = [row[0] for row in await self._rows(queries.USES_OLD, at, limit)]
         messages = await self._orphans(queries.MESSAGES_DONE, Message, at, limit)
         episodes = await self._orphans(queries.EPISODES_CLOSED, Episode, at, limit)
-        if not (uses or messages or episodes):
+        attempts = [row[0] for row in await self._rows(queries.ATTEMPTS_OLD, micros(before - ATTEMPTS_LONGER), limit)]
+        if not (uses or messages or episodes or attempts):
             return 0
         async with self._keeping() as keeping:
-            return 0 if keeping is None else int(await keeping[0].fetchval(queries.ORPHANS_DROP, uses, messages, episodes, at))
+            return 0 if keeping is None else int(await keeping[0].fetchval(queries.ORPHANS_DROP, uses, messages, episodes, at, attempts))
 
     async def _orphans(self, query: str, kind: type[Message | Episode], before: int, limit: int) -> list[int]:
         found: list[int] = []

@@ -124,6 +124,7 @@ EVENTS_DROP = "DELETE FROM event WHERE chain = $1 AND seq <= $2"
 
 # --- bounded tables -----------------------------------------------------------------------------------------------------------------
 
+ATTEMPTS_OLD = "SELECT run FROM attempt WHERE ended_at < $1 ORDER BY ended_at LIMIT $2"
 USES_OLD = """
 SELECT run FROM use WHERE at < $1 AND NOT EXISTS (SELECT 1 FROM run AS r WHERE r.id = use.run AND r.ended_at IS NULL) ORDER BY at LIMIT $2
 """
@@ -139,8 +140,9 @@ INCIDENTS_THERE = "SELECT id FROM incident WHERE id = ANY($1::text[])"
 ORPHANS_DROP = """
 WITH p_use AS (DELETE FROM use WHERE run = ANY($1::text[]) AND at < $4::bigint RETURNING 1),
 p_message AS (DELETE FROM message WHERE n = ANY($2::bigint[]) AND (delivered OR cancelled) RETURNING 1),
-p_episode AS (DELETE FROM episode WHERE n = ANY($3::bigint[]) AND closed_at < $4::bigint RETURNING 1)
-SELECT (SELECT count(*) FROM p_use) + (SELECT count(*) FROM p_message) + (SELECT count(*) FROM p_episode)
+p_episode AS (DELETE FROM episode WHERE n = ANY($3::bigint[]) AND closed_at < $4::bigint RETURNING 1),
+p_attempt AS (DELETE FROM attempt WHERE run = ANY($5::text[]) AND ended_at < $4::bigint RETURNING 1)
+SELECT (SELECT count(*) FROM p_attempt) + (SELECT count(*) FROM p_use) + (SELECT count(*) FROM p_message) + (SELECT count(*) FROM p_episode)
 """
 RULE_HASHES = r"""
 SELECT max(n), array_agg(DISTINCT hash) FROM (

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from remediator.store.protocol import MOST_ATTEMPTS
+
 CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """The database's time now, also inside a transaction that began earlier."""
 
@@ -68,6 +70,11 @@ UNION ALL SELECT 'day', d.name, greatest(
     ), NULL, NULL, NULL, NULL, NULL FROM unnest($13::text[]) AS d(name)
 UNION ALL (SELECT 'opened', incident, created_at, NULL, NULL, NULL, NULL, NULL FROM run
     WHERE created_at > {{now}} - $14::bigint ORDER BY created_at DESC, incident DESC LIMIT $15::bigint)
+UNION ALL SELECT 'attempt', a.run, NULL, a.recovered_at, a.relapsed_at, a.rule, NULL, a.body FROM unnest($16::text[]) AS s(rule)
+    CROSS JOIN LATERAL (
+        SELECT * FROM attempt AS one WHERE one.rule = s.rule AND one.tried AND one.ended_at > {{now}} - $17::bigint
+        ORDER BY one.ended_at DESC, one.run DESC LIMIT {MOST_ATTEMPTS}
+    ) AS a
 """
 
 BATCH = "SELECT batch FROM daemon WHERE instance = $1"
@@ -123,6 +130,15 @@ PARTS = {
     "pauses": """INSERT INTO pause (scope, body) SELECT * FROM unnest($1::text[], $2::bytea[])
         ON CONFLICT (scope) DO UPDATE SET body = excluded.body""",
     "lifted": "DELETE FROM pause WHERE scope = ANY($1::text[])",
+    "attempts": """INSERT INTO attempt (run, rule, tried, ended_at, recovered_at, relapsed_at, body)
+        SELECT * FROM unnest($1::text[], $2::text[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bytea[])
+        ON CONFLICT (run) DO UPDATE SET tried = excluded.tried, ended_at = excluded.ended_at, body = excluded.body,
+        recovered_at = coalesce(attempt.recovered_at, excluded.recovered_at),
+        relapsed_at = coalesce(attempt.relapsed_at, excluded.relapsed_at)""",
+    "recovered": """UPDATE attempt SET recovered_at = x.at FROM unnest($1::text[], $2::bigint[]) AS x(name, at)
+        WHERE attempt.run >= x.name || '-' AND attempt.run < x.name || '.' AND recovered_at IS NULL AND attempt.run <> ALL($3::text[])""",
+    "relapsed": """UPDATE attempt SET relapsed_at = x.at FROM unnest($1::text[], $2::bigint[]) AS x(name, at)
+        WHERE attempt.run >= x.name || '-' AND attempt.run < x.name || '.' AND relapsed_at IS NULL AND attempt.run <> ALL($3::text[])""",
     "texts": "INSERT INTO rule_text (hash, body) SELECT * FROM unnest($1::text[], $2::bytea[]) ON CONFLICT (hash) DO NOTHING",
     "events": "INSERT INTO event (chain, seq, hash, body) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[])",
     "chains": """INSERT INTO chain (name, count, head, changed) SELECT *, $4::boolean FROM unnest($1::text[], $2::bigint[], $3::text[])
@@ -199,6 +215,11 @@ RUN = "SELECT body, fence, wake_at FROM run WHERE id = $1"
 APPROVAL = "SELECT body FROM approval WHERE id = $1"
 PAUSES = "SELECT body FROM pause ORDER BY scope"
 LOCKS = "SELECT key, run FROM lock"
+ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > $1 ORDER BY ended_at DESC, run DESC LIMIT $2"
+ATTEMPTS_OF_RULE = """
+SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = $1 AND tried = $2 AND ended_at > $3
+ORDER BY ended_at DESC, run DESC LIMIT $4
+"""
 RULE_TEXT = "SELECT body FROM rule_text WHERE hash = $1"
 EPISODES_OPEN = "SELECT n, body FROM episode WHERE closed_at IS NULL AND n < $1 ORDER BY n DESC LIMIT $2"
 EVENTS = "SELECT hash, body FROM event WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from remediator.store import postgres_queries as sql
 from remediator.store.postgres_state import Keys, RunRow, State, Writes, plain, stored
-from remediator.store.rows import maybe_micros, micros
+from remediator.store.rows import maybe_micros, micros, pack
 
 if TYPE_CHECKING:
     import asyncpg
@@ -39,6 +39,8 @@ async def load(connection: asyncpg.Connection, keys: Keys, state: State, *, cloc
         list(keys.days),
         keys.opened,
         keys.opened_most,
+        _all(keys.attempts),
+        keys.attempts_window,
     )
     state.take(keys, rows)
 
@@ -104,6 +106,7 @@ def _parts(writes: Writes, state: State) -> list[Part]:
         ("pauses", _columns([(stored(scope), body) for scope, body in writes.pauses.items() if body is not None], 2)),
         ("lifted", ([stored(scope) for scope, body in writes.pauses.items() if body is None],)),
         ("texts", _columns([(stored(name), body) for name, body in writes.texts.items()], 2)),
+        *_attempts(writes),
         ("events", _columns([(stored(chain), seq, *event) for (chain, seq), event in writes.events.items()], 4)),
         (
             "chains",
@@ -112,6 +115,20 @@ def _parts(writes: Writes, state: State) -> list[Part]:
         ("checkpointed", ([stored(chain) for chain in writes.checkpointed],)),
     ]
     return [(name, arguments) for name, arguments in found if arguments[0]]
+
+
+def _attempts(writes: Writes) -> list[Part]:
+    rows = [
+        (stored(a.run), stored(a.rule), a.tried, micros(a.ended_at), maybe_micros(a.recovered_at), maybe_micros(a.relapsed_at), pack(a))
+        for a in writes.attempts.values()
+    ]
+    # What one statement writes it can't see: the attempts of this batch carry their marks already.
+    written = [stored(run) for run in writes.attempts]
+    return [
+        ("attempts", _columns(rows, 7)),
+        ("recovered", (*_columns([(stored(name), at) for name, at in writes.recovered.items()], 2), written)),
+        ("relapsed", (*_columns([(stored(name), at) for name, at in writes.relapsed.items()], 2), written)),
+    ]
 
 
 def _columns(rows: Any, count: int) -> tuple[list[Any], ...]:

@@ -13,8 +13,8 @@ from typing import Any
 
 from remediator import audit
 from remediator.model import Episode
-from remediator.records import Approval, Incident, Message, Pause, Run, Signal, Use
-from remediator.store.rows import from_micros, unpack, unpack_run
+from remediator.records import Approval, Attempt, Incident, Message, Pause, Run, Signal, Use
+from remediator.store.rows import from_micros, unpack, unpack_attempt, unpack_run
 
 Subject = tuple[str, str]
 """(rule, target)"""
@@ -41,6 +41,8 @@ class Keys:
     days: set[str] = field(default_factory=set)
     opened: int = 0
     opened_most: int = 0
+    attempts: set[str] = field(default_factory=set)
+    attempts_window: int = 0
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
@@ -98,6 +100,9 @@ class Writes:
     due: dict[str, bool] = field(default_factory=dict)
     pauses: dict[str, bytes | None] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
+    attempts: dict[str, Attempt] = field(default_factory=dict)
+    recovered: dict[str, int] = field(default_factory=dict)
+    relapsed: dict[str, int] = field(default_factory=dict)
     events: dict[tuple[str, int], tuple[str, bytes]] = field(default_factory=dict)
     chains: dict[str, ChainHead] = field(default_factory=dict)
     checkpointed: dict[str, bool] = field(default_factory=dict)
@@ -138,6 +143,8 @@ class State:
     """When runs were made, and their incidents: loaded ones by their place, new ones by their id."""
     opened_loaded: tuple[int, int] = (0, 0)
     """How far back, and how many at most, `opened` was loaded."""
+    attempts: dict[str, tuple[int, tuple[Attempt, ...]]] = field(default_factory=dict)
+    """Tried attempts by rule, newest first, and how far back they are known."""
     writes: Writes = field(default_factory=Writes)
     assume_new: bool = True
     """Whether runs and chains that belong to rows just made are taken for new; the tables' keys tell when that is wrong."""
@@ -249,6 +256,12 @@ class State:
         if keys.opened:
             self.opened = {place: (row[2], plain(row[1])) for place, row in enumerate(found.get("opened", ()))}
             self.opened_loaded = (keys.opened, keys.opened_most)
+        attempts: dict[str, list[Attempt]] = {name: [] for name in keys.attempts}
+        for row in found.get("attempt", ()):
+            attempts[plain(row[5])].append(unpack_attempt(row[7], row[3], row[4]))
+        for name, own in attempts.items():
+            own.sort(key=lambda attempt: (attempt.ended_at, attempt.run), reverse=True)
+            self.attempts[name] = (keys.attempts_window, tuple(own))
         self.keep()
 
 

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from remediator import audit
 from remediator.errors import Conflict, LeaseLost
 from remediator.model import ChainedEvent, Episode, Event, RunState, canonical
-from remediator.records import SYSTEM_CHAIN, Approval, Incident, Message, Run, Signal, Use
+from remediator.records import SYSTEM_CHAIN, Approval, Attempt, Incident, Message, Run, Signal, Use
 from remediator.replacing import replace
 from remediator.store.postgres_state import ChainHead, Keys, MissingKeys, RunRow, State, Subject, stored
-from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.store.protocol import MOST_ATTEMPTS, Changes, Reads, Snapshot
 from remediator.store.rows import from_micros, maybe_micros, micros, pack
 
 _INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
@@ -24,7 +24,15 @@ _MICROSECOND = timedelta(microseconds=1)
 def check(reads: Reads) -> None:
     """Raise ValueError where `reads` names what no row can be called, before that spoils what others read."""
     pairs = (*reads.latest_incident, *reads.usage)
-    for name in (*reads.approvals, *reads.runs, *reads.active_runs_of, *reads.fingerprints, *reads.incidents, *reads.locks):
+    for name in (
+        *reads.approvals,
+        *reads.runs,
+        *reads.active_runs_of,
+        *reads.fingerprints,
+        *reads.incidents,
+        *reads.locks,
+        *reads.attempts,
+    ):
         stored(name)
     for rule, target in pairs:
         stored(rule + target)
@@ -49,6 +57,9 @@ def keys_of(reads: Iterable[Reads]) -> Keys:
         if one.opened_within is not None:
             keys.opened = max(keys.opened, one.opened_within // _MICROSECOND)
             keys.opened_most = max(keys.opened_most, one.opened_most)
+        if one.attempts:
+            keys.attempts.update(one.attempts)
+            keys.attempts_window = max(keys.attempts_window, one.attempts_window // _MICROSECOND)
     return keys
 
 
@@ -94,6 +105,7 @@ class Seeing:
             pauses=dict(self.state.pauses),
             next_incident_number=1 if reads.incident_numbers is None else self._number(reads.incident_numbers.isoformat().replace("-", "")),
             opened=() if reads.opened_within is None else self._opened(reads.opened_within, reads.opened_most),
+            attempts=self._attempts(reads.attempts, reads.attempts_window) if reads.attempts else {},
         )
 
     def _episode(self, fingerprint: str, *, whole: bool) -> None:
@@ -199,6 +211,16 @@ class Seeing:
         rows = sorted((row for row in self.state.opened.values() if row[0] > since), reverse=True)
         return tuple((incident, from_micros(at)) for at, incident in rows[:most])
 
+    def _attempts(self, rules: Iterable[str], window: timedelta) -> dict[str, tuple[Attempt, ...]]:
+        found, since = {}, self.state.now - window
+        for rule in rules:
+            known, attempts = self.state.attempts.get(rule, (-1, ()))
+            if known < window // _MICROSECOND:
+                self.missing.attempts.add(rule)
+                self.missing.attempts_window = max(self.missing.attempts_window, window // _MICROSECOND)
+            found[rule] = tuple(attempt for attempt in attempts if attempt.ended_at > since)[:MOST_ATTEMPTS]
+        return found
+
 
 # --- what it writes -------------------------------------------------------------------------------------------------------------
 
@@ -235,6 +257,7 @@ class Writing:
         self._people(changes)
         self._locks(changes)
         self._messages(changes)
+        self._attempts(changes)
         events = self.chain(changes.events, new=[incident.id for incident in changes.incidents])
         self._announce()
         return events
@@ -413,6 +436,34 @@ class Writing:
             old: Message = known[0]
             new = replace(old, cancelled=True) if cancelled else replace(old, due_at=min(old.due_at, self.state.now))
             self.state.set(self.state.writes.messages, key, (new, pack(new)))
+
+    # --- attempts
+
+    def _attempts(self, changes: Changes) -> None:
+        state, writes = self.state, self.state.writes
+        for attempt in changes.attempts:
+            stored(attempt.run + attempt.rule)
+            pack(attempt)
+            state.set(writes.attempts, attempt.run, attempt)
+            state.drop(state.attempts, attempt.rule)  # read again, should somebody ask, after this is written
+        for incident, at in changes.recovered.items():
+            self._mark(writes.recovered, incident, at)
+        for incident, at in changes.relapsed.items():
+            self._mark(writes.relapsed, incident, at)
+
+    def _mark(self, marks: dict[str, int], incident: str, at: datetime) -> None:
+        """Note when an incident's alert ended, or came back, in its attempts; in those that this very batch writes too."""
+        state, writes = self.state, self.state.writes
+        stored(incident)
+        if incident not in marks:  # the earlier time stays
+            state.set(marks, incident, micros(at))
+        recovered = marks is writes.recovered
+        for run, attempt in list(writes.attempts.items()):
+            if attempt.incident == incident and (attempt.recovered_at if recovered else attempt.relapsed_at) is None:
+                state.set(writes.attempts, run, replace(attempt, recovered_at=at) if recovered else replace(attempt, relapsed_at=at))
+        for rule, (_, attempts) in list(state.attempts.items()):
+            if any(attempt.incident == incident for attempt in attempts):
+                state.drop(state.attempts, rule)
 
     # --- locks, budgets, rules
 

@@ -13,7 +13,10 @@ from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from remediator.model import JSON, ChainedEvent, Episode, Event, RunState
-from remediator.records import Approval, Incident, Message, Pause, Run, Signal, Use
+from remediator.records import Approval, Attempt, Incident, Message, Pause, Run, Signal, Use
+
+MOST_ATTEMPTS = 50
+"""Attempts of one rule that a snapshot holds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,9 @@ class Reads:
     """How far back to look for runs that were made lately; None: not at all."""
     opened_most: int = 1000
     """How many of them at most, the newest."""
+    attempts: Sequence[str] = ()
+    """Rules whose newest attempts that were tried are wanted, as far back as `attempts_window`."""
+    attempts_window: timedelta = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,8 @@ class Snapshot:
     next_incident_number: int = 1
     opened: Sequence[tuple[str, datetime]] = ()
     """(incident, when) of runs made within `Reads.opened_within`, newest first, at most `Reads.opened_most`."""
+    attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
+    """By wanted rule: its newest tried attempts, at most `MOST_ATTEMPTS`, newest first."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,12 @@ class Changes:
     """Scopes of pauses that are lifted."""
     rule_texts: Mapping[str, JSON] = field(default_factory=dict)
     """Frozen rule texts by hash; kept as long as a run refers to them."""
+    attempts: Sequence[Attempt] = ()
+    """Inserted, or replaced by run id; what is known of recovery and relapse stays."""
+    recovered: Mapping[str, datetime] = field(default_factory=dict)
+    """By incident: when its alert ended. Noted in its attempts that have no such time yet, including those of this transaction."""
+    relapsed: Mapping[str, datetime] = field(default_factory=dict)
+    """By incident: when it fired again after a success. Noted in its attempts that have no such time yet."""
     events: Sequence[Event] = ()
 
 
@@ -228,6 +242,9 @@ class Store(Protocol):
 
     async def locks(self) -> dict[str, str]:
         """Return all held locks: run id by key."""
+
+    async def attempts(self, *, since: datetime, rule: str | None = None, limit: int = 10_000) -> list[Attempt]:
+        """Return attempts that ended after `since`, tried or not, newest first."""
 
     async def rule_text(self, rule_hash: str) -> JSON | None:
         """Return a frozen rule text."""

@@ -15,12 +15,12 @@ from pydantic_core import CoreConfig, SchemaSerializer
 
 from remediator.errors import StoreCorrupt
 from remediator.model import Episode
-from remediator.records import Incident, Run
+from remediator.records import Attempt, Incident, Run
 from remediator.replacing import replace
 
 T = TypeVar("T")
 
-_REMEMBERED = frozenset({Run, Incident, Episode})
+_REMEMBERED = frozenset({Run, Incident, Episode, Attempt})
 _LONGEST_REMEMBERED = 16_384
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -75,6 +75,15 @@ def unpack_run(body: bytes, fence: int, wake_at: int | None) -> Run:
     run = unpack(Run, body)
     wake = None if wake_at is None else from_micros(wake_at)
     return run if run.fence == fence and run.wake_at == wake else replace(run, fence=fence, wake_at=wake)
+
+
+def unpack_attempt(body: bytes, recovered_at: int | None, relapsed_at: int | None) -> Attempt:
+    """Read an attempt; the columns say what became of it."""
+    attempt = unpack(Attempt, body)
+    if recovered_at is None and relapsed_at is None:
+        return attempt
+    recovered = None if recovered_at is None else from_micros(recovered_at)
+    return replace(attempt, recovered_at=recovered, relapsed_at=None if relapsed_at is None else from_micros(relapsed_at))
 
 
 def micros(at: datetime) -> int:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from remediator.errors import StoreUnavailable
 from remediator.model import JSON, ChainedEvent, Event, RunState
-from remediator.records import Approval, Incident, Message, Pause, Run
+from remediator.records import Approval, Attempt, Incident, Message, Pause, Run
 from remediator.store import sqlite_archive, sqlite_file, sqlite_lists, sqlite_verify
 from remediator.store import sqlite_queries as sql
 from remediator.store.archive import BATCH, PORTION, Batch, Part, Record
@@ -367,6 +367,10 @@ class SqliteStore:
     async def locks(self) -> dict[str, str]:
         """Return all held locks: run id by key."""
         return dict(self._rows(sql.LOCKS))
+
+    async def attempts(self, *, since: datetime, rule: str | None = None, limit: int = 10_000) -> list[Attempt]:
+        """Return attempts that ended after `since`, tried or not, newest first."""
+        return await self._list(functools.partial(sqlite_lists.attempts, since=since, rule=rule, limit=limit))
 
     async def rule_text(self, rule_hash: str) -> JSON | None:
         """Return a frozen rule text."""

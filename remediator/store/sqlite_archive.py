@@ -20,7 +20,7 @@ from remediator.errors import Conflict
 from remediator.model import Episode, IncidentState, canonical
 from remediator.records import SYSTEM_CHAIN, Incident, Message
 from remediator.store import sqlite_queries as sql
-from remediator.store.archive import SYSTEM_PART, Batch, Oldest, Part, Record, Unfinished, oldest_part
+from remediator.store.archive import ATTEMPTS_LONGER, SYSTEM_PART, Batch, Oldest, Part, Record, Unfinished, oldest_part
 from remediator.store.rows import from_micros, micros, unpack
 from remediator.store.sqlite_write import Writing
 
@@ -152,17 +152,19 @@ class Orphans:
     uses: tuple[str, ...] = ()
     messages: tuple[int, ...] = ()
     episodes: tuple[int, ...] = ()
+    attempts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        return len(self.uses) + len(self.messages) + len(self.episodes)
+        return len(self.uses) + len(self.messages) + len(self.episodes) + len(self.attempts)
 
 
 def orphans(connection: sqlite3.Connection, *, before: datetime, limit: int) -> Orphans:
-    """Find uses older than `before`, and done messages and closed episodes without an incident in the store."""
+    """Find uses older than `before`, done messages and closed episodes without an incident in the store, attempts that are older still."""
     at = micros(before)
+    attempts = tuple(run for (run,) in connection.execute(sql.ATTEMPTS_OLD, (micros(before - ATTEMPTS_LONGER), limit)))
     uses = [run for (run,) in connection.execute(sql.USES_OLD, (at, limit)) if not _at_work(connection, run)]
     messages = _walk(connection, sql.MESSAGES_DONE, Message, at, limit)
-    return Orphans(tuple(uses), messages, _walk(connection, sql.EPISODES_CLOSED, Episode, at, limit))
+    return Orphans(tuple(uses), messages, _walk(connection, sql.EPISODES_CLOSED, Episode, at, limit), attempts)
 
 
 def _at_work(connection: sqlite3.Connection, run: str) -> bool:
@@ -307,7 +309,8 @@ class Leaving:
 
     def drop(self, found: Orphans) -> None:
         """Delete orphans."""
-        for query, keys in ((sql.USE_DROP, found.uses), (sql.MESSAGE_DROP, found.messages), (sql.EPISODE_DROP, found.episodes)):
+        of_runs = ((sql.USE_DROP, found.uses), (sql.ATTEMPT_DROP, found.attempts))
+        for query, keys in (*of_runs, (sql.MESSAGE_DROP, found.messages), (sql.EPISODE_DROP, found.episodes)):
             self._connection.executemany(query, [(key,) for key in keys])
 
     def forget_rule_texts(self, used: set[str], after: int) -> int:

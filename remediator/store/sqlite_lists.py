@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from remediator import audit
 from remediator.errors import NotFound
 from remediator.model import ApprovalState, ChainedEvent, Episode, IncidentState, RunState
-from remediator.records import Approval, Incident
+from remediator.records import Approval, Attempt, Incident
 from remediator.store import sqlite_queries as sql
 from remediator.store.protocol import Page
-from remediator.store.rows import unpack, unpack_run
+from remediator.store.rows import micros, unpack, unpack_attempt, unpack_run
 
 _NEWEST = 2**62
 """Above every row number."""
@@ -100,3 +101,13 @@ def counts(connection: sqlite3.Connection) -> dict[str, int]:
     ):
         found[name] = connection.execute(query).fetchone()[0]
     return found
+
+
+def attempts(connection: sqlite3.Connection, *, since: datetime, rule: str | None, limit: int) -> list[Attempt]:
+    """List attempts."""
+    if rule is None:
+        return [unpack_attempt(*row) for row in connection.execute(sql.ATTEMPTS, (micros(since), limit))]
+    found = [
+        unpack_attempt(*row) for tried in (0, 1) for row in connection.execute(sql.ATTEMPTS_OF_RULE, (rule, tried, micros(since), limit))
+    ]
+    return sorted(found, key=lambda attempt: (attempt.ended_at, attempt.run), reverse=True)[:limit]

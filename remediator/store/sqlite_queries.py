@@ -27,6 +27,9 @@ SIGNALS = "SELECT body FROM signal WHERE run = ? ORDER BY n"
 LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
 USES_OF_RULE = "SELECT run, rule, target, at FROM use WHERE rule = ? AND at > ? AND returned = 0 ORDER BY at"
 USES_OF_TARGET = "SELECT run, rule, target, at FROM use WHERE target = ? AND at > ? AND returned = 0 ORDER BY at"
+ATTEMPTS_OF_RULE = """
+SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = ? AND tried = ? AND ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?
+"""
 PAUSES = "SELECT body FROM pause ORDER BY scope"
 CHAIN = "SELECT count, head, changed, archiving FROM chain WHERE name = ?"
 INCIDENT_LAST_GONE = "SELECT number FROM incident_day WHERE day = ?"
@@ -82,6 +85,17 @@ MESSAGE = "SELECT body FROM message WHERE key = ?"
 MESSAGE_PENDING = "SELECT body FROM message WHERE key = ? AND pending = 1"
 PAUSE_PUT = "INSERT INTO pause (scope, body) VALUES (?, ?) ON CONFLICT (scope) DO UPDATE SET body = excluded.body"
 PAUSE_LIFT = "DELETE FROM pause WHERE scope = ?"
+ATTEMPT_PUT = """
+INSERT INTO attempt (run, rule, tried, ended_at, recovered_at, relapsed_at, body) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (run) DO UPDATE SET tried = excluded.tried, ended_at = excluded.ended_at, body = excluded.body,
+    recovered_at = coalesce(recovered_at, excluded.recovered_at), relapsed_at = coalesce(relapsed_at, excluded.relapsed_at)
+"""
+ATTEMPTS_RECOVERED = """
+UPDATE attempt SET recovered_at = ?1 WHERE run >= ?2 || '-' AND run < ?2 || '.' AND recovered_at IS NULL
+"""
+ATTEMPTS_RELAPSED = """
+UPDATE attempt SET relapsed_at = ?1 WHERE run >= ?2 || '-' AND run < ?2 || '.' AND relapsed_at IS NULL
+"""
 RULE_TEXT_ADD = "INSERT INTO rule_text (hash, body) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
 EVENT_ADD = "INSERT INTO event (chain, seq, hash, body) VALUES (?, ?, ?, ?)"
 CHAIN_PUT = """
@@ -119,6 +133,7 @@ EPISODES_OPEN = "SELECT n, body FROM episode WHERE closed_at IS NULL AND n < ? O
 EVENTS = "SELECT hash, CAST(body AS BLOB) FROM event WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
 CHAINS = "SELECT name, count, head FROM chain WHERE name > ? ORDER BY name LIMIT ?"
 LOCKS = "SELECT key, run FROM lock"
+ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?"
 RULE_TEXT = "SELECT body FROM rule_text WHERE hash = ?"
 
 COUNT_RUNS = "SELECT state, count(*) FROM run GROUP BY state"
@@ -172,6 +187,8 @@ EPISODE_DROP = "DELETE FROM episode WHERE n = ?"
 # --- bounded tables -----------------------------------------------------------------------------------------------------------
 
 RUN_ENDED = "SELECT ended_at FROM run WHERE id = ?"
+ATTEMPTS_OLD = "SELECT run FROM attempt WHERE ended_at < ? ORDER BY ended_at LIMIT ?"
+ATTEMPT_DROP = "DELETE FROM attempt WHERE run = ?"
 USES_OLD = "SELECT run FROM use WHERE at < ? ORDER BY at LIMIT ?"
 MESSAGES_DONE = "SELECT n, due_at, body FROM message WHERE pending = 0 AND (due_at, n) > (?, ?) AND due_at < ? ORDER BY due_at, n LIMIT ?"
 EPISODES_CLOSED = """

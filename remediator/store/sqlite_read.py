@@ -10,10 +10,10 @@ from datetime import date, datetime, timedelta
 from typing import Any
 
 from remediator.model import Episode
-from remediator.records import Approval, Incident, Pause, Run, Signal, Use
+from remediator.records import Approval, Attempt, Incident, Pause, Run, Signal, Use
 from remediator.store import sqlite_queries as sql
-from remediator.store.protocol import Reads, Snapshot
-from remediator.store.rows import from_micros, micros, unpack, unpack_run
+from remediator.store.protocol import MOST_ATTEMPTS, Reads, Snapshot
+from remediator.store.rows import from_micros, micros, unpack, unpack_attempt, unpack_run
 from remediator.store.sqlite_memory import Memory
 
 
@@ -56,6 +56,7 @@ class Reading:
             pauses=self._pauses(),
             next_incident_number=self._next_number(reads.incident_numbers) if reads.incident_numbers is not None else 1,
             opened=self._opened(now - reads.opened_within, reads.opened_most) if reads.opened_within is not None else (),
+            attempts=self._attempts(reads.attempts, now - reads.attempts_window) if reads.attempts else {},
         )
 
     def _one(self, query: str, *values: Any) -> Any:
@@ -141,6 +142,11 @@ class Reading:
     def _opened(self, since: datetime, most: int) -> tuple[tuple[str, datetime], ...]:
         rows = self.connection.execute(sql.RUNS_CREATED, (micros(since), most))
         return tuple((incident, from_micros(at)) for incident, at in rows)
+
+    def _attempts(self, rules: Iterable[str], since: datetime) -> dict[str, tuple[Attempt, ...]]:
+        after = micros(since)
+        rows = ((rule, self.connection.execute(sql.ATTEMPTS_OF_RULE, (rule, 1, after, MOST_ATTEMPTS))) for rule in rules)
+        return {rule: tuple(unpack_attempt(*row) for row in found) for rule, found in rows}
 
     def _acting(self) -> int:
         if self.memory.acting is None:

@@ -57,6 +57,8 @@ class Writing:
         self._people(changes)
         self._locks(changes)
         self._messages(changes)
+        if changes.attempts or changes.recovered or changes.relapsed:
+            self._attempts(changes)
         events = self.chain(changes.events)
         self._announce()
         return events
@@ -231,6 +233,14 @@ class Writing:
             if key not in self.memory.rule_texts:
                 self._do(sql.RULE_TEXT_ADD, key, canonical(text))
                 self.effects.rule_texts.append(key)
+
+    def _attempts(self, changes: Changes) -> None:
+        for one in changes.attempts:
+            times = (micros(one.ended_at), maybe_micros(one.recovered_at), maybe_micros(one.relapsed_at))
+            self._do(sql.ATTEMPT_PUT, one.run, one.rule, one.tried, *times, pack(one))
+        for query, marks in ((sql.ATTEMPTS_RECOVERED, changes.recovered), (sql.ATTEMPTS_RELAPSED, changes.relapsed)):
+            for incident, at in marks.items():
+                self._do(query, micros(at), incident)
 
     # --- events
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from remediator.model import Alert, ApprovalState, Episode, Event, IncidentState, RunState
-from remediator.records import Approval, Incident, Message, MessageKind, Run, Signal, SignalKind
+from remediator.records import Approval, Attempt, Ending, Incident, Message, MessageKind, Run, Signal, SignalKind
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 LEASE = timedelta(seconds=30)
@@ -48,6 +48,13 @@ def run(number: int = 1, *, of: int = 1, **fields: Any) -> Run:
     """Make run `number` of incident `of`, due now."""
     name = f"INC-20261121-{of:03d}"
     return replace(Run(f"{name}-{number}", name, number, "site-down", "hash", f"shop{of}", RunState.QUEUED, NOW, NOW, NOW), **fields)
+
+
+def attempt(number: int = 1, *, of: int = 1, **fields: Any) -> Attempt:
+    """Make what came of run `number` of incident `of`: a success just now."""
+    name = f"INC-20261121-{of:03d}"
+    made = Attempt(f"{name}-{number}", name, "site-down", f"shop{of}", Ending.SUCCESS, tried=True, opened_at=NOW, ended_at=NOW)
+    return replace(made, **fields)
 
 
 def approval(of: Run, **fields: Any) -> Approval:

@@ -26,7 +26,7 @@ from remediator.store.sqlite import SqliteStore
 from tests.servers.postgres import PostgresServer
 from tests.store.contract import put, see
 from tests.store.contract_housekeeping import archive, ended, leaving
-from tests.store.make import NOW, approval, episode, event, incident, message, run, signal
+from tests.store.make import NOW, approval, attempt, episode, event, incident, message, run, signal
 from tests.store.test_sqlite import SqliteWorld, forge
 
 KINDS = ("sqlite", "postgres")
@@ -61,6 +61,8 @@ async def source(tmp_path: Path) -> Path:
         messages=[message("m1"), message("m2", delivered_at=NOW), message("m3", cancelled=True)],
         take_locks={f"k:p/-/x/{ODD}": waiting.id},
         pauses=[Pause(EVERYWHERE, "ann", "drill", NOW)],
+        attempts=[attempt(1, of=3, target=ODD, reason=ODD)],
+        relapsed={"INC-20261121-003": NOW},
         rule_texts={"hash": {"name": ODD}},
         events=[event(open_.id, text=ODD), event(open_.id)],
     )
