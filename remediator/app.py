@@ -50,6 +50,7 @@ from remediator.settings import Settings, read_settings, reloadable_changes
 from remediator.store.choosing import Reachable, make_store
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.storming import Storms
+from remediator.takes import Takes
 
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
@@ -143,6 +144,7 @@ class Daemon:
             held=lambda: self.runner.held,
             on_pauses=self.metrics.pauses,
         )
+        self._takes = Takes(self._store, on_pauses=self.metrics.pauses)
         self._authenticator = Authenticator(settings.identities)
         self._reloading = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -170,6 +172,7 @@ class Daemon:
             self._watch,
             self._keep_alive,
             self._storms.keep,
+            self._takes.keep,
             self._reconciliation.run,
         )
         self._loops = [asyncio.create_task(loop(), name=loop.__name__) for loop in loops]

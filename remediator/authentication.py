@@ -29,6 +29,8 @@ class Operation(StrEnum):
     READ_AUDIT = "read_audit"
     """The audit trail and its verification."""
     ACKNOWLEDGE = "acknowledge"
+    TAKE = "take"
+    """Take an incident or a target out of automation's hands, and release one's own; admins release anybody's."""
     PAUSE = "pause"
     """Throw the kill switch. Whoever responds may stop everything."""
     RESUME = "resume"
@@ -42,7 +44,7 @@ class Operation(StrEnum):
 
 _O = Operation
 _VIEWER = frozenset({_O.READ, _O.READ_AUDIT})
-_RESPONDER = _VIEWER | {_O.READ_EVIDENCE, _O.ACKNOWLEDGE, _O.PAUSE, _O.SIGNAL, _O.REHEARSE}
+_RESPONDER = _VIEWER | {_O.READ_EVIDENCE, _O.ACKNOWLEDGE, _O.TAKE, _O.PAUSE, _O.SIGNAL, _O.REHEARSE}
 
 PERMISSIONS: Mapping[Role, frozenset[Operation]] = {
     Role.VIEWER: _VIEWER,

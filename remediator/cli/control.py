@@ -10,7 +10,8 @@ from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed
 from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
-from remediator.records import AFTER_STORM, EVERYWHERE
+from remediator.cli.taking import told
+from remediator.records import AFTER_STORM, EVERYWHERE, TAKEN
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
 Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
@@ -31,6 +32,9 @@ def status(client: Client, as_json: AsJson = False) -> None:
         for pause in found["pauses"]:
             if pause["scope"] == AFTER_STORM:
                 say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
+                continue
+            if pause["scope"].startswith(TAKEN):
+                say(told(pause), style="bold")
                 continue
             say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {one_line(pause['why'])}", style="bold red")
         print_table(("count", "what"), ([number, name] for name, number in found["counts"].items() if number), empty="Nothing is going on.")

@@ -13,6 +13,7 @@ from rich.text import Text
 from remediator.cli.client import Client
 from remediator.cli.options import AsJson, Limit, connected
 from remediator.cli.output import clean, one_line, print_json, print_table, say, short_time
+from remediator.cli.taking import told
 from remediator.cli.timeline import explain, step_lines, word
 from remediator.duration import format_duration
 
@@ -29,9 +30,12 @@ def incidents(client: Client, state: States = [], rule: RuleName = None, limit: 
     found = client.items("api", "v1", "incidents", most=limit, state=state or None, rule=rule)
     if as_json:
         return print_json(found)
-    columns = ("incident", "severity", "state", "rule", "target", "opened", "owner", "summary")
+    columns = ("incident", "severity", "state", "rule", "target", "opened", "owner", "taken by", "summary")
     rows = (
-        [one["id"], one["severity"], one["state"], one["rule"], one["target"], short_time(one["opened_at"]), one["owner"], one["summary"]]
+        [
+            *(one["id"], one["severity"], one["state"], one["rule"], one["target"], short_time(one["opened_at"])),
+            *(one["owner"], one["taken"], one["summary"]),
+        ]
         for one in found
     )
     return print_table(columns, rows, empty="No incidents.")
@@ -91,6 +95,8 @@ def _incident(row: Mapping[str, Any]) -> None:
     say(f"rule {row['rule']}, target {row['target']}, relapses {row['relapses']}")
     say(f"opened {short_time(row['opened_at'])}, owner {row['owner'] or 'nobody'}")
     say(f"labels: {word(row['subject']['labels'])}")
+    if row["taken"]:
+        say(told(row["taken"]), style="bold")
 
 
 def _run(row: Mapping[str, Any]) -> None:

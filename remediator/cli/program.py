@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 import remediator
-from remediator.cli import approvals, audit, catalogue, control, files, incidents, permissions, store, token
+from remediator.cli import approvals, audit, catalogue, control, files, incidents, permissions, store, taking, token
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
 from remediator.cli.output import complain, say
@@ -32,6 +32,8 @@ COMMANDS = (
     approvals.approve,
     approvals.deny,
     control.acknowledge,
+    taking.take,
+    taking.release,
     control.settle,
     control.signal,
     control.pause,

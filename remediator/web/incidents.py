@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -11,7 +11,8 @@ from remediator.model import IncidentState, to_json
 from remediator.records import Incident
 from remediator.web.events import AFTER, EVENTS, events_of
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok
-from remediator.web.views import IncidentSummary, incident_summary, page
+from remediator.web.taking import hold_of
+from remediator.web.views import IncidentDetail, IncidentSummary, incident_summary, page
 
 STATE = Query("state", "only incidents in this state; may be repeated", many=True, choices=tuple(IncidentState))
 RULE = Query("rule", "only those of this rule")
@@ -21,12 +22,16 @@ async def list_incidents(call: Call) -> web.Response:
     """List incidents, newest first."""
     query = call.query
     found = await call.service.store.incidents(states=query["state"], rule=query["rule"], before=query["before"], limit=query["limit"])
-    return ok(page([to_json(incident_summary(cast("Incident", item))) for item in found.items], found))
+    pauses = await call.service.store.pauses()
+    items = [cast("Incident", item) for item in found.items]
+    return ok(page([to_json(incident_summary(item, taken=hold_of(pauses, item.id))) for item in items], found))
 
 
 async def show_incident(call: Call) -> web.Response:
     """Show one incident."""
-    return ok(to_json(await _incident(call)))
+    incident = await _incident(call)
+    fields: dict[str, Any] = {name: getattr(incident, name) for name in Incident.__dataclass_fields__}
+    return ok(to_json(IncidentDetail(**fields, taken=hold_of(await call.service.store.pauses(), incident.id))))
 
 
 async def list_events(call: Call) -> web.Response:
@@ -69,7 +74,7 @@ ROUTES = (
         "Show an incident",
         show_incident,
         Operation.READ,
-        Answer("The incident.", Incident),
+        Answer("The incident.", IncidentDetail),
         "incidents",
         refusals=_UNKNOWN,
     ),

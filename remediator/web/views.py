@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from remediator.model import JSON, IncidentState, Plan, RunState
-from remediator.records import Approval, Incident, Run
+from remediator.records import Approval, Incident, Pause, Run
 from remediator.store.protocol import Page
 
 
@@ -26,6 +26,15 @@ class IncidentSummary:
     owner: str | None
     relapses: int
     runs: int
+    taken: str | None = None
+    """Who has taken it out of automation's hands."""
+
+
+@dataclass(frozen=True)
+class IncidentDetail(Incident):
+    """An incident, and who has taken it out of automation's hands."""
+
+    taken: Pause | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class ApprovalQuestion:
     """False when the run has made another plan since; then this question is void."""
 
 
-def incident_summary(incident: Incident) -> IncidentSummary:
+def incident_summary(incident: Incident, *, taken: Pause | None = None) -> IncidentSummary:
     """Shorten an incident for a list."""
     return IncidentSummary(
         id=incident.id,
@@ -82,6 +91,7 @@ def incident_summary(incident: Incident) -> IncidentSummary:
         owner=incident.owner,
         relapses=incident.relapses,
         runs=incident.runs,
+        taken=None if taken is None else taken.who,
     )
 
 

@@ -245,6 +245,39 @@ async def test_acknowledge(run: Commands) -> None:
     assert "responder" in (await run("acknowledge", INCIDENT, role="responder")).out
 
 
+async def test_take_and_release(surface: Surface, run: Commands) -> None:
+    """*I have it*: lists and status say who has what; another person is told, the holder or an admin gives it back."""
+    done = await run("take", INCIDENT, "-m", "looking at it", "--for", "2h", role="responder")
+    assert done.code == 0
+    assert f"TAKEN {INCIDENT} by responder since" in done.out
+    assert "looking at it" in done.out
+    assert f"TAKEN {INCIDENT} by responder" in (await run("status")).out
+    assert f"TAKEN {INCIDENT} by responder" in (await run("show", INCIDENT)).out
+    listed = json.loads((await run("incidents", "--json")).out)
+    assert [one["taken"] for one in listed if one["id"] == INCIDENT] == ["responder"]
+    refused = await run("take", INCIDENT, role="approver")
+    assert refused.code == 4
+    assert "taken by responder" in refused.error
+    assert (await run("release", INCIDENT, role="approver")).code == 4
+    assert (await run("release", INCIDENT, role="admin")).code == 0
+    assert (await run("release", INCIDENT, role="responder")).code == 1
+    assert await surface.service.store.pauses() == {}
+
+
+async def test_take_a_target(surface: Surface, run: Commands) -> None:
+    """By its canonical id; a connection that does not exist is refused, for a typing error must not look like a stop."""
+    assert (await run("take", role="responder")).code == 2
+    assert (await run("take", INCIDENT, "--target", "kubernetes:prod/shop/", role="responder")).code == 2
+    for wrong in ("kubernetes:nowhere/shop/", "shop", "kubernetes:prod"):
+        assert (await run("take", "--target", wrong, role="responder")).code == 1
+    for span in ("soon", "30d", "0s"):
+        assert (await run("take", "--target", "kubernetes:prod/shop/", "--for", span, role="responder")).code == 1
+    assert await surface.service.store.pauses() == {}
+    assert (await run("take", "--target", "kubernetes:prod/shop/", role="responder")).code == 0
+    assert set(await surface.service.store.pauses()) == {"taken:target:kubernetes:prod/shop/"}
+    assert (await run("release", "--target", "kubernetes:prod/shop/", role="responder")).code == 0
+
+
 async def test_refused_reload_prints_every_problem(surface: Surface, run: Commands) -> None:
     """Exit code 1, and each fault on a line of its own."""
     assert (await run("reload", role="admin")).code == 0

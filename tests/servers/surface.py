@@ -193,7 +193,11 @@ def _sha256(text: str) -> str:
 
 def make_settings(**listen: Any) -> Settings:
     """Make settings on a free loopback port."""
-    return Settings(listen=ListenSettings(**{"port": 0, "max_body": 64 * 1024} | listen), identities=identities())
+    return Settings(
+        listen=ListenSettings(**{"port": 0, "max_body": 64 * 1024} | listen),
+        identities=identities(),
+        connections={"prod": {"kind": "kubernetes"}},
+    )
 
 
 def make_rule(name: str = "site-down") -> Rule:

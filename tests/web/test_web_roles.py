@@ -16,6 +16,7 @@ RESPONDERS = {Role.RESPONDER, Role.APPROVER, Role.ADMIN}
 EXPECTED: dict[str, set[Role]] = {
     "receiveAlerts": {Role.ALERT_SENDER, Role.ADMIN},
     "acknowledgeIncident": RESPONDERS,
+    **dict.fromkeys(("takeIncident", "releaseIncident", "takeTarget", "releaseTarget"), RESPONDERS),
     "signalRun": RESPONDERS,
     "decideApproval": {Role.APPROVER, Role.ADMIN},
     "pause": RESPONDERS,
