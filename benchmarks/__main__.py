@@ -1,6 +1,6 @@
 """Measure the daemon and print one table; status 1 when a bound is missed.
 
-    python -m benchmarks [--quick] [--only NAME …] [--directory DIRECTORY]
+    python -m benchmarks [--quick] [--only NAME …] [--directory DIRECTORY] [--markdown FILE]
 
 Everything runs in processes of its own on loopback, with stores on the disk of DIRECTORY. Ratios hold on any machine; a busy
 machine makes them noisy, so take figures on an idle one.
@@ -24,7 +24,7 @@ from statistics import median
 from benchmarks import accepting, aged, batches, commands, promising, reacting, resting, rules, running, scaling, shared, storm
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT, has_uvloop
-from benchmarks.table import Figure, render
+from benchmarks.table import Figure, markdown, render
 
 PARTS: dict[str, Callable[[Stage], Awaitable[list[Figure]]]] = {
     "accept": accepting.accept,
@@ -92,12 +92,15 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a fraction of the rounds: to see that it works, not to quote")
     parser.add_argument("--only", action="append", choices=sorted(PARTS), help="measure only this; may be repeated")
     parser.add_argument("--directory", type=Path, default=ROOT, help="on the disk to measure (default: the repository's)")
+    parser.add_argument("--markdown", type=Path, help="write the table to this file too, in Markdown")
     options = parser.parse_args()
     names = [name for name in PARTS if not options.only or name in options.only]
     print(machine(options.directory), flush=True)
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=options.directory) as folder:
         figures = asyncio.run(measure(Stage(Path(folder), lambda text: print(text, flush=True), options.quick), names))
     print(f"\n{render(figures)}\n\n{machine(options.directory)}")
+    if options.markdown is not None:
+        options.markdown.write_text(f"{machine(options.directory)}\n\n{markdown(figures)}\n")
     return int(any(one.ok is False for one in figures))
 
 

@@ -69,3 +69,13 @@ def render(figures: Sequence[Figure]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(6)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([lines[0], "─" * (sum(widths) + 10), *lines[1:]])
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """Write the table as this directory's page shows it."""
+    words = {True: "ok", False: "**missed**", None: ""}
+    rows = [("figure", "value", "baseline", "ratio", "bound", ""), ("---",) * 6]
+    rows += [
+        (one.name, one.value, one.baseline, "" if one.ratio is None else f"{one.ratio:.2f}", one.bound, words[one.ok]) for one in figures
+    ]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)

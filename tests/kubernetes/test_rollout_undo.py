@@ -432,7 +432,8 @@ async def test_conflict_is_read_again_compared_and_retried(run: Workloads, ctx: 
     plan = await UNDO.plan(params(run), ctx)
     sent = await before_writes(ctx, lambda: run.merge("Deployment", "web", {"metadata": {"labels": {"team": "a"}}}))
     await UNDO.apply(plan, ctx)
-    assert len({body["metadata"]["resourceVersion"] for body in sent}) == 2
+    versions = [body["metadata"]["resourceVersion"] for body in sent]
+    assert len(set(versions)) == len(versions) >= 2, "each try stands on a reading of its own (the controller's status may cost one more)"
     assert await script(run) == GOOD.script
     assert (await run.get("Deployment", "web"))["metadata"]["labels"]["team"] == "a"
 
