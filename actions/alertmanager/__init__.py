@@ -4,9 +4,28 @@ from __future__ import annotations
 
 from actions.alertmanager.alerts import Alerts
 from actions.alertmanager.connection import AlertmanagerConnection
+from actions.alertmanager.expire import ExpireAnySilence, ExpireSilence
+from actions.alertmanager.looking import Silences
+from actions.alertmanager.silence import SilenceAction
 from actions.alertmanager.standing import StandingCheck, is_own_silence, standing
 from remediator.action import Provider
 
-__all__ = ["PROVIDER", "AlertmanagerConnection", "Alerts", "StandingCheck", "is_own_silence", "standing"]
+__all__ = [
+    "PROVIDER",
+    "AlertmanagerConnection",
+    "Alerts",
+    "ExpireAnySilence",
+    "ExpireSilence",
+    "SilenceAction",
+    "Silences",
+    "StandingCheck",
+    "is_own_silence",
+    "standing",
+]
 
-PROVIDER = Provider("alertmanager", checks=(Alerts, StandingCheck), connections={"alertmanager": AlertmanagerConnection})
+PROVIDER = Provider(
+    "alertmanager",
+    actions=(SilenceAction, ExpireSilence, ExpireAnySilence),
+    checks=(Alerts, StandingCheck, Silences),
+    connections={"alertmanager": AlertmanagerConnection},
+)

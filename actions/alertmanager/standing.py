@@ -7,18 +7,17 @@ without its answer nothing is known (`semantics.md`, 14).
 from __future__ import annotations
 
 import functools
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from pydantic import Field
 
 from actions.alertmanager.connection import AlertmanagerConnection
 from actions.alertmanager.peers import Peers, alerts_path, has_labels, narrow, open_peers, short_lists
+from actions.alertmanager.silences import read_silence
 from remediator.action import Check, Context, Fact, FactType, Params, Permission, PermissionKind
 from remediator.errors import CheckFailed, TemporaryError
 from remediator.model import Value
@@ -73,12 +72,23 @@ class Standing:
         return any(peer.inhibited for peer in self.peers.values())
 
 
-async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], marker: str = "") -> Standing:
+@dataclass(frozen=True)
+class Own:
+    """Which silences don't count, since they were made for the incident itself."""
+
+    ids: tuple[str, ...] = ()
+    """Exactly these."""
+    marks: tuple[str, ...] = ()
+    """Those of this daemon with one of these marks: it made them, and does not know their ids yet."""
+    marker: str = ""
+    """Those of this daemon whose comment names this incident."""
+
+
+async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], own: Own = Own()) -> Standing:
     """Ask every peer where an alert stands, within three seconds.
 
     It is the alert with this fingerprint and all of `labels`: the sender of a webhook chose both, and what is acted on is named by
-    the labels. Silences made by this daemon whose comment holds `marker`
-    (an incident's id) don't count. Raises `TemporaryError` naming every peer that did not answer.
+    the labels. `own` silences don't count. Raises `TemporaryError` naming every peer that did not answer.
     """
     peers = await open_peers(ctx, connection)
     path = _path_of(tuple(sorted(labels.items())))
@@ -88,7 +98,7 @@ async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: M
         alert = next((alert for alert in alerts if alert["fingerprint"] == fingerprint and has_labels(alert["labels"], labels)), None)
         if alert is None:
             return PeerStanding()
-        silences = [silence for silence in alert["status"]["silencedBy"] if not await _is_own(peers, url, silence, marker)]
+        silences = [silence for silence in alert["status"]["silencedBy"] if not await _is_own(peers, url, silence, own)]
         return PeerStanding(found=True, silences=tuple(silences), inhibited=bool(alert["status"]["inhibitedBy"]))
 
     return Standing(await peers.each(ask))
@@ -100,20 +110,19 @@ def _path_of(labels: tuple[tuple[str, str], ...]) -> str:
     return alerts_path(narrow(dict(labels)))
 
 
-async def _is_own(peers: Peers, url: str, silence: str, marker: str) -> bool:
-    """Tell whether this daemon made the silence for the incident `marker`. One that is gone meanwhile counts as somebody's."""
-    if not marker:
+async def _is_own(peers: Peers, url: str, silence: str, own: Own) -> bool:
+    """Tell whether a silence doesn't count. One that is gone meanwhile counts as somebody's, unless it is known by its id."""
+    if silence in own.ids:
+        return True
+    if not own.marks and not own.marker:
         return False
-    found = await peers.get(url, f"/api/v2/silence/{quote(silence, safe='')}")
-    if found.status == 404:
+    found = await read_silence(peers, url, silence)
+    if found is None:
         return False
-    if found.status != 200:
-        raise TemporaryError(f"Alertmanager {url} of connection {peers.name!r} answered {found.status} about silence {silence}")
-    try:
-        body = json.loads(found.body)
-    except ValueError as error:
-        raise TemporaryError(f"Alertmanager {url} of connection {peers.name!r} sent a silence that is not JSON") from error
-    return is_own_silence(body["createdBy"], body["comment"], author=peers.ctx.identity.name, marker=marker)
+    author = peers.ctx.identity.name
+    return any(found.is_marked(author, mark) for mark in own.marks) or is_own_silence(
+        found.created_by, found.comment, author=author, marker=own.marker
+    )
 
 
 def is_own_silence(created_by: str, comment: str, *, author: str, marker: str) -> bool:
@@ -130,6 +139,8 @@ class _StandingParams(Params):
     fingerprint: str = Field(min_length=1)
     labels: Mapping[str, str] = Field(default_factory=dict, description="the alert's labels, all of which it must have")
     marker: str = Field("", description="an incident's id: silences of this daemon with it in their comment don't count")
+    own: tuple[str, ...] = Field((), description="ids of silences that don't count; for the daemon's own use")
+    marks: tuple[str, ...] = Field((), description="marks of silences of this daemon that don't count; for its own use")
 
 
 class StandingCheck(Check[_StandingParams]):
@@ -164,7 +175,8 @@ class StandingCheck(Check[_StandingParams]):
     async def run(self, params: _StandingParams, ctx: Context) -> Mapping[str, Value]:
         """Ask all peers once."""
         try:
-            found = await standing(ctx, params.connection, fingerprint=params.fingerprint, labels=params.labels, marker=params.marker)
+            own = Own(params.own, params.marks, params.marker)
+            found = await standing(ctx, params.connection, fingerprint=params.fingerprint, labels=params.labels, own=own)
         except TemporaryError as error:
             raise CheckFailed(str(error)) from error
         return standing_facts(found)

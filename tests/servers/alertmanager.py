@@ -135,6 +135,17 @@ class AlertmanagerServer:
         """End a silence."""
         await self._send("DELETE", f"/api/v2/silence/{silence}")
 
+    async def silences(self) -> list[dict[str, Any]]:
+        """Return all silences that it holds, those that are over too."""
+        found: list[dict[str, Any]] = await self._send("GET", "/api/v2/silences")
+        return found
+
+    async def prolong(self, silence: Mapping[str, Any], by: timedelta) -> None:
+        """Let a silence, as `silences` listed it, end later."""
+        fields = {name: silence[name] for name in ("id", "matchers", "startsAt", "createdBy", "comment")}
+        ends = datetime.fromisoformat(silence["endsAt"]) + by
+        await self._send("POST", "/api/v2/silences", {**fields, "endsAt": ends.isoformat()})
+
     async def wait_for_peers(self, count: int) -> None:
         """Wait until its cluster has `count` members, itself included."""
 
