@@ -156,6 +156,13 @@ def mandate(
     return Mandate(least, tuple(reason for limit, reason in limits if limit is not Authority.AUTO))
 
 
+def lowered(held: Mandate, reasons: Sequence[str]) -> Mandate:
+    """Return a mandate that goes no further than an approval when there are further reasons to ask."""
+    if not reasons:
+        return held
+    return Mandate(min(held.authority, Authority.APPROVE, key=lambda authority: authority.rank), (*held.reasons, *reasons))
+
+
 def _world_asks(bounds: Bounds, *, skew: timedelta, plans: Sequence[Plan]) -> Iterator[str]:
     """Give the reasons for an approval that lie in what the daemon can't be sure of."""
     if not bounds.knows_alertmanager:

@@ -50,6 +50,9 @@ class Kind(StrEnum):
     PAUSE_LIFTED = "pause.lifted"  # scope, why
     TARGET_TAKEN = "target.taken"  # owner, why, until, target
     TARGET_RELEASED = "target.released"  # owner, reason, target
+    FREEZE_SET = "freeze.set"  # scope, why, until (null: until somebody thaws it)
+    FREEZE_LIFTED = "freeze.lifted"  # scope, why
+    FREEZE_DOUBTED = "freeze.doubted"  # freeze, reason (its calendar can't be read: a person is asked)
     STORM_TRIPPED = "storm.tripped"  # storm, reason
     STORM_ENDED = "storm.ended"  # storm, reason, lasted
     STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)

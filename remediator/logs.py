@@ -41,6 +41,8 @@ _WARNINGS = frozenset(
         Kind.ACTION_FAILED,
         Kind.MESSAGE_FAILED,
         Kind.PAUSE_SET,
+        Kind.FREEZE_SET,
+        Kind.FREEZE_DOUBTED,
         Kind.APPROVAL_REQUESTED,
         Kind.APPROVAL_CLOSED,
         Kind.EPISODE_EXPIRED,

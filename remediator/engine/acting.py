@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
-from remediator.engine import people
+from remediator.engine import freezing, people
 from remediator.engine.authority import holds_approval, lacking
 from remediator.engine.following import follow_up
 from remediator.engine.work import Work, plan_of
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.execution import Outcome, Result
+from remediator.guards import Judgement
 from remediator.model import ApprovalState, Authority, IncidentState, Plan, Receipt, RunState, StepState
 from remediator.records import Step
 from remediator.replacing import replace
@@ -90,6 +92,9 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
 
     def play(turn: Turn) -> bool:
         against = engine.judge(guards.BETWEEN_STEPS, work, turn.snapshot, [plan_of(step)])
+        if against and freezing.only_waits(against):
+            _verify_or_wait(turn, work, against)
+            return False
         if against:
             turn.hold(against, max_wait=timedelta())
             return True
@@ -97,7 +102,18 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
         return False
 
     await engine.turn(work, play)
-    work.calling = None if work.parked else step.number
+    work.calling = step.number if not work.parked and work.first(StepState.INTENDED) is not None else None
+
+
+def _verify_or_wait(turn: Turn, work: Work, against: Sequence[Judgement]) -> None:
+    """Start no further step, for something is frozen: see what was done; what has changed nothing yet is planned anew, and waits there."""
+    for judgement in against:
+        turn.denied(judgement)
+    if turn.run.wrote:
+        begin_verifying(turn, work, f"no further step: {against[0].reason}")
+        return
+    turn.move(RunState.PLANNING, against[0].reason)
+    turn.give_back()
 
 
 async def _authorised(engine: Engine, work: Work) -> bool:
@@ -211,5 +227,6 @@ async def _plan_again(engine: Engine, work: Work, step: Step, outcome: Outcome) 
         turn.move(RunState.PLANNING, f"the world moved before anything was written: {outcome.message}")
         turn.give_back()
 
+    work.looked_at = -math.inf  # whether it is still what should be done is asked of the world as it is now
     await engine.turn(work, play)
     await engine.look(work)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from remediator.decide import Mandate, mandate
+from remediator.decide import Mandate, lowered, mandate
 from remediator.engine.work import Work
+from remediator.freezes import Subject, asks
 from remediator.model import ApprovalState, Authority, Plan, Risk
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def mandate_of(engine: Engine, work: Work) -> Mandate:
     ranks = {risk: rank for rank, risk in enumerate(Risk)}
     plans = changing(engine, work)
     risk = max((engine.execution.action(plan.action).risk for plan in plans), key=ranks.__getitem__, default=Risk.LOW)
-    return mandate(
+    held = mandate(
         work.rule,
         work.bounds,
         current=work.current,
@@ -33,6 +34,16 @@ def mandate_of(engine: Engine, work: Work) -> Mandate:
         plans=plans,
         skew=work.skew,
     )
+    return lowered(held, asked_by_windows(work, plans))
+
+
+def asked_by_windows(work: Work, plans: Sequence[Plan]) -> list[str]:
+    """Return why a person must agree now by the windows of the settings; where there are none, nothing is looked at."""
+    freezes = work.bounds.freezes
+    if not freezes.windows:
+        return []
+    connections = frozenset(plan.connection for plan in plans if plan.connection)
+    return asks(freezes, Subject(work.run.rule, work.incident.severity, connections), now=work.snapshot.now)
 
 
 def holds_approval(work: Work) -> bool:

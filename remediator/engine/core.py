@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 from remediator import guards
 from remediator.engine import acting, people, preparing, stuck, undoing, verifying
 from remediator.engine.authority import holds_approval, lacking, mandate_of
+from remediator.engine.freezing import under_way
 from remediator.engine.work import Work
 from remediator.errors import Conflict, LeaseLost, PermanentError, StoreUnavailable
 from remediator.execution import Execution
@@ -247,7 +248,8 @@ class Engine:
         row = seen.snapshot.runs.get(work.run.id)
         if row is None or row.fence != work.run.fence:
             return "another worker has taken the run over"
-        against = self.judge(guards.BETWEEN_STEPS, seen)
+        # A way back that was begun is gone to its end, should a freeze begin meanwhile.
+        against = self.judge(guards.STOPPED if undo else guards.BETWEEN_STEPS, seen, plans=under_way(seen.run))
         if against:
             return against[0].reason
         if undo:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from remediator import guards, taking
 from remediator.decide import texts_of
 from remediator.engine.authority import changing
-from remediator.engine.work import SETTLED_BY, Work
+from remediator.engine.work import SETTLED_BY, Work, plan_of
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Approval, Run, Signal, SignalKind
 from remediator.replacing import replace
@@ -51,7 +51,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
     if work.incident.state is IncidentState.RESOLVED:
         await engine.verify_what_was_done(work, "the alert is resolved")
         return
-    paused = engine.judge(guards.BETWEEN_STEPS, work, plans=changing(engine, work))
+    paused = engine.judge(guards.STOPPED, work, plans=changing(engine, work))
     if paused:
         await engine.held(work, paused)
         return
@@ -101,7 +101,8 @@ async def _approved(engine: Engine, work: Work) -> None:
 
 def _go_on(engine: Engine, work: Work, turn: Turn, reason: str) -> bool:
     """Go on with the next step, or wait where it is while the cap of acting runs is reached; True then."""
-    against = engine.judge(guards.GOING_ON, work, turn.snapshot)
+    left = [plan_of(step) for step in turn.run.steps if step.state is StepState.PLANNED and step.plan is not None]
+    against = engine.judge(guards.GOING_ON, work, turn.snapshot, left)
     if against:
         turn.hold(against, max_wait=engine.max_wait(work))
         return True

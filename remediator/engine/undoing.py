@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
-from remediator.engine import acting
+from remediator.engine import acting, freezing
 from remediator.engine.authority import mandate_of
 from remediator.engine.work import Work, plan_of
 from remediator.errors import PermanentError, RemediatorError
@@ -35,7 +35,7 @@ async def undo(engine: Engine, work: Work) -> None:
         await _record(engine, work, step, outcome)
         return
     await engine.look(work)
-    against = engine.judge(guards.BETWEEN_STEPS, work)
+    against = engine.judge(guards.STOPPED, work)
     if against:
         await engine.held(work, against)
     elif mandate_of(engine, work).authority is Authority.OBSERVE:
@@ -61,9 +61,13 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
 
     def play(turn: Turn) -> bool:
         against = engine.judge(guards.BEFORE_UNDOING, work, turn.snapshot, [plan])
-        if against:
+        if against and freezing.only_waits(against):
+            freezing.hold_undo(turn, against, max_wait=engine.max_wait(work))
+        elif against:
             turn.hold(against, max_wait=timedelta())
+        if against:
             return True
+        turn.run = replace(turn.run, waiting_since=None)
         turn.intend(replace(step, undo_plan=plan), undo=True)
         return False
 

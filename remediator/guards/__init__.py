@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from remediator.guards.base import Answer, Bounds, Case, Guard, Judgement, lock_keys
+from remediator.guards.freezing import Freeze
 from remediator.guards.pacing import Budgets, Concurrency, Cooldown, Locks, MaximumAge, MinimumFiring, PlanExpiry
 from remediator.guards.responder import Responder
 from remediator.guards.stopping import Enabled, KillSwitch, StormBreaker
@@ -22,6 +23,7 @@ __all__ = [
     "BETWEEN_STEPS",
     "GOING_ON",
     "ON_PLAN",
+    "STOPPED",
     "Answer",
     "BlastRadius",
     "Bounds",
@@ -31,6 +33,7 @@ __all__ = [
     "Cooldown",
     "EmptyTarget",
     "Enabled",
+    "Freeze",
     "Guard",
     "Judgement",
     "KillSwitch",
@@ -48,21 +51,27 @@ __all__ = [
 ]
 
 BEFORE_PLANNING: tuple[Guard, ...] = (
-    *(KillSwitch(), Enabled(), Responder(), StormBreaker(), MaximumAge()),
+    *(KillSwitch(), Enabled(), Responder(), Freeze(), StormBreaker(), MaximumAge()),
     *(MinimumFiring(), Cooldown(), Budgets(), Concurrency()),
 )
 """Asked about the rule, in this order."""
 
-ON_PLAN: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius())
+ON_PLAN: tuple[Guard, ...] = (
+    *(KillSwitch(), Enabled(), Responder(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius()),
+    Freeze(),
+)
 """Asked about a plan as soon as it is made, so that nobody is asked to approve what would be refused."""
 
 BEFORE_ACTING: tuple[Guard, ...] = (*ON_PLAN, StormBreaker(), PlanExpiry(), Cooldown(), Budgets(), Concurrency(), Locks())
 """Asked about the plan's real targets, inside the transaction that enters `applying`."""
 
-GOING_ON: tuple[Guard, ...] = (Concurrency(),)
+GOING_ON: tuple[Guard, ...] = (Freeze(), Concurrency())
 """Asked when a run enters `applying` again from a state in which it did not count among those that act."""
 
-BETWEEN_STEPS: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder())
+STOPPED: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder())
+"""Asked about a run that waits for people, and within the call of an undo: what stops it, whatever it is at."""
+
+BETWEEN_STEPS: tuple[Guard, ...] = (*STOPPED, Freeze())
 """Asked again before every further call of a run that acts."""
 
 BEFORE_UNDOING: tuple[Guard, ...] = (*BETWEEN_STEPS, EmptyTarget(), Scope(), NotItself())

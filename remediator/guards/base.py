@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from remediator.action import Identity
+from remediator.freezes import Freezes
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
 from remediator.rules.model import Budget, GuardSpec, Rule
@@ -59,6 +60,8 @@ class Bounds:
     """Whether an Alertmanager is configured that can be asked; without one every rule is capped at approve."""
     clock_skew: timedelta = timedelta(minutes=2)
     """An alert further ahead of our clock than this caps its run at approve."""
+    freezes: Freezes = field(default_factory=Freezes)
+    """Windows in which nothing acts, or nothing without a person."""
 
     @cached_property
     def spec(self) -> GuardSpec:

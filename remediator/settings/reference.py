@@ -89,7 +89,8 @@ def _section(model: type[BaseModel]) -> Iterator[str]:
     yield "| field | value | default | reload | meaning |\n|---|---|---|---|---|"
     properties = model.model_json_schema()["properties"]
     for name, info in model.model_fields.items():
-        cells = (f"`{name}`", _type(properties[name]), _default(info), _reload(model, info), info.description or "")
+        written = info.alias or name
+        cells = (f"`{written}`", _type(properties[written]), _default(info), _reload(model, info), info.description or "")
         yield f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
     yield ""
 
