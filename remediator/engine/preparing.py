@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from remediator import guards
@@ -20,6 +21,9 @@ from remediator.turn import Turn
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
 
+FRESH_FACTS = 10.0
+"""Seconds for which a condition that was true counts as true: older facts are looked for again before anything is planned by them."""
+
 
 async def begin(engine: Engine, work: Work) -> None:
     """Ask the guards that concern the rule; then look."""
@@ -34,8 +38,13 @@ async def begin(engine: Engine, work: Work) -> None:
 
 async def diagnose(engine: Engine, work: Work) -> None:
     """Run the rule's checks side by side and choose a remedy."""
+    await _follow(engine, work, await _choose(engine, work))
+
+
+async def _choose(engine: Engine, work: Work) -> Choice:
+    """Look with all checks, and choose by what they find."""
     results = await engine.visibly(work, engine.execution.run_checks(work.rule.checks, work.subject(), key=f"{work.run.id}/check"))
-    work.facts = with_checks(work.subject(), results)
+    work.facts, work.looked_at = with_checks(work.subject(), results), time.monotonic()
     choice = choose_remedy(work.rule, work.facts, tried=work.run.tried)
     unknown = {name: reason for name, reason in work.facts.unknown.items() if name.startswith("checks.")}
     work.run = replace(work.run, facts=encode_facts(work.facts), unknown=unknown)
@@ -46,7 +55,7 @@ async def diagnose(engine: Engine, work: Work) -> None:
         checks={result.id: {"error": result.error, "seconds": round(result.seconds, 3)} for result in results},
         conditions=[condition.to_json() for condition in choice.conditions],
     )
-    await _follow(engine, work, choice)
+    return choice
 
 
 async def _follow(engine: Engine, work: Work, choice: Choice) -> None:
@@ -72,9 +81,37 @@ async def _hand_over(engine: Engine, work: Work, to: str, reason: str) -> None:
 # --- planning
 
 
+async def _still_wanted(engine: Engine, work: Work) -> bool:
+    """Ask the conditions again when what they were asked about is old: a person thought it over, or the world moved.
+
+    The remedy that was chosen is planned again when its condition is still the first true one. Otherwise nobody's approval holds, and
+    the run plans the one that is chosen now, or goes to people when there is none or it has changed too often.
+    """
+    if time.monotonic() - work.looked_at <= FRESH_FACTS:
+        return True
+    choice = await _choose(engine, work)
+    if choice.remedy is not None and choice.remedy.name == work.run.remedy:
+        return True
+    words = f"{work.run.remedy!r} is not what should be done any more: {choice.reason}"
+
+    def void(turn: Turn) -> None:
+        turn.close_approval(ApprovalState.VOID, words)
+        turn.run = replace(turn.run, drifts=turn.run.drifts + 1)
+
+    await engine.turn(work, void)
+    if choice.remedy is None or work.run.drifts >= people.MOST_DRIFTS:
+        await engine.stop(work, RunState.ESCALATED, words)
+        return False
+    if choice.remedy.handover is not None:
+        await _hand_over(engine, work, choice.remedy.handover, choice.reason)
+        return False
+    work.run = replace(work.run, remedy=choice.remedy.name, remedy_hash=choice.remedy.hash)
+    return True
+
+
 async def plan(engine: Engine, work: Work) -> None:
     """Resolve every step of the remedy to an absolute plan, then see who may carry it out."""
-    if await engine.gone(work):
+    if await engine.gone(work) or not await _still_wanted(engine, work):
         return
     if not work.run.dry_run and mandate_of(engine, work).authority is Authority.AUTO:
         engine.ask_ahead(work)

@@ -49,6 +49,8 @@ class Work:
     """The step whose intent this very process just made durable, and whose call it has not made yet."""
     written_at: float = -math.inf
     """When (monotonic) this process last began to write the run down: until then its fence was surely the newest."""
+    looked_at: float = -math.inf
+    """When (monotonic) this process last ran the rule's checks for the run."""
     asked: tuple[float, asyncio.Task[tuple[Standing, str]]] | None = None
     """When (the event loop's time) Alertmanager was asked ahead of the first call, and its answer to come."""
 
