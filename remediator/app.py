@@ -42,6 +42,7 @@ from remediator.registry import Registry
 from remediator.rehearse import rehearse
 from remediator.revalidation import Revalidation, Sources
 from remediator.rules.compile import RuleSet, compile_rule
+from remediator.rules.model import Rule
 from remediator.runner import Runner
 from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
@@ -51,6 +52,7 @@ from remediator.store.choosing import Reachable, make_store
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.storming import Storms
 from remediator.takes import Takes
+from remediator.watchdogs import Watchdogs
 
 WATCH_EVERY = timedelta(seconds=5)
 COUNT_EVERY = timedelta(seconds=5)
@@ -111,7 +113,7 @@ class Daemon:
         self._receiving = Receiving(
             self._store,
             self.runner,
-            matching=lambda alert: self._rules.matching(alert.labels),
+            matching=self._matching,
             intake=self._intake,
             scrubber=self.scrubber,
             metrics=self.metrics,
@@ -122,7 +124,7 @@ class Daemon:
             self._receiving,
             Peers(self.connections, self._registry),
             settings=lambda: self._settings,
-            matches=lambda alert: any(rule.enabled for rule in self._rules.matching(alert.labels)),
+            matches=lambda alert: any(rule.enabled for rule in self._matching(alert)),
             metrics=self.metrics,
             note=lambda kind, data: self._note(kind, **data),
             scrub=self.scrubber.json,
@@ -133,6 +135,12 @@ class Daemon:
             limits=lambda: self._settings.storm.limits,
             rule=lambda name: self._rules.rule(name),  # noqa: PLW0108 - a reload replaces the rule set
             severities=lambda: tuple(self._settings.severities),
+            dry_run=lambda: self._settings.dry_run,
+            metrics=self.metrics,
+        )
+        self._watchdogs = Watchdogs(
+            self._store,
+            watch=lambda: self._settings.watchdog.watch,
             dry_run=lambda: self._settings.dry_run,
             metrics=self.metrics,
         )
@@ -172,6 +180,7 @@ class Daemon:
             self._watch,
             self._keep_alive,
             self._storms.keep,
+            self._watchdogs.keep,
             self._takes.keep,
             self._reconciliation.run,
         )
@@ -265,12 +274,16 @@ class Daemon:
 
     def _intake(self, room: int) -> Intake:
         hold = {name: severity.page_after for name, severity in self._settings.severities.items()}
-        limits = self._settings.storm.limits
-        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room, storm=limits)
+        limits, watch = self._settings.storm.limits, self._settings.watchdog.watch
+        return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room, storm=limits, watch=watch)
+
+    def _matching(self, alert: Alert) -> Sequence[Rule]:
+        """Return the rules that match an alert, best first: none for a watchdog, which never may open an incident."""
+        return () if self._settings.watchdog.watch.watches(alert.labels) else self._rules.matching(alert.labels)
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert, writing nothing."""
-        matching = self._rules.matching(alert.labels)
+        matching = self._matching(alert)
         return await rehearse(alert, matching, engine=self.engine, store=self._store, bounds=self.bounds())
 
     # --- reload

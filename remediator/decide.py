@@ -13,8 +13,9 @@ from remediator.duration import format_duration
 from remediator.expressions import Facts, Unknown
 from remediator.guards import Bounds
 from remediator.model import JSON, Alert, Authority, Plan, Risk, Value, digest, encode_value
-from remediator.records import Incident
+from remediator.records import Incident, Pause
 from remediator.rules.model import Remedy, Rule
+from remediator.watchdog import lost, reason_of
 
 # --- facts -------------------------------------------------------------------------------------------------------------
 
@@ -161,6 +162,12 @@ def lowered(held: Mandate, reasons: Sequence[str]) -> Mandate:
     if not reasons:
         return held
     return Mandate(min(held.authority, Authority.APPROVE, key=lambda authority: authority.rank), (*held.reasons, *reasons))
+
+
+def watched(held: Mandate, pauses: Mapping[str, Pause], incident: Incident) -> Mandate:
+    """Return a mandate that goes no further than an approval while a watchdog is lost that speaks for the incident's alert."""
+    away = lost(pauses, incident.subject.labels)
+    return held if away is None else lowered(held, [reason_of(away)])
 
 
 def _world_asks(bounds: Bounds, *, skew: timedelta, plans: Sequence[Plan]) -> Iterator[str]:

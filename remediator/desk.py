@@ -5,14 +5,21 @@ What each of them means is decided by the pure `remediator.operations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import cast
 
 from remediator import operations, taking
+from remediator.errors import IllegalTransition
 from remediator.model import Actor
-from remediator.records import Approval, Incident, Pause, Run, SignalKind
+from remediator.records import EVERYWHERE, WATCHDOG, Approval, Incident, Pause, Run, SignalKind
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
+from remediator.watchdogs import forget
+
+
+async def never() -> str | None:
+    """Say that nothing but the pause itself stops the daemon."""
+    return None
 
 
 class Desk:
@@ -26,16 +33,18 @@ class Desk:
         scrub: Callable[[str], str] = lambda text: text,
         held: Callable[[], tuple[str, ...]] = lambda: (),
         on_pauses: Callable[[tuple[str, ...]], None] = lambda _scopes: None,
+        still_stopped: Callable[[], Awaitable[str | None]] = never,
     ) -> None:
         """`rules` names the rules in force, `scrub` takes secrets out of what people write, `held` names the runs at work here.
 
-        `on_pauses` hears of all scopes that are paused, whenever that changed.
+        `on_pauses` hears of all scopes that are paused, whenever that changed. `still_stopped` says why the kill switch can't be lifted.
         """
         self._store = store
         self._rules = rules
         self._scrub = scrub
         self._held = held
         self._on_pauses = on_pauses
+        self._still_stopped = still_stopped
 
     async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
         """Record one person's decision. Raises `NotFound`, `ApprovalRefused`."""
@@ -56,8 +65,16 @@ class Desk:
         return pauses[scope]
 
     async def resume(self, scope: str, why: str, actor: Actor) -> None:
-        """Lift the kill switch, or end the storm. Raises `NotFound` when it was not thrown."""
+        """Lift the kill switch, end the storm, or forget a watchdog.
+
+        Raises `NotFound` when it was not thrown, `IllegalTransition` while a file or an annotation still throws it.
+        """
         why = self._scrub(why)
+        if scope == WATCHDOG or scope.startswith(f"{WATCHDOG}:"):
+            await forget(self._store, scope, why=why, actor=actor)
+            return
+        if scope == EVERYWHERE and (still := await self._still_stopped()) is not None:
+            raise IllegalTransition(f"the kill switch can't be lifted yet: {still}")
         await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
         self._on_pauses(tuple(await self._store.pauses()))
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from remediator import digest
+from remediator import digest, notice
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.execution import Execution
@@ -193,6 +193,8 @@ def facts_for(message: Message, incident: Incident | None, run: Run | None, *, p
     """Return what a message shows, and its text. Facts marked as evidence never get here: only states, names and plans do."""
     if message.kind is MessageKind.DIGEST:
         return digest.facts_of(message, public_url=public_url)
+    if notice.is_notice(message):
+        return notice.facts_of(message, public_url=public_url)
     body = message.body
     values: dict[str, Value] = {
         "kind": message.kind.value,

@@ -56,5 +56,7 @@ class Kind(StrEnum):
     STORM_TRIPPED = "storm.tripped"  # storm, reason
     STORM_ENDED = "storm.ended"  # storm, reason, lasted
     STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)
+    WATCHDOG_LOST = "watchdog.lost"  # scope, reason (nothing acts by itself until it is heard again)
+    WATCHDOG_HEARD = "watchdog.heard"  # scope, away (heard again, after so long)
     AUDIT_CHECKPOINTED = "audit.checkpointed"  # chains
     AUDIT_ARCHIVED = "audit.archived"  # chains, file, sha256

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-from remediator import storm
-from remediator.decide import mandate, subject_facts
+from remediator import storm, watchdog
+from remediator.decide import mandate, subject_facts, watched
 from remediator.digest import DEFAULT_POLICY
 from remediator.events import Kind
 from remediator.expressions import Unknown
@@ -23,6 +23,7 @@ from remediator.records import AFTER_STORM, STORM, Incident, Message, MessageKin
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.watchdog import Watch
 
 
 class Source(StrEnum):
@@ -76,6 +77,8 @@ class Intake:
     number of one day under another day's name could be a number that is taken."""
     storm: storm.StormLimits | None = None
     """When the storm breaker trips; None: never."""
+    watch: Watch = field(default_factory=Watch)
+    """Which alerts are watchdogs. No rule is asked about them."""
 
 
 def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
@@ -121,6 +124,20 @@ class _Draft:
     wake: list[str] = field(default_factory=list)
     texts: dict[str, JSON] = field(default_factory=dict)
     numbers: int = 0
+    pauses: dict[str, Pause | None] = field(default_factory=dict)
+    """What becomes of watchdogs' pauses; None: lifted."""
+
+    def in_force(self) -> dict[str, Pause]:
+        """Return all pauses, as far as alerts have changed them by now."""
+        found = {**self.snapshot.pauses, **self.pauses}
+        return {scope: pause for scope, pause in found.items() if pause is not None}
+
+    def follow(self, changes: Changes) -> None:
+        """Add what follows from a watchdog that was heard, or that ended."""
+        self.pauses |= dict.fromkeys(changes.lift) | {pause.scope: pause for pause in changes.pauses}
+        self.events += changes.events
+        self.messages += changes.messages
+        self.cancelled += changes.cancel_messages
 
     def event(self, incident: str, kind: Kind, **data: JSON) -> None:
         self.events.append(Event(incident, kind, self.snapshot.now, data))
@@ -169,6 +186,8 @@ def _changes(draft: _Draft) -> Changes:
         _hold_back(draft, breaks)
     claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None and breaks is None else []
     begins = breaks is not None and STORM not in draft.snapshot.pauses
+    lost = [pause for pause in draft.pauses.values() if pause is not None]
+    heard = [scope for scope, pause in draft.pauses.items() if pause is None]
     return Changes(
         episodes=list(draft.episodes.values()),
         incidents=list(draft.incidents.values()),
@@ -179,8 +198,8 @@ def _changes(draft: _Draft) -> Changes:
         messages=draft.messages,
         cancel_messages=draft.cancelled,
         rule_texts=draft.texts,
-        pauses=[breaks] if breaks is not None and begins else [],
-        lift=[AFTER_STORM] if begins else [],
+        pauses=[*lost, breaks] if breaks is not None and begins else lost,
+        lift=[*heard, AFTER_STORM] if begins else heard,
         events=draft.events,
     )
 
@@ -234,6 +253,8 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
     now = draft.snapshot.now
     alert = item.alert
     recovery = item.recovery
+    if draft.intake.watch.watches(alert.labels):
+        item = replace(item, rule=None, note=watchdog.NOTE)
     confirmed = now if recovery is None else min(now, recovery.confirmed_at or now)
     if episode is not None and episode.open:
         if recovery is not None and recovery.source is Source.MISSED:
@@ -252,6 +273,8 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
             draft.event(incident, Kind.ALERT_RECOVERED, **data)
     elif item.rule is not None and episode.incident is not None:
         _try_again(draft, item.rule, episode.incident)
+    elif recovery is None and item.note == watchdog.NOTE:
+        draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
     draft.keep(episode)
 
 
@@ -398,7 +421,7 @@ def page_key(incident: Incident) -> str:
 
 def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
     """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
-    held = mandate(rule, draft.intake.bounds).authority is Authority.AUTO
+    held = watched(mandate(rule, draft.intake.bounds), draft.in_force(), incident).authority is Authority.AUTO
     hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
     body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
     return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
@@ -408,6 +431,8 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
     """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
     now = draft.snapshot.now
     draft.keep(replace(episode, closed_at=now, ends_at=alert.ends_at or now))
+    if draft.intake.watch.stale_after is not None and draft.intake.watch.watches(episode.labels):
+        draft.follow(watchdog.ended(draft.in_force(), episode, now=now, dry_run=draft.intake.bounds.dry_run))
     known = None if episode.incident is None else (draft.incidents.get(episode.incident) or draft.snapshot.incidents.get(episode.incident))
     if known is None or alert.fingerprint not in known.fingerprints:
         return

@@ -161,6 +161,15 @@ class Metrics:
         self.storm = self._gauge("storm", "1 while the storm breaker is tripped.")
         self.storms = self._counter("storms_total", "Times the storm breaker has tripped.")
         self.paused_rules = self._gauge("paused_rules", "Rules whose own kill switch is thrown.")
+        self.watchdog_seen = self._gauge(
+            "watchdog_last_seen_timestamp_seconds", "When the watchdog was last heard: of several, the one that has been quiet longest."
+        )
+        self.watchdog_stale = self._gauge("watchdog_stale", "Watchdogs that are not heard any more; nothing acts by itself meanwhile.")
+        self.stop_unreadable = self._gauge(
+            "kill_switch_unreadable", "1 while it can't be read whether the ConfigMap throws the kill switch.", ["source"]
+        )
+        self.heartbeats = self._counter("heartbeats_total", "Beats by what became of them; withheld: it does not work.", ["outcome"])
+        self.heartbeat_last = self._gauge("heartbeat_last_success_timestamp_seconds", "When a beat last reached all that take them.")
         self.clock_skew = self._gauge("clock_skew_seconds", "How far the clock is off, as last measured.")
         self.audit_checkpoint = self._gauge("audit_checkpoint_timestamp_seconds", "When the audit trail was last checkpointed.")
         ProcessCollector(registry=self.registry)
@@ -179,6 +188,8 @@ class Metrics:
             (self.approvals, ("approve", "deny", "expired", "void")),
             (self.checks, ("ok", "failed", "timeout")),
             (self.messages, ("delivered", "failed", "folded")),
+            (self.stop_unreadable, ("file", "configmap")),
+            (self.heartbeats, ("sent", "failed", "withheld")),
             (self.reconciliation_rounds, ("complete", "doubtful", "failed")),
             (self.reconciliation_recovered, ("missed", "truncated")),
             (self.reconciliation_cut_groups, ("recovered", "failed", "left")),
@@ -276,6 +287,17 @@ class Metrics:
         """Record a round of housekeeping that ended well, at a Unix time."""
         self.store_tidied.set(at)
         self.store_gone.inc(rows)
+
+    def watchdogs(self, last: float | None, stale: int) -> None:
+        """Set the gauges of the watchdogs: when (Unix time) the quietest one was heard, and how many are lost."""
+        self.watchdog_seen.set(last or 0)
+        self.watchdog_stale.set(stale)
+
+    def beat(self, outcome: str, *, at: float) -> None:
+        """Count a beat: `sent`, `failed` or `withheld`; `at` is a Unix time."""
+        self.heartbeats.labels(outcome).inc()
+        if outcome == "sent":
+            self.heartbeat_last.set(at)
 
     def pauses(self, scopes: Collection[str]) -> None:
         """Set the gauges of the kill switch from all thrown scopes."""

@@ -34,6 +34,12 @@ STORM = "storm"
 AFTER_STORM = "storm:after"
 """Scope that holds from a storm's end until all that it held back was looked at again. It stops nothing."""
 
+WATCHDOG = "watchdog"
+"""Scope that holds while no watchdog was ever heard; `watchdog:…` while one is not heard any more (`remediator.watchdog`)."""
+
+WATCHDOG_AWAITED = "watchdog:awaited"
+"""Scope that says since when a watchdog is awaited that was never heard. It stops nothing."""
+
 TAKEN = "taken:"
 """Beginning of the scopes of what people have taken: `taken:INCIDENT`. Automation keeps its hands off (`remediator.taking`)."""
 

@@ -105,6 +105,10 @@ class World:
             incidents={**self.snapshot.incidents, **{one.id: one for one in changes.incidents}},
             latest_incident={**self.snapshot.latest_incident, **{(one.rule, one.target): one for one in changes.incidents}},
             runs={**self.snapshot.runs, **{one.id: one for one in changes.runs}},
+            pauses={
+                **{scope: pause for scope, pause in self.snapshot.pauses.items() if scope not in changes.lift},
+                **{pause.scope: pause for pause in changes.pauses},
+            },
             next_incident_number=len({**self.snapshot.incidents, **{one.id: one for one in changes.incidents}}) + 1,
         )
         return changes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,7 +12,7 @@ from remediator.cli.failure import CommandFailed
 from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
-from remediator.records import AFTER_STORM, EVERYWHERE, TAKEN
+from remediator.records import AFTER_STORM, EVERYWHERE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
 Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
@@ -33,6 +34,9 @@ def status(client: Client, as_json: AsJson = False) -> None:
             if pause["scope"] == AFTER_STORM:
                 say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
                 continue
+            if pause["scope"].partition(":")[0] == WATCHDOG:
+                _say_watchdog(pause)
+                continue
             if pause["scope"].startswith(TAKEN):
                 say(told(pause), style="bold")
                 continue
@@ -41,6 +45,14 @@ def status(client: Client, as_json: AsJson = False) -> None:
         print_table(("lock", "held by"), found["locks"].items(), empty="No locks are held.")
     if not found["ready"]:
         raise CommandFailed(f"not ready: {found['reason']}")
+
+
+def _say_watchdog(pause: Mapping[str, Any]) -> None:
+    if pause["scope"] == WATCHDOG_AWAITED:
+        say(f"No watchdog alert was heard yet; awaited since {short_time(pause['at'])}")
+        return
+    heard = f"last heard at {short_time(pause['since'])}" if pause.get("since") else "never heard"
+    say(f"APPROVALS ONLY since {short_time(pause['at'])}: {pause['scope']} was {heard} ({one_line(pause['why'])})", style="bold red")
 
 
 @connected
@@ -62,7 +74,9 @@ def resume(
     client: Client,
     reason: Annotated[str, typer.Option("--reason", "-m", help="why; kept in the audit trail")] = "",
     rule: Rule = None,
-    scope: Annotated[str | None, typer.Option("--scope", help="`storm` ends a storm; else `global` or `rule:NAME`")] = None,
+    scope: Annotated[
+        str | None, typer.Option("--scope", help="`storm` ends a storm, `watchdog:…` forgets one; else `global` or `rule:NAME`")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Lift the kill switch, or end a storm."""

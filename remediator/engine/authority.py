@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from remediator.decide import Mandate, lowered, mandate
+from remediator.decide import Mandate, lowered, mandate, watched
 from remediator.engine.work import Work
 from remediator.freezes import Subject, asks
 from remediator.model import ApprovalState, Authority, Plan, Risk
@@ -34,6 +34,7 @@ def mandate_of(engine: Engine, work: Work) -> Mandate:
         plans=plans,
         skew=work.skew,
     )
+    held = watched(held, work.snapshot.pauses, work.incident)
     return lowered(held, asked_by_windows(work, plans))
 
 

@@ -17,6 +17,7 @@ from remediator.expressions import Facts, Unknown
 from remediator.model import Health, RunState, StepState, Verdict
 from remediator.records import Step
 from remediator.replacing import replace
+from remediator.watchdog import lost, reason_of
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
@@ -85,6 +86,9 @@ async def _read(engine: Engine, work: Work) -> Reading:
 async def _resolved(engine: Engine, work: Work, *, asked: bool) -> bool | Unknown:
     if not asked:
         return Unknown("it was not asked for")
+    away = lost(work.snapshot.pauses, work.incident.subject.labels)
+    if away is not None:
+        return Unknown(reason_of(away))
     after = work.run.applied_at or work.run.entered_at
     return await engine.revalidation.resolved(work.incident, after=after, alive=work.rule.alive)
 

@@ -21,6 +21,7 @@ from remediator.model import JSON, SYSTEM, Authority
 from remediator.rules.model import Budget, parse_budget
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, policies, severities
+from remediator.settings.stopping import HeartbeatSettings, KillSwitchSettings, WatchdogSettings
 from remediator.storm import Reset, StormLimits
 
 # --- store and listener ------------------------------------------------------------------------------------------------
@@ -369,6 +370,9 @@ class Settings(Part):
     dry_run: bool = setting(True, "plan and tell, but change nothing; `false` arms the daemon", reload=True)
     limits: Limits = setting(Limits, "the operator's bounds, which rules can't loosen", reload=True)
     storm: StormSettings = setting(StormSettings, "when so much happens at once that nothing acts by itself", reload=True)
+    watchdog: WatchdogSettings = setting(WatchdogSettings, "the alert that always fires, and what its absence means", reload=True)
+    kill_switch: KillSwitchSettings = setting(KillSwitchSettings, "ways to stop everything without the API", reload=True)
+    heartbeat: HeartbeatSettings = setting(HeartbeatSettings, "how the daemon proves that it works", reload=True)
     connections: Mapping[Name, RawConnection] = setting(dict, "the systems it may look at and act on, by name", reload=True)
     alertmanager: tuple[EndpointOrUrl, ...] = setting(
         (), "Alertmanager's peers; without any, no rule goes further than approve. Offered as connection `alertmanager`", reload=True
@@ -399,6 +403,7 @@ class Settings(Part):
             raise ValueError("alertmanager: all peers of one cluster take the same sign-in; write other clusters as connections")
         for name in set(self.reconciliation.connections) - {"alertmanager", *self.connections}:
             raise ValueError(f"reconciliation.connections: there is no connection {name!r}")
+        self._kinds_of_stopping()
         return self
 
     @model_validator(mode="after")
@@ -411,6 +416,15 @@ class Settings(Part):
                 if owners.setdefault(proof, name) != name:
                     raise ValueError(f"identities: {owners[proof]} and {name} have the same token or certificate; each needs its own")
         return self
+
+    def _kinds_of_stopping(self) -> None:
+        configmap, alive = self.kill_switch.configmap, self.heartbeat.alertmanager
+        for field, name, kind in (
+            *([("kill_switch.configmap", configmap.connection, "kubernetes")] if configmap is not None else []),
+            *([("heartbeat.alertmanager", alive.connection, "alertmanager")] if alive is not None else []),
+        ):
+            if self.all_connections.get(name, {}).get("kind") != kind:
+                raise ValueError(f"{field}: there is no connection {name!r} of kind {kind}")
 
     @property
     def all_connections(self) -> dict[str, Mapping[str, JSON]]:

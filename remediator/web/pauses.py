@@ -15,7 +15,13 @@ from remediator.web.routes import Answer, Call, Route, ok
 Scope = Annotated[str, Field(pattern=r"^(global|rule:.{1,200})$", description="`global`, or `rule:NAME`")]
 
 
-Lifted = Annotated[str, Field(pattern=r"^(global|storm|rule:.{1,200})$", description="`global`, `rule:NAME`, or `storm`: end the storm")]
+Lifted = Annotated[
+    str,
+    Field(
+        pattern=r"^(global|storm|rule:.{1,200}|watchdog:.{1,300})$",
+        description="`global`, `rule:NAME`, `storm`: end the storm, or `watchdog:…`: that one will not come back",
+    ),
+]
 
 
 class PauseBody(BaseModel):
@@ -75,6 +81,6 @@ ROUTES = (
         ),
         "control",
         body=ResumeBody,
-        refusals={404: "It was not thrown."},
+        refusals={404: "It was not thrown.", 409: "A file or an annotation still throws it."},
     ),
 )

@@ -1,0 +1,43 @@
+"""Messages to people that belong to no incident: what happens to the daemon itself. Pure.
+
+They lie in the outbox like all others. Their incident is the system chain, where the event is that they tell of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from remediator.model import JSON, Value
+from remediator.records import SYSTEM_CHAIN, Message, MessageKind
+
+SUBJECT = "notice"
+"""What the body of such a message says that it is about."""
+
+
+def notice(key: str, summary: str, text: str, *, policy: str, due: datetime, dry_run: bool) -> Message:
+    """Make a notice. `key` names the occasion: of two with the same key only the first is sent."""
+    body: dict[str, JSON] = {"subject": SUBJECT, "summary": summary, "text": text, "dry_run": dry_run}
+    return Message(key, MessageKind.UPDATE, policy, SYSTEM_CHAIN, body, due)
+
+
+def is_notice(message: Message) -> bool:
+    """Tell whether a message belongs to no incident."""
+    return message.incident == SYSTEM_CHAIN and message.body.get("subject") == SUBJECT
+
+
+def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]:
+    """Return what a receiver gets to see of a notice, and its text."""
+    summary, text = (" ".join(str(message.body.get(name, "")).split()) for name in ("summary", "text"))
+    lead = "DRY RUN · " if message.body.get("dry_run") else ""
+    values: dict[str, Value] = {
+        "kind": message.kind.value,
+        "incident": message.incident,
+        "summary": summary,
+        "reason": text,
+        "dry_run": bool(message.body.get("dry_run")),
+        "link": "" if public_url is None else f"{public_url}/api/v1/status",
+        **dict.fromkeys(("rule", "runbook", "approval", "run", "remedy", "state", "target", "severity"), ""),
+    }
+    values["text"] = f"{lead}remediator: {summary}\n{text}\nHow it is now: remediator status"
+    return values

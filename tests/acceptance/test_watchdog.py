@@ -1,0 +1,144 @@
+"""The watchdog with the real daemon: what its absence takes away, across SIGKILL, and what its return gives back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from tests.acceptance.world import CALLS, World, open_world
+from tests.servers.daemon import alert
+
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-watchdog")]
+
+RULES = """
+  - name: everything
+    priority: 900
+    match: ['alertname =~ ".+"']
+    mode: auto
+    remedies: [{name: call, steps: [{http.request: {connection: target, path: /everything}}]}]
+  - name: verified
+    match: ['alertname = "Verified"']
+    mode: approve
+    target: "verified/${labels.id}"
+    remedies:
+      - name: call it
+        steps: [{http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}}}]
+        verify: {within: 60s, hold: 0s, every: 200ms, until: alert.resolved}
+    guards: {cooldown: 0s}
+"""
+STALE_AFTER = 3.0
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+    """Start everything. The default policy tells the target's `/people`."""
+    async with open_world(tmp_path_factory.mktemp("watchdog"), rules=CALLS + RULES, starts=False) as opened:
+        opened.daemon.write_settings(
+            watchdog={"stale_after": f"{STALE_AFTER:g}s"},
+            connections={"people": {"kind": "webhook", "url": f"{opened.target.url}/people"}},
+            escalation={"default": {"notify": [{"notify.webhook": {"connection": "people"}}]}},
+        )
+        await opened.daemon.start()
+        yield opened
+
+
+async def _lost(world: World) -> list[Any]:
+    pauses = (await world.daemon.get("status"))["pauses"]
+    return [one for one in pauses if one["scope"].startswith("watchdog") and one["scope"] != "watchdog:awaited"]
+
+
+async def _until_lost(world: World) -> Any:
+    return (await world.daemon.until(lambda: _lost(world), what="the watchdog is lost"))[0]
+
+
+async def _hear(world: World, **labels: str) -> None:
+    answer = await world.daemon.post(alert("Watchdog", started=datetime.now(UTC), severity="none", **labels))
+    assert answer["incidents"] == []
+
+
+async def _acts(world: World, ident: str) -> bool:
+    """Tell whether a run of an auto rule goes on by itself."""
+    (incident,) = (await world.fire("Call", id=ident))["incidents"]
+    run = await world.daemon.reaches(f"{incident}-1", "succeeded", "awaiting_approval")
+    assert run["state"] == "succeeded" or "watchdog" in run["reason"], run["reason"]
+    return bool(run["state"] == "succeeded")
+
+
+async def test_never_heard_lowers_to_approve_also_across_restarts(world: World) -> None:
+    """A daemon that never heard its watchdog has so long for it, from its first start on; killing it does not begin that anew."""
+    await world.daemon.restart(kill=True)
+    pause = await _until_lost(world)
+    assert pause["scope"] == "watchdog"
+    assert not await _acts(world, "never")
+    assert await world.daemon.metric("remediator_watchdog_stale") == 1
+    code, output = await world.daemon.command("resume", "--scope", "watchdog:awaited")
+    assert (code, "ever heard" in output) == (1, True), output
+
+
+async def test_watchdog_heard_gives_auto_back_and_its_absence_takes_it(world: World) -> None:
+    """Heard, rules act by themselves; unheard for `stale_after` they ask, and say why; people are told once each way."""
+    await _hear(world)
+    assert await _lost(world) == []
+    assert await _acts(world, "heard")
+    pause = await _until_lost(world)
+    assert pause["scope"].startswith("watchdog:")
+    assert pause["since"]
+    assert not await _acts(world, "stale")
+    assert world.calls("stale") == 0
+    code, output = await world.daemon.command("status")
+    assert (code, "APPROVALS ONLY" in output) == (0, True), output
+
+    async def told() -> bool:
+        return sum("The watchdog alert is not heard" in request.body.decode() for request in world.target.received) == 2
+
+    await world.daemon.until(told, what="people were told twice: never heard, then lost")
+    assert not (await world.daemon.get("incidents?rule=everything"))["items"], "a watchdog opened an incident"
+
+
+async def test_s19_lost_watchdog_makes_resolved_unknown(world: World) -> None:
+    """While alerts may not get here, silence is no proof: verification does not succeed until the watchdog is back."""
+    (incident,) = (await world.fire("Verified", id="s19"))["incidents"]
+    await world.daemon.approve(f"{incident}-1")
+    await world.daemon.reaches(f"{incident}-1", "verifying")
+    await world.resolve("Verified", id="s19")
+
+    async def said() -> bool:
+        return "watchdog" in (await world.daemon.run(f"{incident}-1"))["reason"]
+
+    await world.daemon.until(said, what="verification says that it can't tell")
+    assert (await world.daemon.run(f"{incident}-1"))["state"] == "verifying"
+    await _hear(world)
+    await world.daemon.reaches(f"{incident}-1", "succeeded")
+
+
+async def test_resolved_watchdog_is_stale_at_once_and_stays_so_after_a_kill(world: World) -> None:
+    """Prometheus that died makes the watchdog resolve: nothing acts from that moment on, nor after SIGKILL, until it fires again."""
+    await _hear(world)
+    await world.daemon.post(alert("Watchdog", firing=False, severity="none"))
+    assert len(await _lost(world)) == 1
+    assert not await _acts(world, "resolved")
+    await world.daemon.restart(kill=True)
+    assert not await _acts(world, "killed")
+    await _hear(world)
+    assert await _lost(world) == []
+
+
+async def test_lost_cluster_leaves_the_others_alone_until_a_person_forgets_it(world: World) -> None:
+    """A watchdog with `cluster` speaks for its cluster; a person's word that it will not come back holds."""
+    await _hear(world, cluster="eu")
+    await world.daemon.post(alert("Watchdog", firing=False, severity="none", cluster="eu"))
+    await _hear(world)
+    (pause,) = await _lost(world)
+    assert pause["scope"].endswith("@eu")
+    (far,) = (await world.fire("Call", id="us", cluster="us"))["incidents"]
+    await world.daemon.reaches(f"{far}-1", "succeeded")
+    (near,) = (await world.fire("Call", id="eu", cluster="eu"))["incidents"]
+    await world.daemon.reaches(f"{near}-1", "awaiting_approval")
+    code, output = await world.daemon.command("resume", "--scope", pause["scope"], "-m", "cluster eu is gone")
+    assert code == 0, output
+    assert pause["scope"] not in [one["scope"] for one in await _lost(world)]
+    assert await world.daemon.audit_holds()

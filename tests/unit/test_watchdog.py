@@ -1,0 +1,148 @@
+"""The watchdog: which alert is one, whom it speaks for, and what its loss and its return write."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from remediator import watchdog
+from remediator.decide import Mandate, watched
+from remediator.errors import InvalidExpression
+from remediator.events import Kind
+from remediator.model import SYSTEM, Authority
+from remediator.records import WATCHDOG, WATCHDOG_AWAITED, Pause
+from remediator.store.protocol import Snapshot
+from tests.builders import NOW, World, alert, bounds, incident, rule
+
+MINUTE = timedelta(minutes=1)
+WATCH = watchdog.watch(('alertname = "Watchdog"',), 5 * MINUTE)
+ALL = rule("everything", alertname="Watchdog")
+
+
+def _world() -> World:
+    return World(ALL, watch=WATCH, bounds=bounds())
+
+
+def test_watchdog_opens_no_incident_whatever_matches() -> None:
+    """The alert that always fires is no incident, also where a rule matches it."""
+    changes = _world().take(alert("Watchdog"))
+    assert not changes.incidents
+    assert not changes.runs
+    assert changes.episodes[0].note == watchdog.NOTE
+
+
+def test_resolved_watchdog_is_lost_at_once_and_back_with_the_next() -> None:
+    """That it is over is itself the bad news; the next one that fires lifts the pause, and each is told once."""
+    world = _world()
+    world.take(alert("Watchdog"))
+    lost = world.take(alert("Watchdog", firing=False, ends_at=NOW + MINUTE), after=MINUTE)
+    (pause,) = lost.pauses
+    assert pause.scope.startswith("watchdog:")
+    assert [event.kind for event in lost.events] == [Kind.WATCHDOG_LOST]
+    (message,) = lost.messages
+    assert message.policy == "default"
+    assert "remediator resume --scope" in str(message.body["text"])
+    back = world.take(alert("Watchdog", starts_at=NOW + 2 * MINUTE), after=MINUTE)
+    assert list(back.lift) == [pause.scope]
+    assert [event.kind for event in back.events] == [Kind.WATCHDOG_HEARD]
+    assert list(back.cancel_messages) == [message.key]
+    assert len(back.messages) == 1
+    assert not world.take(alert("Watchdog", starts_at=NOW + 2 * MINUTE), after=MINUTE).messages
+
+
+def test_lost_and_heard_in_one_transaction_is_heard() -> None:
+    """Webhooks of one moment share a transaction: what the later of two says of a watchdog holds."""
+    world = _world()
+    world.take(alert("Watchdog"))
+    world.take(alert("Watchdog", firing=False, ends_at=NOW + MINUTE), after=MINUTE)
+    again = alert("Watchdog", starts_at=NOW + 2 * MINUTE)
+    changes = world.take(again, alert("Watchdog", firing=False, ends_at=NOW + timedelta(seconds=1)), after=2 * MINUTE)
+    assert not changes.pauses
+    assert len(changes.lift) == 1
+
+
+def test_without_stale_after_nothing_is_lost() -> None:
+    """Switched off, the alert is still no incident, and its end means nothing."""
+    world = World(ALL, watch=watchdog.watch(('alertname = "Watchdog"',), None), bounds=bounds())
+    world.take(alert("Watchdog"))
+    changes = world.take(alert("Watchdog", firing=False, ends_at=NOW + MINUTE), after=MINUTE)
+    assert not changes.pauses
+    assert not changes.messages
+
+
+@pytest.mark.parametrize(
+    ("scope", "cluster", "speaks"),
+    [
+        ("watchdog", "eu", True),
+        ("watchdog:0123456789abcdef", "eu", True),
+        ("watchdog:0123456789abcdef@eu", "eu", True),
+        ("watchdog:0123456789abcdef@eu", "us", False),
+        ("watchdog:0123456789abcdef@eu", "", True),
+        ("watchdog:awaited", "eu", False),
+        ("storm", "eu", False),
+    ],
+)
+def test_watchdog_of_a_cluster_speaks_for_its_alerts(scope: str, cluster: str, speaks: bool) -> None:
+    """One with a label `cluster` counts for that cluster, and for alerts that don't say theirs; one without for all."""
+    labels = {"cluster": cluster} if cluster else {}
+    found = watchdog.lost({scope: Pause(scope, "remediator", "why", NOW)}, labels)
+    assert (found is not None) is speaks
+
+
+def test_s13_lost_watchdog_lowers_auto_to_approve_and_nothing_to_more() -> None:
+    """Authority is the least of all that bounds it: a lost watchdog takes auto away, and never gives anything."""
+    pauses = {"watchdog:00": Pause("watchdog:00", "remediator", "not again within 5m", NOW, since=NOW - 5 * MINUTE)}
+    lowered = watched(Mandate(Authority.AUTO), pauses, incident())
+    assert lowered.authority is Authority.APPROVE
+    assert "the watchdog alert was last heard at" in lowered.reasons[0]
+    assert watched(Mandate(Authority.OBSERVE), pauses, incident()).authority is Authority.OBSERVE
+    assert watched(Mandate(Authority.AUTO), {}, incident()).authority is Authority.AUTO
+
+
+def test_s21_lost_watchdog_holds_no_page_back() -> None:
+    """A page is held only for a run that acts by itself; while the watchdog is lost none does."""
+    world = World(rule(), watch=WATCH)
+    world.take(alert("Watchdog"))
+    world.take(alert("Watchdog", firing=False, ends_at=NOW + MINUTE), after=MINUTE)
+    changes = world.take(alert())
+    assert changes.messages[0].due_at == world.now
+
+
+def test_never_heard_is_awaited_from_the_first_start_on() -> None:
+    """What was never heard is lost after `stale_after`, counted in a row: a daemon that restarts all the time does not wait for ever."""
+    first = watchdog.never_heard(Snapshot(NOW), 5 * MINUTE, dry_run=False)
+    (awaited,) = first.pauses
+    assert awaited.scope == WATCHDOG_AWAITED
+    later = Snapshot(NOW + 4 * MINUTE, pauses={WATCHDOG_AWAITED: awaited})
+    assert not watchdog.never_heard(later, 5 * MINUTE, dry_run=False).pauses
+    last = watchdog.never_heard(Snapshot(NOW + 5 * MINUTE, pauses={WATCHDOG_AWAITED: awaited}), 5 * MINUTE, dry_run=False)
+    assert [pause.scope for pause in last.pauses] == [WATCHDOG]
+    assert list(last.lift) == [WATCHDOG_AWAITED]
+    held = watchdog.heard({WATCHDOG: last.pauses[0]}, alert("Watchdog"), now=NOW, dry_run=False)
+    assert list(held.lift) == [WATCHDOG]
+
+
+def test_forgotten_watchdog_is_closed() -> None:
+    """A person's word that it will not come back ends its episode, so that nobody misses it again."""
+    world = _world()
+    world.take(alert("Watchdog"))
+    (episode,) = world.snapshot.episodes.values()
+    silent = watchdog.silent(Snapshot(NOW + 9 * MINUTE), episode, 5 * MINUTE, dry_run=False, due=NOW)
+    scope = silent.pauses[0].scope
+    snapshot = Snapshot(NOW + 9 * MINUTE, episodes={episode.fingerprint: episode}, pauses={scope: silent.pauses[0]})
+    changes = watchdog.forget(snapshot, scope, why="the cluster is gone", actor=SYSTEM)
+    assert changes.episodes[0].closed_at == snapshot.now
+    assert list(changes.lift) == [scope]
+    assert not changes.pauses
+
+
+def test_long_name_of_a_cluster_is_none() -> None:
+    """A label from outside never makes a row that a database can't index; the watchdog then speaks for all."""
+    assert watchdog.scope_of("0" * 16, {"cluster": "x" * 5000}) == "watchdog:" + "0" * 16
+
+
+def test_matcher_that_is_none_is_refused() -> None:
+    """A typing error must not mean that nothing is watched."""
+    with pytest.raises(InvalidExpression):
+        watchdog.watch(("alertname == Watchdog",), None)
