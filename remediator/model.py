@@ -274,6 +274,8 @@ class Target:
     lock: str
     scope: Mapping[str, str] = field(default_factory=dict)
     uid: str = ""
+    domain: str = ""
+    """The failure domain that it lies in (the zone of a node, say); empty: that of its connection, or none that is known."""
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,7 @@ class Plan:
     def hash(self) -> str:
         """What an approval is bound to: the intent, the targets and the changes; not the precondition, not prose."""
         whole = to_json(self)
+        whole["targets"] = [{key: value for key, value in target.items() if key != "domain"} for target in whole["targets"]]
         return digest({key: whole[key] for key in ("action", "connection", "targets", "intent", "changes", "noop", "undoes")})
 
 

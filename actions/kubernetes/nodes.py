@@ -144,6 +144,7 @@ def node_target(cluster: str, node: Node) -> Target:
         lock=f"kubernetes:{cluster}/-/node/-",
         scope={"node": node.name},
         uid=node.uid,
+        domain=node.zone,
     )
 
 

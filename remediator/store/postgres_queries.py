@@ -51,6 +51,8 @@ UNION ALL SELECT 'latest', rule, NULL, NULL, NULL, target, id, NULL FROM latest
 UNION ALL SELECT 'chain', name, count, changed::int, archiving, head, NULL, NULL FROM chain
     WHERE name IN (SELECT id FROM wanted_incident UNION SELECT unnest($8::text[]))
 UNION ALL SELECT 'lock', key, NULL, NULL, NULL, run, NULL, NULL FROM lock WHERE key = ANY($9::text[])
+UNION ALL SELECT 'lock', l.key, NULL, NULL, NULL, l.run, NULL, NULL FROM unnest($18::text[]) AS p(begin)
+    JOIN lock AS l ON l.key >= p.begin || '/' AND l.key < p.begin || '0'
 UNION ALL (SELECT 'signal', run, n, NULL, NULL, NULL, NULL, body FROM signal WHERE run = ANY($2::text[]) ORDER BY run, n)
 UNION ALL SELECT 'use', run, at, NULL, NULL, rule, target, NULL FROM use
     WHERE rule = ANY($10::text[]) AND at > {{now}} - $12::bigint AND NOT returned

@@ -41,6 +41,7 @@ async def load(connection: asyncpg.Connection, keys: Keys, state: State, *, cloc
         keys.opened_most,
         _all(keys.attempts),
         keys.attempts_window,
+        [prefix.removesuffix("/") for prefix in _all(keys.lock_prefixes)],
     )
     state.take(keys, rows)
 

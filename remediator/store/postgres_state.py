@@ -36,6 +36,7 @@ class Keys:
     incidents: set[str] = field(default_factory=set)
     chains: set[str] = field(default_factory=set)
     locks: set[str] = field(default_factory=set)
+    lock_prefixes: set[str] = field(default_factory=set)
     usage: set[Subject] = field(default_factory=set)
     window: int = 0
     days: set[str] = field(default_factory=set)
@@ -130,6 +131,8 @@ class State:
     approvals: dict[str, Approval | None] = field(default_factory=dict)
     signals: dict[str, tuple[Signal, ...]] = field(default_factory=dict)
     locks: dict[str, str | None] = field(default_factory=dict)
+    lock_prefixes: dict[str, bool] = field(default_factory=dict)
+    """Beginnings below which all held locks are known."""
     uses: dict[str, Use] = field(default_factory=dict)
     uses_of_rule: dict[str, dict[str, None]] = field(default_factory=dict)
     """Runs that may have a use of a rule, and of a target; `uses` says whether they do."""
@@ -247,6 +250,7 @@ class State:
     def _take_rest(self, keys: Keys, found: Mapping[str, list[Any]]) -> None:
         self.latest |= dict.fromkeys(keys.latest) | {(plain(row[1]), plain(row[5])): plain(row[6]) for row in found.get("latest", ())}
         self.locks |= dict.fromkeys(keys.locks) | {plain(row[1]): plain(row[5]) for row in found.get("lock", ())}
+        self.lock_prefixes |= dict.fromkeys(keys.lock_prefixes, True)
         self.days |= {row[1]: row[2] or 0 for row in found.get("day", ())}
         for name in keys.chains | keys.incidents | keys.active:
             self.heads.setdefault(name, ChainHead(0, audit.genesis(name)))

@@ -31,6 +31,7 @@ def check(reads: Reads) -> None:
         *reads.fingerprints,
         *reads.incidents,
         *reads.locks,
+        *reads.lock_prefixes,
         *reads.attempts,
     ):
         stored(name)
@@ -49,6 +50,7 @@ def keys_of(reads: Iterable[Reads]) -> Keys:
         keys.latest.update(one.latest_incident)
         keys.incidents.update(one.incidents)
         keys.locks.update(one.locks)
+        keys.lock_prefixes.update(one.lock_prefixes)
         if one.usage:
             keys.usage.update(one.usage)
             keys.window = max(keys.window, one.usage_window // _MICROSECOND)
@@ -98,7 +100,7 @@ class Seeing:
             runs=self.runs,
             approvals=self.approvals,
             signals=self.signals,
-            locks=self._locks(reads.locks) if reads.locks else {},
+            locks=self._locks(reads.locks, reads.lock_prefixes) if reads.locks or reads.lock_prefixes else {},
             uses=self._uses(reads.usage, reads.usage_window) if reads.usage else (),
             last_written=self._last_written(reads.usage) if reads.usage else {},
             acting=self.state.counts.get("acting", 0),
@@ -173,9 +175,13 @@ class Seeing:
                     found[subject] = incident
         return found
 
-    def _locks(self, keys: Iterable[str]) -> dict[str, str]:
+    def _locks(self, keys: Iterable[str], prefixes: Sequence[str]) -> dict[str, str]:
         self.missing.locks.update(key for key in keys if key not in self.state.locks)
-        return {key: holder for key in keys if (holder := self.state.locks.get(key)) is not None}
+        self.missing.lock_prefixes.update(prefix for prefix in prefixes if prefix not in self.state.lock_prefixes)
+        found = {key: holder for key in keys if (holder := self.state.locks.get(key)) is not None}
+        if prefixes:
+            found |= {key: holder for key, holder in self.state.locks.items() if holder is not None and key.startswith(tuple(prefixes))}
+        return found
 
     def _uses(self, usage: Iterable[Subject], window: timedelta) -> tuple[Use, ...]:
         found: dict[str, Use] = {}

@@ -36,6 +36,8 @@ class Reads:
     """Approval ids; brings each one's run and incident too."""
     locks: Sequence[str] = ()
     """Lock keys whose holders are wanted."""
+    lock_prefixes: Sequence[str] = ()
+    """Beginnings of lock keys, each ending in `/`: every lock below that is held is wanted."""
     usage: Sequence[tuple[str, str]] = ()
     """(rule, target) whose uses within `usage_window` and last written chain end are wanted."""
     usage_window: timedelta = timedelta(days=1)

@@ -25,6 +25,7 @@ RUNS_CREATED = "SELECT incident, created_at FROM run WHERE created_at > ? ORDER 
 APPROVAL = "SELECT body FROM approval WHERE id = ?"
 SIGNALS = "SELECT body FROM signal WHERE run = ? ORDER BY n"
 LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
+LOCKS_BELOW = "SELECT key, run FROM lock WHERE key >= ? || '/' AND key < ? || '0'"
 USES_OF_RULE = "SELECT run, rule, target, at FROM use WHERE rule = ? AND at > ? AND returned = 0 ORDER BY at"
 USES_OF_TARGET = "SELECT run, rule, target, at FROM use WHERE target = ? AND at > ? AND returned = 0 ORDER BY at"
 ATTEMPTS_OF_RULE = """

@@ -49,7 +49,7 @@ class Reading:
             runs=self.runs,
             approvals=self.approvals,
             signals=self.signals,
-            locks=self._locks(reads.locks) if reads.locks else {},
+            locks=self._locks(reads.locks, reads.lock_prefixes) if reads.locks or reads.lock_prefixes else {},
             uses=self._uses(reads.usage, now - reads.usage_window) if reads.usage else (),
             last_written=self._last_written(reads.usage) if reads.usage else {},
             acting=self._acting(),
@@ -122,9 +122,13 @@ class Reading:
         if signals:
             self.signals[run] = signals
 
-    def _locks(self, keys: Iterable[str]) -> dict[str, str]:
+    def _locks(self, keys: Iterable[str], prefixes: Iterable[str]) -> dict[str, str]:
         rows = ((key, self._one(sql.LOCK_HOLDER, key)) for key in keys)
-        return {key: row[0] for key, row in rows if row is not None}
+        found = {key: row[0] for key, row in rows if row is not None}
+        for prefix in prefixes:
+            begin = prefix.removesuffix("/")
+            found |= dict(self.connection.execute(sql.LOCKS_BELOW, (begin, begin)).fetchall())
+        return found
 
     def _uses(self, usage: Iterable[tuple[str, str]], since: datetime) -> tuple[Use, ...]:
         found: dict[str, Use] = {}

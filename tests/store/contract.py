@@ -426,6 +426,34 @@ class StoreContract:
         await put(world.store, release_locks=["r2"], take_locks={"a": "r3"})
         assert await world.store.locks() == {"a": "r3", "z": "r9"}
 
+    async def test_locks_below_a_prefix_are_read_by_whoever_holds_them(self, world: World) -> None:
+        """What is held below it is there, exactly; what only begins alike, or was given back, is not."""
+        held = {"d:eu/a/r1": "r1", "d:eu/b/r2": "r2", "d:eu2/a/r3": "r3", "d:eu": "r4", "d:eu0": "r5", "d:e": "r6", "d:us/a/r7": "r7"}
+        for key, name in held.items():
+            await put(world.store, take_locks={key: name})
+        assert (await see(world.store, lock_prefixes=["d:eu/"])).locks == {"d:eu/a/r1": "r1", "d:eu/b/r2": "r2"}
+        seen = await see(world.store, lock_prefixes=["d:eu/", "d:us/", "d:none/"], locks=["d:e", "x"])
+        assert set(seen.locks) == {"d:eu/a/r1", "d:eu/b/r2", "d:us/a/r7", "d:e"}
+        await put(world.store, move_locks={"r1": "r9"}, release_locks=["r2"])
+        assert (await see(world.store, lock_prefixes=["d:eu/"])).locks == {"d:eu/a/r1": "r9"}
+
+    async def test_of_many_that_look_below_a_prefix_at_once_each_sees_who_came_before(self, world: World) -> None:
+        """Whoever finds nothing below it takes a lock there: of all that try at the same time one does."""
+
+        def alone(number: int) -> Any:
+            def build(snapshot: Snapshot) -> Changes:
+                return Changes() if snapshot.locks else Changes(take_locks={f"d:eu/{number}/r{number}": f"r{number}"})
+
+            return build
+
+        reads = Reads(lock_prefixes=["d:eu/"])
+        for begin in (0, 10):  # the second time after all that one run held was given back in the same batch
+            giving = [put(world.store, release_locks=[f"r{number}" for number in range(10)])] if begin else []
+            await asyncio.gather(*giving, *(world.store.transact(reads, alone(begin + number)) for number in range(10)))
+            assert len(await world.store.locks()) == 1
+        ((holder,),) = [list((await world.store.locks()).values())]
+        assert holder in {f"r{number}" for number in range(10, 20)}
+
     async def test_usage_counts_by_rule_or_target_within_the_window(self, world: World) -> None:
         """`usage` brings uses of the rule or of the target that are younger than the window and not returned."""
         ages = {"r1": 1, "r2": 30, "r3": 2}
