@@ -23,7 +23,7 @@ from remediator.connections import Connections
 from remediator.desk import Desk
 from remediator.engine.core import Engine
 from remediator.errors import InvalidFiles, RemediatorError, StoreUnavailable, TemporaryError
-from remediator.escalation import Outbox, Receiver
+from remediator.escalation import Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import ALL_GUARDS, Bounds
@@ -129,7 +129,13 @@ class Daemon:
             note=lambda kind, data: self._note(kind, **data),
             scrub=self.scrubber.json,
         )
-        self.outbox = Outbox(self._store, self.execution, self._receivers, public_url=lambda: self._settings.public_url)
+        self.outbox = Outbox(
+            self._store,
+            self.execution,
+            lambda name: self._settings.policy(name),  # noqa: PLW0108 - a reload replaces the settings
+            public_url=lambda: self._settings.public_url,
+            contacts=lambda: {name: contact.words for name, contact in self._settings.contacts.items()},
+        )
         self._storms = Storms(
             self._store,
             limits=lambda: self._settings.storm.limits,
@@ -342,10 +348,6 @@ class Daemon:
             prometheus=self._settings.prometheus is not None,
             timeout=self._settings.limits.revalidate_timeout,
         )
-
-    def _receivers(self, policy: str) -> Sequence[Receiver]:
-        found = self._settings.escalation.get(policy) or self._settings.escalation["default"]
-        return [Receiver(action, dict(params)) for one in found.notify for action, params in one.items()]
 
     def _rules_facts(self) -> dict[str, JSON]:
         return {"rules": len(self._rules.rules), "rules_hash": self._rules.hash}

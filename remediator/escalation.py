@@ -10,20 +10,22 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import structlog
 
-from remediator import digest, notice
+from remediator import climbing
+from remediator.climbing import Later, Send
 from remediator.errors import RemediatorError, TemporaryError
+from remediator.escalation_words import facts_for, still_wanted
 from remediator.events import Kind
 from remediator.execution import Execution
-from remediator.model import JSON, Event, IncidentState, RunState, Value
-from remediator.model import digest as hash_of
+from remediator.levels import Policy, Receiver
+from remediator.model import Event, Value
 from remediator.records import Incident, Message, MessageKind, Run
 from remediator.replacing import replace
-from remediator.store.protocol import Store
+from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.storm import folded_into
 
 FIRST_RETRY = timedelta(seconds=2)
@@ -33,39 +35,32 @@ DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
 MOST_DUE = 200
+MOST_RUNS = 100
+"""Runs of an incident, the newest, that a message tells of."""
 
 
-@dataclass(frozen=True)
-class Receiver:
-    """One way of a policy: a notifying action and its parameters."""
-
-    action: str
-    params: Mapping[str, JSON]
-
-    @property
-    def name(self) -> str:
-        """What the audit calls it: the action and its connection."""
-        connection = self.params.get("connection")
-        return f"{self.action}:{connection}" if connection else self.action
-
-    @property
-    def mark(self) -> str:
-        """What a message remembers it by: also its parameters, never its place in the policy, which a reload may change."""
-        return f"{self.name}#{hash_of(dict(self.params))[:8]}"
-
-
-Receivers = Callable[[str], Sequence[Receiver]]
-"""Finds a policy's receivers."""
+Policies = Callable[[str], Policy]
+"""Finds an escalation policy by name; one that is gone gives the default."""
 
 
 class Outbox:
     """Delivers due messages. `start` once, `aclose` once."""
 
-    def __init__(self, store: Store, execution: Execution, receivers: Receivers, *, public_url: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        execution: Execution,
+        policies: Policies,
+        *,
+        public_url: Callable[[], str | None],
+        contacts: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """All callables give what is in force now; `contacts` says how to reach whom, by name."""
         self._store = store
         self._execution = execution
-        self._receivers = receivers
+        self._policies = policies
         self._public_url = public_url
+        self._contacts = contacts
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flying: dict[str, asyncio.Task[None]] = {}
@@ -138,27 +133,73 @@ class Outbox:
                 await self._note(message, message.delivered_to, [f"it can't be put together ({type(error).__name__})"])
 
     async def _deliver(self, message: Message) -> None:
-        """Send one message to every receiver that does not have it yet."""
+        """Do what is due about one message: send it to every receiver that does not have it yet, put it off, or drop it."""
         incident = await self._store.incident(message.incident)
         run = await self._latest_run(message, incident)
         if not still_wanted(message, incident, run):
             await self._store.update_message(replace(message, cancelled=True))
             return
-        storm = folded_into(message, run, await self._store.pauses())
+        storm = None if climbing.follows(message) else folded_into(message, run, await self._store.pauses())
         if storm is not None:
             folded = Event(message.incident, Kind.MESSAGE_FOLDED, datetime.now(UTC), {"key": message.key, "storm": storm})
             await self._store.update_message(replace(message, cancelled=True), events=[folded])
             return
-        values = facts_for(message, incident, run, public_url=self._public_url())
-        receivers = {receiver.mark: receiver for receiver in self._receivers(message.policy)}
-        left = [receiver for mark, receiver in receivers.items() if mark not in message.delivered_to]
+        match await self._decide(message, incident, run):
+            case Send(message=made, receivers=receivers):
+                await self._send_all(made, receivers, incident, run)
+            case Later(message=waiting, why=why):
+                await self._put_off(message, waiting, why)
+            case _:
+                await self._store.update_message(replace(message, cancelled=True))
+
+    async def _decide(self, message: Message, incident: Incident | None, run: Run | None) -> climbing.Verdict:
+        """Decide what becomes of a message; the rows that follow from it are durable before anything is sent."""
+        policy = self._policies(message.policy)
+        if incident is not None and message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED):
+            rows = await self._store.messages(incident.id)
+            step = climbing.word(message, incident, rows, policy, now=datetime.now(UTC))
+            if step.changes.cancel_messages:
+                await self._store.transact(Reads(), lambda _snapshot: step.changes)
+            return step.verdict
+        if incident is None or not climbing.climbs(message):
+            return climbing.other(message, incident, policy, now=datetime.now(UTC))
+        made: list[climbing.Step] = []
+
+        def build(snapshot: Snapshot) -> Changes:
+            made[:] = [climbing.step(snapshot, message, run, policy)]
+            return made[0].changes
+
+        await self._store.transact(Reads(incidents=[incident.id]), build)
+        return made[0].verdict
+
+    async def _send_all(self, message: Message, receivers: Sequence[Receiver], incident: Incident | None, run: Run | None) -> None:
+        values = await self._values(message, incident, run)
+        by_mark = {receiver.mark: receiver for receiver in receivers}
+        left = [receiver for mark, receiver in by_mark.items() if mark not in message.delivered_to]
         faults = await asyncio.gather(*(self._send(receiver, f"{message.key}/{receiver.mark}", values) for receiver in left))
         reached = [receiver.mark for receiver, fault in zip(left, faults, strict=True) if fault is None]
         errors = [f"{receiver.name}: {fault}" for receiver, fault in zip(left, faults, strict=True) if fault is not None]
-        if not receivers:
+        if not by_mark:
+            severity = "" if incident is None else f" for {incident.severity}"
             self._log.error("message.without_receivers", key=message.key, policy=message.policy)
-            errors = [f"escalation policy {message.policy!r} names nobody: this reaches no one until its `notify` is filled in"]
+            errors = [f"escalation policy {message.policy!r} names nobody{severity}: this reaches no one until its `notify` is filled in"]
         await self._note(message, (*message.delivered_to, *reached), errors)
+
+    async def _values(self, message: Message, incident: Incident | None, run: Run | None) -> Mapping[str, Value]:
+        runs: list[Run] = []
+        if incident is not None and incident.runs:
+            page = await self._store.runs(incident=incident.id, limit=MOST_RUNS)
+            runs = [cast("Run", one) for one in reversed(page.items)]
+        return facts_for(message, incident, run, public_url=self._public_url(), runs=runs, contacts=self._contacts(), now=datetime.now(UTC))
+
+    async def _put_off(self, message: Message, waiting: Message, why: str) -> None:
+        """Write down until when a message waits, and once for each reason that it does."""
+        waiting = replace(waiting, body={**waiting.body, "waits": why})
+        events = []
+        if why and message.body.get("waits") != why:
+            data = {"key": message.key, "level": waiting.body.get("level", 1), "until": waiting.due_at.isoformat(), "reason": why}
+            events = [Event(message.incident, Kind.MESSAGE_POSTPONED, datetime.now(UTC), data)]
+        await self._store.update_message(waiting, events=events)
 
     async def _latest_run(self, message: Message, incident: Incident | None) -> Run | None:
         ident = message.body.get("run")
@@ -185,63 +226,6 @@ class Outbox:
             await self._store.update_message(after, events=[event] if attempts == 1 else [])
             return
         after = replace(message, attempts=attempts, delivered_to=tuple(reached), delivered_at=now, error="")
-        event = Event(message.incident, Kind.MESSAGE_DELIVERED, now, {"key": message.key, "receivers": list(reached)})
+        data = {"key": message.key, "receivers": list(reached), "message": message.kind.value, "level": message.body.get("level", 1)}
+        event = Event(message.incident, Kind.MESSAGE_DELIVERED, now, data)
         await self._store.update_message(after, events=[event])
-
-
-def facts_for(message: Message, incident: Incident | None, run: Run | None, *, public_url: str | None) -> Mapping[str, Value]:
-    """Return what a message shows, and its text. Facts marked as evidence never get here: only states, names and plans do."""
-    if message.kind is MessageKind.DIGEST:
-        return digest.facts_of(message, public_url=public_url)
-    if notice.is_notice(message):
-        return notice.facts_of(message, public_url=public_url)
-    body = message.body
-    values: dict[str, Value] = {
-        "kind": message.kind.value,
-        "incident": message.incident,
-        "rule": body.get("rule", ""),
-        "runbook": body.get("runbook", ""),
-        "dry_run": bool(body.get("dry_run")),
-        "reason": body.get("reason") or ("" if run is None else run.reason),
-        "approval": body.get("approval", ""),
-        "run": "" if run is None else run.id,
-        "remedy": "" if run is None else run.remedy or "",
-        "state": "" if run is None else run.state.value,
-        "link": "" if public_url is None else f"{public_url}/api/v1/incidents/{message.incident}",
-    }
-    if incident is not None:
-        values |= {"severity": incident.severity, "summary": incident.summary, "target": incident.target}
-    values["text"] = text_of(message, values)
-    return values
-
-
-def text_of(message: Message, values: Mapping[str, Value]) -> str:
-    """Write a message as a person reads it first at three in the morning: what, where, what the daemon did, what to do.
-
-    Words from outside stay within their line: an annotation must not write a line of ours, such as what to approve.
-    """
-    values = {name: " ".join(value.split()) if isinstance(value, str) else value for name, value in values.items()}
-    lead = "DRY RUN · " if values["dry_run"] else ""
-    lines = [f"{lead}{values.get('severity', '').upper()} {values['incident']}: {values.get('summary', '')} [{values['rule']}]".strip()]
-    if message.kind is MessageKind.APPROVAL:
-        lines.append(f"Approval wanted: {values['remedy']!r}, because {values['reason']}.")
-        steps = message.body.get("steps")
-        lines += [f"  {step['step']}. {step['summary']}" for step in steps] if isinstance(steps, list) else []
-        lines.append(f"Approve: remediator approve {values['approval']}   Deny: remediator deny {values['approval']}")
-    elif message.kind is MessageKind.UPDATE:
-        lines.append(f"Run {values['run']} is {message.body.get('subject', '')}: {values['reason']}")
-    elif values["state"]:
-        lines.append(f"Run {values['run']} is {values['state']}" + (f": {values['reason']}" if values["reason"] else ""))
-    if values["runbook"]:
-        lines.append(f"Runbook: {values['runbook']}")
-    lines.append(f"Timeline: remediator show {values['incident']}" + (f"  {values['link']}" if values["link"] else ""))
-    return "\n".join(lines)
-
-
-def still_wanted(message: Message, incident: Incident | None, run: Run | None) -> bool:
-    """Tell whether a message still says something: not a page of what resolved meanwhile, nor a question that was replaced."""
-    if incident is None or message.kind in (MessageKind.UPDATE, MessageKind.DIGEST):
-        return True
-    if message.kind is MessageKind.PAGE:
-        return incident.state is not IncidentState.RESOLVED
-    return run is None or (run.state is RunState.AWAITING_APPROVAL and run.approval == message.body.get("approval"))

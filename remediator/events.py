@@ -12,9 +12,9 @@ class Kind(StrEnum):
     INCIDENT_OPENED = "incident.opened"  # rule, target, severity, fingerprint, labels, summary, also_matched
     INCIDENT_JOINED = "incident.joined"  # fingerprint
     INCIDENT_REOPENED = "incident.reopened"  # fingerprint, relapses, remedies
-    INCIDENT_RESOLVED = "incident.resolved"  # fingerprint
+    INCIDENT_RESOLVED = "incident.resolved"  # fingerprint, paged
     INCIDENT_ESCALATED = "incident.escalated"  # run, reason, policy
-    INCIDENT_ACKNOWLEDGED = "incident.acknowledged"  # owner
+    INCIDENT_ACKNOWLEDGED = "incident.acknowledged"  # owner, rule, seconds (since the page went out; null: before, or again)
     INCIDENT_HANDED_OVER = "incident.handed_over"  # run, rule, to
     INCIDENT_TAKEN = "incident.taken"  # owner, why, until, rule, covers (canonical ids that automation does not touch)
     INCIDENT_RELEASED = "incident.released"  # owner, reason
@@ -35,7 +35,8 @@ class Kind(StrEnum):
     ACTION_UNKNOWN = "action.unknown"  # run, rule, step, action, undo, message
     VERIFICATION_READ = "verification.read"  # run, health, message (when it changed)
     SIGNAL_RECEIVED = "signal.received"  # run, signal, comment
-    MESSAGE_DELIVERED = "message.delivered"  # key, receivers
+    MESSAGE_DELIVERED = "message.delivered"  # key, receivers, message (what kind it is), level
+    MESSAGE_POSTPONED = "message.postponed"  # key, level, until, reason
     MESSAGE_FAILED = "message.failed"  # key, error, attempts
     MESSAGE_FOLDED = "message.folded"  # key, storm (its digest tells instead)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
 
-from remediator import storm, watchdog
+from remediator import climbing, storm, watchdog
 from remediator.decide import mandate, subject_facts, watched
 from remediator.digest import DEFAULT_POLICY
 from remediator.events import Kind
@@ -370,6 +370,7 @@ def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fi
         relapses=known.relapses + 1,
         succeeded_remedies=(),
         relapsed_remedies=tuple(remedies),
+        acknowledged_at=None,
     )
     draft.event(
         incident.id,
@@ -443,8 +444,10 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
         draft.put(replace(known, fingerprints=left, updated_at=now))
         draft.event(known.id, Kind.EPISODE_CLOSED, fingerprint=alert.fingerprint)
         return
-    draft.put(replace(known, fingerprints=(), state=IncidentState.RESOLVED, resolved_at=now, updated_at=now))
-    draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint)
+    over = replace(known, fingerprints=(), state=IncidentState.RESOLVED, resolved_at=now, updated_at=now)
+    draft.put(over)
+    draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint, paged=known.paged_at is not None)
+    draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run)
     draft.cancelled.append(page_key(known))
     if known.active_run is not None:
         draft.wake.append(known.active_run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from remediator import storm, taking
+from remediator import climbing, storm, taking
 from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
@@ -75,5 +75,9 @@ def acknowledge(snapshot: Snapshot, incident: str, *, actor: Actor) -> Changes:
     found = snapshot.incidents.get(incident)
     if found is None:
         raise NotFound(f"there is no incident {incident!r}")
-    event = Event(incident, Kind.INCIDENT_ACKNOWLEDGED, snapshot.now, {"owner": actor.name, "rule": found.rule}, actor.name)
-    return Changes(incidents=[replace(found, owner=actor.name, updated_at=snapshot.now)], events=[event])
+    first = found.paged_at is not None and found.acknowledged_at is None
+    seconds = (snapshot.now - found.paged_at).total_seconds() if first and found.paged_at is not None else None
+    data = {"owner": actor.name, "rule": found.rule, "seconds": seconds}
+    event = Event(incident, Kind.INCIDENT_ACKNOWLEDGED, snapshot.now, data, actor.name)
+    owned = replace(found, owner=actor.name, acknowledged_at=snapshot.now, updated_at=snapshot.now)
+    return Changes(incidents=[owned], messages=climbing.acknowledged(owned), events=[event])

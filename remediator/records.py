@@ -100,6 +100,12 @@ class Incident:
     summary: str = ""
     also_matched: tuple[str, ...] = ()
     """Rules of lower priority that matched too."""
+    acknowledged_at: datetime | None = None
+    """When its owner said so last; a relapse must be acknowledged anew."""
+    paged_at: datetime | None = None
+    """When its latest page began to go out; None while nobody was paged."""
+    policy: str = ""
+    """The escalation policy by which people were paged."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +235,8 @@ class MessageKind(StrEnum):
     PAGE = "page"
     APPROVAL = "approval"
     UPDATE = "update"
+    ACKNOWLEDGED = "acknowledged"
+    RESOLVED = "resolved"
     DIGEST = "digest"
     """One message for all incidents of a storm; its `incident` is the system chain."""
 

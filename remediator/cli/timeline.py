@@ -177,6 +177,7 @@ TOLD: dict[str, str | Callable[[Data], str]] = {
     Kind.SIGNAL_RECEIVED: _signal,
     Kind.MESSAGE_DELIVERED: "Message {key} delivered to {receivers}",
     Kind.MESSAGE_FAILED: "Message {key} could not be delivered (attempt {attempts}): {error}",
+    Kind.MESSAGE_POSTPONED: "Message {key} (level {level}) waits until {until}: {reason}",
     Kind.MESSAGE_FOLDED: "Message {key} is not sent by itself: the digest of {storm} tells it",
     Kind.DAEMON_STARTED: "Daemon {version} started with {rules} rules, dry run: {dry_run}",
     Kind.DAEMON_STOPPED: "Daemon stopped",

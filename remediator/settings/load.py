@@ -194,9 +194,9 @@ def _connection_faults(settings: Settings, registry: Registry) -> Iterator[Fault
 
 def _escalation_faults(settings: Settings, registry: Registry) -> Iterator[Fault]:
     for policy, settings_of in settings.escalation.items():
-        for number, entry in enumerate(settings_of.notify):
+        for place, entry in settings_of.notifications():
             for name, params in entry.items():
-                loc: Loc = ("escalation", policy, "notify", number, name)
+                loc: Loc = ("escalation", policy, *place, name)
                 action = registry.action(name)
                 if action is None or not action.notifies:
                     known = [one for one in registry.action_names() if (found := registry.action(one)) is not None and found.notifies]

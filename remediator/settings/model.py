@@ -17,10 +17,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, mod
 
 from remediator.action import SecretRef
 from remediator.duration import Duration
+from remediator.levels import Policy
 from remediator.model import JSON, SYSTEM, Authority
 from remediator.rules.model import Budget, parse_budget
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
-from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, policies, severities
+from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, WorkingHours, policies, severities
 from remediator.settings.stopping import HeartbeatSettings, KillSwitchSettings, WatchdogSettings
 from remediator.storm import Reset, StormLimits
 
@@ -386,6 +387,7 @@ class Settings(Part):
     identities: Mapping[Name, IdentitySettings] = setting(dict, "who may call the daemon", reload=True)
     severities: Mapping[Name, Severity] = setting(severities, "severities that rules may name", reload=True)
     escalation: Mapping[Name, EscalationPolicy] = setting(policies, "escalation policies that rules may name", reload=True)
+    hours: Mapping[Name, WorkingHours] = setting(dict, "working hours that escalation policies may name", reload=True)
     contacts: Mapping[Name, Contact] = setting(dict, "people and teams by name", reload=True)
     packs: Mapping[Name, PackSettings] = setting(dict, "rule packs in use, by name", reload=True)
     protected: tuple[ProtectedId, ...] = setting((), "canonical ids, or prefixes ending in `/`, that no plan may ever touch", reload=True)
@@ -399,6 +401,9 @@ class Settings(Part):
             raise ValueError("escalation has no policy `default`; rules that name no policy use it")
         if not self.severities:
             raise ValueError("severities is empty; leave it out, or name at least one")
+        for name, policy in self.escalation.items():
+            for fault in policy.faults(self.hours, self.severities):
+                raise ValueError(f"escalation.{name}.{fault}")
         if len({str(peer.sign_in) for peer in self.alertmanager}) > 1:
             raise ValueError("alertmanager: all peers of one cluster take the same sign-in; write other clusters as connections")
         for name in set(self.reconciliation.connections) - {"alertmanager", *self.connections}:
@@ -440,9 +445,9 @@ class Settings(Part):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but hardly meant, for the log at start and for `lint`."""
-        found = []
-        if not self.escalation["default"].notify:
-            found.append("escalation.default.notify is empty: pages reach nobody")
+        found: list[str] = []
+        unheard = {name: [one for one in self.severities if self.policy(name).first(one) is None] for name in self.escalation}
+        found += [f"escalation.{name} tells nobody of {', '.join(missed)}" for name, missed in unheard.items() if missed]
         if not self.alertmanager and "alertmanager" not in self.connections:
             found.append("alertmanager is empty: nobody can say whether an alert still fires, so no rule goes further than approve")
         if not any(Role.ALERT_SENDER in identity.roles for identity in self.identities.values()):
@@ -456,6 +461,11 @@ class Settings(Part):
             if connection not in self.all_connections:
                 found.append(f"protected: {one!r} protects nothing, for there is no connection {connection!r}")
         return tuple(found)
+
+    def policy(self, name: str) -> Policy:
+        """Return an escalation policy as the outbox takes it: the default one for a name that is not known."""
+        name = name if name in self.escalation else "default"
+        return self.escalation[name].policy(name, self.hours, urgent=next(iter(self.severities)))
 
     def page_after(self, severity: str) -> timedelta:
         """Return how long a page of `severity` may be held: the shortest of all for an unknown one."""

@@ -23,6 +23,7 @@ from remediator.store import postgres_archive_queries, postgres_audit
 from remediator.store import postgres_queries as sql
 from remediator.store.archive import BATCH, Batch, Part, Record
 from remediator.store.postgres_archive import Leaving
+from remediator.store.postgres_archive_queries import MESSAGES_OF
 from remediator.store.postgres_batches import MAX_CHECKPOINTED, Batches, Checkpoint, Claim, Delivery, Transaction
 from remediator.store.postgres_link import Address, Readers, bounded, close, connect, describe, errors
 from remediator.store.postgres_schema import migrate
@@ -388,6 +389,11 @@ class PostgresStore:
     async def approvals(self, *, states: Sequence[str] = (), before: str | None = None, limit: int = 100) -> Page:
         """List approvals, newest first."""
         return await self._page("approval", _reader(Approval), equal={}, states=states, before=before, limit=limit)
+
+    async def messages(self, owner: str) -> list[Message]:
+        """Return all messages whose keys begin with `owner`, an incident's or a run's id, and a slash; in the order of keys."""
+        rows = await self._rows(MESSAGES_OF, stored(owner))
+        return [replace(_message(body, due), cancelled=cancelled) for body, due, cancelled in rows]
 
     async def episodes(self, *, open_only: bool = False, before: str | None = None, limit: int = 100) -> Page:
         """List episodes, newest first."""

@@ -230,6 +230,9 @@ class Store(Protocol):
     async def approvals(self, *, states: Sequence[str] = (), before: str | None = None, limit: int = 100) -> Page:
         """List approvals, newest first."""
 
+    async def messages(self, owner: str) -> list[Message]:
+        """Return all messages whose keys begin with `owner`, an incident's or a run's id, and a slash; in the order of keys."""
+
     async def episodes(self, *, open_only: bool = False, before: str | None = None, limit: int = 100) -> Page:
         """List episodes, newest first."""
 

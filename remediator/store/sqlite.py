@@ -415,6 +415,10 @@ class SqliteStore:
         """List approvals, newest first."""
         return await self._list(functools.partial(sqlite_lists.approvals, states=states, before=before, limit=limit))
 
+    async def messages(self, owner: str) -> list[Message]:
+        """Return all messages whose keys begin with `owner`, an incident's or a run's id, and a slash; in the order of keys."""
+        return [unpack(Message, body) for _, _, body in self._rows(sql.MESSAGES_OF, owner, owner)]
+
     async def episodes(self, *, open_only: bool = False, before: str | None = None, limit: int = 100) -> Page:
         """List episodes, newest first."""
         return await self._list(functools.partial(sqlite_lists.episodes, open_only=open_only, before=before, limit=limit))

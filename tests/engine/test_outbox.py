@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from remediator.escalation import Outbox, Receiver, text_of
+from remediator.escalation import Outbox
+from remediator.escalation_words import text_of
 from remediator.events import Kind
+from remediator.levels import Receiver, plain
 from remediator.model import ChainedEvent, RunState, StepState
 from remediator.records import STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Step
 from remediator.store.protocol import Changes, Reads
@@ -44,7 +46,7 @@ class Post:
     def __init__(self, store: SqliteStore) -> None:
         self.store, self.line, self.events = store, Line(), list[ChainedEvent]()
         self.receivers: Sequence[Receiver] = (SLACK,)
-        self.outbox = Outbox(store, self.line, lambda _policy: self.receivers, public_url=lambda: None)  # type: ignore[arg-type]
+        self.outbox = Outbox(store, self.line, lambda name: plain(name, self.receivers), public_url=lambda: None)  # type: ignore[arg-type]
         store.on_commit(self.events.extend)
 
     async def put(self, *keys: str) -> None:

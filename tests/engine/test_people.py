@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from remediator import operations
-from remediator.escalation import still_wanted
+from remediator.escalation_words import still_wanted
 from remediator.events import Kind
 from remediator.model import ApprovalState, RunState
 from remediator.records import SignalKind

@@ -16,11 +16,12 @@ import structlog
 from remediator import escalation, execution, operations, receiving, runner
 from remediator.engine.core import Engine
 from remediator.errors import StoreUnavailable, TemporaryError
-from remediator.escalation import Outbox, Receiver
+from remediator.escalation import Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import Bounds
 from remediator.ingest import Intake
+from remediator.levels import Receiver, plain
 from remediator.model import JSON, Actor, Alert, Event
 from remediator.receiving import Receiving
 from remediator.records import SYSTEM_CHAIN, SignalKind
@@ -100,7 +101,7 @@ class SimDaemon:
             metrics=_NoMetrics(),  # type: ignore[arg-type]
         )
         receivers = [Receiver("sim.tell", {"text": "page"}), Receiver("sim.tell", {"text": "chat"})]
-        self.outbox = Outbox(store, self.execution, lambda _policy: receivers, public_url=lambda: None)
+        self.outbox = Outbox(store, self.execution, lambda name: plain(name, receivers), public_url=lambda: None)
         self.checkpoints: asyncio.Task[None] | None = None
 
     def _intake(self, room: int) -> Intake:
