@@ -57,21 +57,27 @@ class SecretRef(BaseModel):
         return self
 
 
+_DOMAIN = r"^([A-Za-z0-9][A-Za-z0-9._-]{0,62})?$"
+
+
 class Connection(BaseModel):
     """A named system in the settings (`semantics.md`, 9). Each system's module derives its own.
 
     `scope` narrows what plans may touch on it: for each name a list of exact values or globs, e.g.
     `{namespace: [shop, "shop-*"]}`. A target whose value fits none of them is refused. No entry: no limit.
     `aliases` are the exact values of alert labels that may select this connection.
+    `domain` and `domain_group` say where it lies, so that one failure domain at a time is acted in (`remediator.domains`).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
     keepalive: ClassVar[str | None] = None
     """A check that the daemon runs now and then on every connection of this kind, so that its client is open before it is needed:
     a server that takes no more clients can still be looked at (`semantics.md`, 1)."""
 
     scope: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    failure_domain: str = Field("", alias="domain", pattern=_DOMAIN, description="failure domain that all of it lies in: `eu-west-1a`")
+    domain_group: str = Field("", pattern=_DOMAIN, description="failure domains of one group are acted in one at a time; default: itself")
     aliases: tuple[str, ...] = ()
     max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
 

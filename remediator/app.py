@@ -257,6 +257,7 @@ class Daemon:
             max_acting=limits.max_acting,
             max_targets=limits.max_targets,
             max_percent=limits.max_percent,
+            max_domains=limits.max_domains,
             min_cooldown=limits.min_cooldown,
             max_wait=limits.max_wait,
             min_for=limits.min_for,

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from remediator.action import Action, Check, Connection, Context, Reconciled, Settled
 from remediator.connections import Connections, Halted
 from remediator.decide import CheckResult
+from remediator.domains import Domain, domains_of
 from remediator.errors import (
     NotReversible,
     OutcomeUnknown,
@@ -195,6 +196,18 @@ class Execution:
             raise PermanentError(f"{plan.action} made a plan that names no connection, so its scope can't be checked")
         settings: Connection = self._connections.connection(kind, plan.connection)
         return plan, {name: tuple(values) for name, values in settings.scope.items()}, settings.max_targets
+
+    def domains_of(self, plans: Sequence[Plan]) -> tuple[Domain, ...]:
+        """Return the failure domains that plans touch, each once."""
+        found: set[Domain] = set()
+        for plan in plans:
+            kind = self.action(plan.action).connection
+            if kind is None or not plan.connection:
+                found.update(domains_of(plan))
+                continue
+            settings: Connection = self._connections.connection(kind, plan.connection)
+            found.update(domains_of(plan, domain=settings.failure_domain, group=settings.domain_group))
+        return tuple(sorted(found))
 
     async def apply(
         self,

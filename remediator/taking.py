@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from remediator import domains
 from remediator.errors import IllegalTransition, NotFound, NotYours
 from remediator.events import Kind
 from remediator.model import JSON, SYSTEM, Actor, Event, IncidentState, Plan
@@ -72,7 +73,7 @@ def known_ids(runs: Iterable[Run]) -> set[str]:
     """Return every canonical id that runs touched, hold, or would have touched by their plans."""
     found: set[str] = set()
     for run in runs:
-        found.update(run.locks)
+        found.update(key for key in run.locks if not key.startswith(domains.LOCK))
         plans = [plan for step in run.steps for plan in (step.plan, step.undo_plan) if plan is not None]
         found |= ids_of(plans)
     return found

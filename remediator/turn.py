@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from remediator import storm
+from remediator.domains import Domain
 from remediator.events import Kind
 from remediator.guards import Answer, Judgement, lock_keys
 from remediator.ingest import new_run, page_key
@@ -242,15 +243,16 @@ class Turn:
 
     # --- acting
 
-    def begin_acting(self, plans: Sequence[Plan]) -> None:
-        """Enter `applying`: take every lock, reserve a unit of budget. The approval, if any, is used up by this.
+    def begin_acting(self, plans: Sequence[Plan], domains: Sequence[Domain] = ()) -> None:
+        """Enter `applying`: take every lock, that on the failure domains too, reserve a unit of budget. The approval is used up by this.
 
         The first call's intent is committed with it, and from then on nobody can be sure that no call was made: a refusal is an
         answer, and whoever looks after a crash sees the intent only. So the unit is used for good, once for a run however often it
         plans again (`semantics.md`, 7).
         """
         self.move(RunState.APPLYING, "all guards allow")
-        self.take_locks = dict.fromkeys(lock_keys(plans), self.run.id)
+        own = [domain.lock(self.run.id) for domain in domains]
+        self.take_locks = dict.fromkeys([*lock_keys(plans), *own], self.run.id)
         self.run = replace(self.run, locks=tuple(sorted({*self.run.locks, *self.take_locks})))
         if plans:  # messages to people take no budget
             self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))

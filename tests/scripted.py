@@ -43,6 +43,8 @@ class World:
     things: dict[str, str] = field(default_factory=lambda: {"a": "bad", "b": "bad"})
     writes: list[str] = field(default_factory=list)
     """Every effective write, as `thing=value`."""
+    zones: dict[str, str] = field(default_factory=dict)
+    """The failure domain of each thing that is in one."""
     told: list[str] = field(default_factory=list)
     """Every message to people."""
     firing: bool = True
@@ -84,7 +86,7 @@ class ScriptedAction(Action[SetParams]):
         return Plan(
             self.name,
             f"set {thing} from {before} to {after}",
-            (Target(ident, ident),),
+            (Target(ident, ident, domain=self.world.zones.get(thing, "")),),
             {"thing": thing, "before": before, "after": after},
             {"value": before},
             (Change(ident, "value", before, after),),

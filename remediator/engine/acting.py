@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from remediator import guards
+from remediator import domains, guards
 from remediator.engine import freezing, people
 from remediator.engine.authority import holds_approval, lacking
 from remediator.engine.following import follow_up
@@ -41,6 +41,7 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
     if lacking(engine, work, approved=approved):
         return  # a reload came in between: the run plans again under what is in force now
     step = next(step for step in work.run.steps if step.state is StepState.PLANNED and step.plan is not None and not step.plan.noop)
+    touched = engine.execution.domains_of(plans)
 
     def play(turn: Turn) -> bool:
         against = engine.judge(guards.BEFORE_ACTING, work, turn.snapshot, plans)
@@ -50,11 +51,12 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
         if turn.incident.state is IncidentState.RESOLVED:
             turn.move(RunState.CANCELLED, "the alert is resolved")
             return True
-        turn.begin_acting(plans)
+        turn.begin_acting(plans, touched)
         turn.intend(step)
         return False
 
-    await engine.turn(work, play, locks=guards.lock_keys(plans))
+    own = [domain.lock(work.run.id) for domain in touched]
+    await engine.turn(work, play, locks=[*guards.lock_keys(plans), *own], below=domains.prefixes(touched))
     work.calling = None if work.parked else step.number
 
 

@@ -131,19 +131,21 @@ class Engine:
         work.current = self.rule(work.run.rule)
         work.bounds = self._bounds()
 
-    def _reads(self, work: Work, locks: Sequence[str] = ()) -> Reads:
+    def _reads(self, work: Work, locks: Sequence[str] = (), below: Sequence[str] = ()) -> Reads:
         windows = [budget.window for spec in work.specs() for budget in spec.budgets]
         return Reads(
             runs=[work.run.id],
             locks=locks,
+            lock_prefixes=below,
             usage=[(work.run.rule, work.run.target)],
             usage_window=max(windows, default=timedelta(days=1)),
         )
 
-    async def turn(self, work: Work, play: Play, *, park: bool = False, locks: Sequence[str] = ()) -> None:
+    async def turn(self, work: Work, play: Play, *, park: bool = False, locks: Sequence[str] = (), below: Sequence[str] = ()) -> None:
         """Play on a fresh snapshot and make it durable together with the pending events.
 
-        The lease is given back when `park` is set, when `play` returns True, and when the run ends.
+        The lease is given back when `park` is set, when `play` returns True, and when the run ends. The snapshot shows who holds
+        `locks`, and all locks `below` beginnings.
         """
         made: list[tuple[Turn, bool]] = []
 
@@ -154,7 +156,7 @@ class Engine:
             return self.scrubbed(turn).changes(release=parks)
 
         began = time.monotonic()
-        committed = await self.store.transact(self._reads(work, locks), build)
+        committed = await self.store.transact(self._reads(work, locks, below), build)
         work.written_at = began
         turn, work.parked = made[0]
         work.run, work.events = turn.run, []
@@ -227,6 +229,7 @@ class Engine:
             snapshot=seen,
             plans=plans,
             scopes=[self.execution.scope_of(plan) for plan in plans if not plan.noop],
+            domains=self.execution.domains_of(plans),
         )
         return guards.judge(judges, case)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from remediator.guards.base import Answer, Bounds, Case, Guard, Judgement, lock_keys
+from remediator.guards.domain import FailureDomain
 from remediator.guards.freezing import Freeze
 from remediator.guards.pacing import Budgets, Concurrency, Cooldown, Locks, MaximumAge, MinimumFiring, PlanExpiry
 from remediator.guards.responder import Responder
@@ -33,6 +34,7 @@ __all__ = [
     "Cooldown",
     "EmptyTarget",
     "Enabled",
+    "FailureDomain",
     "Freeze",
     "Guard",
     "Judgement",
@@ -58,7 +60,7 @@ BEFORE_PLANNING: tuple[Guard, ...] = (
 
 ON_PLAN: tuple[Guard, ...] = (
     *(KillSwitch(), Enabled(), Responder(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius()),
-    Freeze(),
+    *(FailureDomain(), Freeze()),
 )
 """Asked about a plan as soon as it is made, so that nobody is asked to approve what would be refused."""
 

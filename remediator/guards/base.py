@@ -9,6 +9,7 @@ from enum import StrEnum
 from functools import cached_property
 
 from remediator.action import Identity
+from remediator.domains import Domain
 from remediator.freezes import Freezes
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
@@ -45,6 +46,7 @@ class Bounds:
     max_acting: int = 10
     max_targets: int = 50
     max_percent: int = 100
+    max_domains: int = 1
     min_cooldown: timedelta = timedelta()
     max_wait: timedelta = timedelta(minutes=15)
     min_for: timedelta = timedelta()
@@ -74,6 +76,7 @@ class Bounds:
             max_wait=self.max_wait,
             max_targets=self.max_targets,
             max_percent=self.max_percent,
+            max_domains=self.max_domains,
             allow_shrink=self.allow_shrink,
             plan_expires=self.plan_expires,
             relapse_window=self.min_relapse_window,
@@ -98,6 +101,8 @@ class Case:
     plans: Sequence[Plan] = ()
     scopes: Sequence[tuple[Plan, dict[str, tuple[str, ...]], int | None]] = ()
     """Each plan with its connection's scope and most targets."""
+    domains: Sequence[Domain] = ()
+    """Failure domains that the plans touch."""
 
     @property
     def now(self) -> datetime:

@@ -177,6 +177,8 @@ class GuardSpec:
     max_targets: int = 10
     max_percent: int = 100
     """Most percent of the whole (replicas, connections) that one plan may touch, where the plan knows the whole."""
+    max_domains: int = 1
+    """In so many failure domains of a group something may be done at a time, by this rule's runs together with all others."""
     allow_shrink: bool = False
     plan_expires: timedelta = timedelta(minutes=5)
     """A plan older than this when it would be applied is made again."""

@@ -221,6 +221,7 @@ def _guards(text: RuleText, budgets: tuple[Budget, ...] | None) -> GuardSpec:
         max_wait=guards.max_wait,
         max_targets=guards.max_targets,
         max_percent=guards.max_percent,
+        max_domains=guards.max_domains,
         allow_shrink=guards.allow_shrink,
         plan_expires=guards.plan_expires,
         relapse_window=guards.relapse_window,

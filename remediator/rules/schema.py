@@ -76,6 +76,7 @@ class GuardsText(Text):
     max_age: Span = Field(_GUARDS.max_age, description="an alert not confirmed as firing for longer is too old to act on")
     max_targets: int = Field(_GUARDS.max_targets, ge=1, description="most things that one plan may touch")
     max_percent: int = Field(_GUARDS.max_percent, ge=1, le=100, description="most percent of the whole that one plan may touch")
+    max_domains: int = Field(_GUARDS.max_domains, ge=1, description="failure domains of a group that may be acted in at a time")
     allow_shrink: bool = Field(_GUARDS.allow_shrink, description="whether capacity may be taken away during an incident")
     plan_expires: Span = Field(_GUARDS.plan_expires, description="a plan older than this is made again")
     relapse_window: Duration = Field(_GUARDS.relapse_window, description="a re-fire within this time is a relapse")

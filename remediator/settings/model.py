@@ -155,6 +155,9 @@ class Limits(Part):
     max_acting: int = setting(10, "runs that may be changing something at a time, over all daemons", reload=True, ge=1)
     max_targets: int = setting(50, "most things one plan may touch", reload=True, ge=1)
     max_percent: int = setting(100, "most percent of a whole (replicas, connections) one plan may touch", reload=True, ge=1, le=100)
+    max_domains: int = setting(
+        1, "failure domains of a group that may be acted in at a time; rules stay at one by default", reload=True, ge=1
+    )
     min_cooldown: Duration = setting(
         timedelta(), "shortest time between two remedies of one rule on one target", reload=True, ge=timedelta()
     )
