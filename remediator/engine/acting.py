@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from remediator import domains, guards
 from remediator.engine import freezing, people
 from remediator.engine.authority import holds_approval, lacking
-from remediator.engine.following import follow_up
+from remediator.engine.following import before_it, follow_up
 from remediator.engine.work import Work, plan_of
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
@@ -68,7 +68,7 @@ async def act(engine: Engine, work: Work) -> None:
         await _call(engine, work, intended)
     elif step is None:
         await engine.turn(work, lambda turn: begin_verifying(turn, work, "all steps are applied"))
-    elif step.plan is None or step.plan.noop:
+    elif step.plan is None or (step.plan.noop and not before_it(step, work.run.steps)):
         done = replace(step, state=StepState.SKIPPED, message="there was nothing left to do")
         await engine.turn(work, lambda turn: turn.set_step(done))
     else:
@@ -84,16 +84,18 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
     if not await _authorised(engine, work):
         return
     try:
+        had_nothing = plan_of(step).noop
         step = await follow_up(engine, work, step)
     except RemediatorError as error:
         await _record(engine, work, step, Outcome(_result_of(error), f"it does not fit what it was planned for: {error}"))
         return
     if plan_of(step).noop:
-        await engine.turn(work, lambda turn: turn.set_step(step))
+        await engine.turn(work, lambda turn: turn.set_step(replace(step, state=StepState.SKIPPED, message="there was nothing left to do")))
         return
+    judges = tuple(dict.fromkeys((*guards.BETWEEN_STEPS, *(guards.ON_PLAN if had_nothing else ()))))
 
     def play(turn: Turn) -> bool:
-        against = engine.judge(guards.BETWEEN_STEPS, work, turn.snapshot, [plan_of(step)])
+        against = engine.judge(judges, work, turn.snapshot, [plan_of(step)])
         if against and freezing.only_waits(against):
             _verify_or_wait(turn, work, against)
             return False

@@ -1,7 +1,8 @@
 """A step that follows another on the same thing: planned together, while the first had not yet changed what the second saw.
 
 Before such a step its precondition is read again, and exactly what the receipts of the earlier steps explain is tolerated
-(`semantics.md`, 16). Everything else, another person's change above all, stops it as it would stop a single step.
+(`semantics.md`, 16). Everything else, another person's change above all, stops it as it would stop a single step. One that had nothing
+to do when it was planned (uncordon, with a cordon before it) may put back what the earlier ones changed, and no more.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ async def follow_up(engine: Engine, work: Work, step: Step) -> Step:
     Raises `PreconditionChanged` when the world differs by anything they don't explain, or what planning raises.
     """
     old = plan_of(step)
-    locks = {target.lock for target in old.targets}
-    earlier = [other for other in work.run.steps if other.state is StepState.APPLIED and _touches(other, locks)]
+    earlier = before_it(step, work.run.steps)
     if not earlier:
         return step
     new = await engine.execution.plan(work.spec(step), work.facts, key=work.key(step.number), values=work.values())
@@ -34,6 +34,23 @@ async def follow_up(engine: Engine, work: Work, step: Step) -> Step:
     if reason is not None:
         raise PreconditionChanged(reason)
     return replace(step, plan=new)
+
+
+def before_it(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """Return the applied steps that touched the same things before this one."""
+    locks = {target.lock for target in plan_of(step).targets}
+    return [other for other in steps if other.number < step.number and other.state is StepState.APPLIED and _touches(other, locks)]
+
+
+def comes_back(plan: Plan, earlier: Sequence[Step]) -> Plan:
+    """Say in a plan with nothing to do that it is looked at again, where an earlier step of the remedy is to change the same things."""
+    locks = {target.lock for target in plan.targets}
+    numbers = [other.number for other in earlier if other.plan is not None and not other.plan.noop and _touches(other, locks)]
+    if not plan.noop or not numbers:
+        return plan
+    return replace(
+        plan, warnings=(*plan.warnings, f"nothing to do yet; looked at again after step {numbers[-1]}, and may put back what that changes")
+    )
 
 
 def superseded(step: Step, steps: Sequence[Step]) -> bool:
@@ -53,9 +70,11 @@ def unexplained(old: Plan, new: Plan, earlier: Sequence[Step]) -> str | None:
     if (old.action, old.connection, old.undoes) != (new.action, new.connection, new.undoes):
         return "it would be another action by now"
     added = [target.id for target in new.targets if target not in old.targets]
-    if added or new.impact.touched > old.impact.touched:
+    if added or (new.impact.touched > old.impact.touched and not old.noop):
         return f"it would touch more than was planned: {', '.join(added) or new.impact.touched}"
     wished = {(change.target, change.field, canonical(change.after)) for change in old.changes}
+    if old.noop:
+        wished = {(change.target, change.field, canonical(change.before)) for step in earlier for change in plan_of(step).changes}
     for change in new.changes:
         if (change.target, change.field, canonical(change.after)) not in wished:
             return f"it would set {change.field} of {change.target} to {change.after!r}, which was not planned"

@@ -9,6 +9,7 @@ from remediator import guards
 from remediator.decide import Choice, choose_remedy, encode_facts, plans_hash, with_checks
 from remediator.engine import acting, people
 from remediator.engine.authority import changing, mandate_of
+from remediator.engine.following import comes_back
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
@@ -139,7 +140,7 @@ async def plan_steps(engine: Engine, work: Work) -> tuple[Step, ...]:
             text = spec.when.text if spec.when is not None else ""
             steps.append(Step(spec.number, spec.action, StepState.SKIPPED, message=f"its condition is false: {text}"))
             continue
-        made = await engine.execution.plan(spec, work.facts, key=work.key(spec.number), values=work.values())
+        made = comes_back(await engine.execution.plan(spec, work.facts, key=work.key(spec.number), values=work.values()), steps)
         steps.append(Step(spec.number, spec.action, StepState.PLANNED, made, message=made.summary))
     if not any(step.plan is not None for step in steps):
         raise TemporaryError("the conditions of all its steps are false")

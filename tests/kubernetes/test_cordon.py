@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from actions.kubernetes import Cordon, Uncordon
 from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Settled
+from remediator.engine.following import unexplained
 from remediator.errors import PermissionMissing, PlanRefused, PreconditionChanged
 from remediator.leftovers import left_behind
 from remediator.model import JSON, Health, Plan, Receipt, StepState, canonical
@@ -332,3 +333,18 @@ def limited(context: LocalContext) -> LocalContext:
 
     settings = context.connection(KubernetesConnection, "prod")
     return LocalContext({"prod": settings.model_copy(update={"scope": {"namespace": ("*",), "node": ("sim-*",)}})})
+
+
+async def test_uncordon_after_a_cordon_of_the_same_run_lifts_it(kube: Kube, nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """Planned while the node was not cordoned it had nothing to do; at its turn it lifts exactly the cordon that its run has set."""
+    node = await nodes()
+    planned = await UNCORDON.plan(params(UNCORDON, node), node_ctx)
+    assert planned.noop
+    cordon = await CORDON.plan(params(CORDON, node), node_ctx)
+    done = Step(1, CORDON.name, StepState.APPLIED, cordon, receipt=await CORDON.apply(cordon, node_ctx))
+    node_ctx.key = "test/2"
+    anew = await UNCORDON.plan(params(UNCORDON, node), node_ctx)
+    assert not anew.noop
+    assert unexplained(planned, anew, [done]) is None
+    await UNCORDON.apply(anew, node_ctx)
+    assert not (await nodes.get(node))["spec"].get("unschedulable", False)
