@@ -12,6 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from remediator.domains import Domain, held
 from remediator.errors import Conflict, LeaseLost, StoreCorrupt, StoreUnavailable
 from remediator.model import RunState
 from remediator.records import Run, Use
@@ -143,6 +144,29 @@ async def test_no_more_runs_act_than_the_cap_across_two_daemons(world: PostgresW
     await put(store, runs=[replace(done, state=RunState.SUCCEEDED, ended_at=NOW, wake_at=None)])
     assert len(await begin([pair for pair in pairs if pair not in acting])) == 1
     assert (await world.store.counts())["runs.applying"] == 3
+
+
+async def test_one_failure_domain_at_a_time_across_two_daemons(world: PostgresWorld, second: PostgresStore) -> None:
+    """Of forty runs in two zones, begun at once by two daemons, only those of one zone act: each saw who held a lock there before it."""
+
+    def beginning(number: int) -> Any:
+        own = Domain("eu", f"z{number % 2}")
+
+        def build(seen: Snapshot) -> Changes:
+            if any(name != own.name for name, _ in held(seen.locks, "eu")):
+                raise Conflict("another zone is acted in")
+            return Changes(take_locks={own.lock(f"r{number}"): f"r{number}"})
+
+        return build
+
+    reads = Reads(lock_prefixes=["domain:eu/"])
+    stores = (world.store, second)
+    tries = [stores[number // 2 % 2].transact(reads, beginning(number)) for number in range(40)]
+    results = await asyncio.gather(*tries, return_exceptions=True)
+    assert sum(isinstance(result, Conflict) for result in results) == 20
+    seen = (await second.read(reads)).locks
+    assert len(seen) == 20
+    assert len({name for name, _ in held(seen, "eu")}) == 1
 
 
 async def test_numbers_and_chains_go_on_across_daemons(world: PostgresWorld, second: PostgresStore) -> None:
