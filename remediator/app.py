@@ -30,6 +30,7 @@ from remediator.guards import ALL_GUARDS, Bounds
 from remediator.housekeeping_loops import Keeper
 from remediator.identity import find_identity
 from remediator.ingest import Intake
+from remediator.kill_switch import KillSwitches
 from remediator.loading import let_go, load_beside, load_rules
 from remediator.logs import configure, log_events
 from remediator.metrics import Metrics
@@ -144,6 +145,15 @@ class Daemon:
             dry_run=lambda: self._settings.dry_run,
             metrics=self.metrics,
         )
+        self._kill_switches = KillSwitches(
+            self._store,
+            settings=lambda: self._settings.kill_switch,
+            annotation=lambda one: self.connections.annotation(one.connection, one.namespace, one.name, one.annotation),
+            scrub=self.scrubber.text,
+            held=lambda: self.runner.held,
+            metrics=self.metrics,
+            host=socket.gethostname(),
+        )
         self._watchdogs = Watchdogs(
             self._store,
             watch=lambda: self._settings.watchdog.watch,
@@ -157,6 +167,7 @@ class Daemon:
             scrub=self.scrubber.text,
             held=lambda: self.runner.held,
             on_pauses=self.metrics.pauses,
+            still_stopped=self._kill_switches.still,
         )
         self._takes = Takes(self._store, on_pauses=self.metrics.pauses)
         self._authenticator = Authenticator(settings.identities)
@@ -177,6 +188,7 @@ class Daemon:
         self.metrics.reloaded(ok=True, rules=len(self._rules.rules), at=datetime.now(UTC).timestamp())
         self._tell_settings()
         self.metrics.pauses(tuple(await self._store.pauses()))
+        await self._kill_switches.look()
         self.runner.start()
         self.outbox.start()
         loops = (
@@ -187,6 +199,8 @@ class Daemon:
             self._keep_alive,
             self._storms.keep,
             self._watchdogs.keep,
+            self._kill_switches.keep_file,
+            self._kill_switches.keep_configmap,
             self._takes.keep,
             self._reconciliation.run,
         )
@@ -269,6 +283,7 @@ class Daemon:
             identity=self.connections.identity,
             knows_alertmanager=bool(self._settings.alertmanager),
             clock_skew=limits.clock_skew,
+            stopped=self._kill_switches.stopped() or "",
         )
 
     # --- alerts and rehearsals

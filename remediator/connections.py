@@ -278,16 +278,35 @@ class Connections:
         if len(parts) != 4 or not all(_NAME.fullmatch(part) for part in parts):
             raise PermanentError(f"secret {name_of(ref)} is not written as CLUSTER/NAMESPACE/SECRET/KEY")
         cluster, namespace, secret, key = parts
-        # The cluster's own module knows how to sign in; it is reached by name, like every system.
-        connect = importlib.import_module("actions.kubernetes.connection").connect
-        client = await connect(LiveContext(self, key=f"secret/{path}", values={}, inside=True), cluster)
-        found: Mapping[str, Any] = await client.get(f"/api/v1/namespaces/{namespace}/secrets/{secret}")
+        ctx = LiveContext(self, key=f"secret/{path}", values={}, inside=True)
+        found = await _object_of(ctx, cluster, f"/api/v1/namespaces/{namespace}/secrets/{secret}")
         try:
             return base64.b64decode((found.get("data") or {})[key], validate=True).decode()
         except KeyError:
             raise PermanentError(f"secret {name_of(ref)}: the Secret has no key {key!r}") from None
         except (binascii.Error, UnicodeDecodeError):
             raise PermanentError(f"secret {name_of(ref)} is not text") from None
+
+    async def annotation(self, cluster: str, namespace: str, configmap: str, name: str) -> str | None:
+        """Return an annotation of a ConfigMap now; None when it is not there, or there is no such ConfigMap.
+
+        Not held to the connection's scope: what stops this daemon had better lie where it may not act. Raises `RemediatorError`.
+        """
+        ctx = LiveContext(self, key=f"annotation/{namespace}/{configmap}", values={})
+        try:
+            found = await _object_of(ctx, cluster, f"/api/v1/namespaces/{namespace}/configmaps/{configmap}")
+        except NotFound:
+            return None
+        value = ((found.get("metadata") or {}).get("annotations") or {}).get(name)
+        return None if value is None else str(value)
+
+
+async def _object_of(ctx: LiveContext, cluster: str, path: str) -> Mapping[str, Any]:
+    # The cluster's own module knows how to sign in; it is reached by name, like every system.
+    connect = importlib.import_module("actions.kubernetes.connection").connect
+    client = await connect(ctx, cluster)
+    found: Mapping[str, Any] = await client.get(path)
+    return found
 
 
 async def _open(open_: Callable[[C, Context], Awaitable[T]], settings: C, ctx: LiveContext, name: str) -> T:

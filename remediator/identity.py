@@ -25,7 +25,7 @@ def find_identity(
     in_kubernetes = "KUBERNETES_SERVICE_HOST" in environ or "POD_NAME" in environ
     ids = set(extra)
     if settings is not None:
-        ids |= {*settings.protected, *_store(settings), *_container(settings, host)}
+        ids |= {*settings.protected, *_store(settings), *_container(settings, host), *_kill_switch(settings)}
         ids |= set(_in_cluster(environ, settings)) if in_kubernetes else set(_as_node(settings, host))
     if in_kubernetes:
         certain = all(environ.get(name) for name in ("POD_NAME", "POD_NAMESPACE", "NODE_NAME"))
@@ -61,6 +61,12 @@ def _as_node(settings: Settings, host: str) -> Iterator[str]:
 def _container(settings: Settings, host: str) -> Iterator[str]:
     """Give the ids under which Docker may know us: a container's host name is its own short id unless somebody chose another."""
     return (f"docker:{engine}/-/container/{host}" for engine, _ in _of_kind(settings, "docker") if host)
+
+
+def _kill_switch(settings: Settings) -> Iterator[str]:
+    """Give the id of the ConfigMap that stops us: no rule of ours may take that back."""
+    if (configmap := settings.kill_switch.configmap) is not None:
+        yield f"kubernetes:{configmap.connection}/{configmap.namespace}/configmap/{configmap.name}"
 
 
 def _store(settings: Settings) -> Iterator[str]:

@@ -62,6 +62,8 @@ class Need:
     permissions: tuple[Permission, ...]
     secrets: tuple[tuple[str, str], ...] = ()
     """Namespace and name of each Secret that the settings refer to through this connection."""
+    configmaps: tuple[tuple[str, str], ...] = ()
+    """Namespace and name of the ConfigMap that throws the kill switch."""
 
     def of(self, kind: PermissionKind) -> tuple[Permission, ...]:
         """Return those that one system grants."""
@@ -152,10 +154,10 @@ def needs(
             if call.reaches(name, settings):
                 for other, permission in call.permissions(settings):
                     found.setdefault(other or name, []).append(permission)
-    secrets = _secrets(written or {})
+    secrets, configmaps = _secrets(written or {}), _configmaps(written or {})
     known = sorted(set(found) & set(connections))
-    merged = (Need(name, connections[name], merge(found[name]), secrets.get(name, ())) for name in known)
-    return tuple(need for need in merged if need.permissions or need.secrets)
+    merged = (Need(name, connections[name], merge(found[name]), secrets.get(name, ()), configmaps.get(name, ())) for name in known)
+    return tuple(need for need in merged if need.permissions or need.secrets or need.configmaps)
 
 
 def _calls(rules: Iterable[Rule], catalogue: Catalogue) -> Iterator[_Call]:
@@ -254,6 +256,15 @@ def _secrets(written: JSON) -> dict[str, tuple[tuple[str, str], ...]]:
     return {cluster: tuple(sorted(names)) for cluster, names in found.items()}
 
 
+def _configmaps(written: Mapping[str, JSON]) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Return the ConfigMap that throws the kill switch, by the connection it is read through."""
+    switch = written.get("kill_switch")
+    configmap = switch.get("configmap") if isinstance(switch, Mapping) else None
+    if not isinstance(configmap, Mapping):
+        return {}
+    return {str(configmap["connection"]): ((str(configmap["namespace"]), str(configmap["name"])),)}
+
+
 def _references(value: JSON) -> Iterator[str]:
     if isinstance(value, Mapping):
         reference = value.get("kubernetes") if len(value) == 1 else None
@@ -275,6 +286,7 @@ def kubernetes_rights(need: Need) -> set[Right]:
     A scope that is missing or holds patterns can't be said in RBAC; then the cluster is what remains, and the scope holds alone.
     """
     found = {Right("/secrets", "get", place, name) for place, name in need.secrets}
+    found |= {Right("/configmaps", "get", place, name) for place, name in need.configmaps}
     for one in need.of(PermissionKind.KUBERNETES):
         for verb in one.verbs:
             names = _names(one, verb, need.settings) or ("",)

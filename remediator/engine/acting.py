@@ -152,12 +152,23 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
     if work.calling == step.number:
         work.calling = None
         await engine.still_ours(work)
-        engine.on_call(work.run)
-        halted = functools.partial(engine.halted, work)
-        outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)
+        outcome = not_made(engine)
+        if outcome is None:
+            engine.on_call(work.run)
+            halted = functools.partial(engine.halted, work)
+            outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)
     else:
         outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
     await _record(engine, work, step, outcome)
+
+
+def not_made(engine: Engine) -> Outcome | None:
+    """Return what comes of a call that is not made, since the kill switch was thrown from outside this very moment; None: it may be made.
+
+    The guard says so too by then, so that the run is interrupted before it would be tried again.
+    """
+    stopped = engine.stopped()
+    return None if stopped is None else Outcome(Result.TEMPORARY, f"the call was not made: {stopped}", delay=timedelta(milliseconds=1))
 
 
 def may_try_again(work: Work, step: Step, outcome: Outcome) -> bool:

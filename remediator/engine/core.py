@@ -237,12 +237,18 @@ class Engine:
         """Return how long guards may hold the run back."""
         return min(spec.max_wait for spec in work.specs()) + max(spec.firing_for for spec in work.specs())
 
+    def stopped(self) -> str | None:
+        """Look now, right before a call, whether the kill switch is thrown from outside; return by what."""
+        return self._bounds().stopped or None
+
     async def held(self, work: Work, against: Sequence[Judgement]) -> None:
         """Let the run wait, stop or escalate, as guards said."""
         await self.turn(work, lambda turn: turn.hold(against, max_wait=self.max_wait(work)), park=True)
 
     async def halted(self, work: Work, *, undo: bool = False) -> str | None:
         """Return why a call under way must make no further write (`semantics.md`, 18); None when it may. Not even `work` is changed."""
+        if (stopped := self.stopped()) is not None:
+            return stopped
         seen = copy.copy(work)
         try:
             await self.look(seen)

@@ -62,6 +62,8 @@ class Bounds:
     """Whether an Alertmanager is configured that can be asked; without one every rule is capped at approve."""
     clock_skew: timedelta = timedelta(minutes=2)
     """An alert further ahead of our clock than this caps its run at approve."""
+    stopped: str = ""
+    """What throws the kill switch from outside (a file, an annotation), before it is a row; empty: nothing does."""
     freezes: Freezes = field(default_factory=Freezes)
     """Windows in which nothing acts, or nothing without a person."""
 

@@ -14,7 +14,11 @@ class KillSwitch(Guard):
     """Stops everything, or one rule, until a person lifts it."""
 
     name: str = "kill_switch"
-    description: str = "A person has paused the daemon or this rule; only a person lifts it. Default: not thrown."
+    description: str = (
+        "A person has paused the daemon or this rule, also by the file or ConfigMap of `kill_switch`; only a person lifts it. "
+        "Default: not thrown."
+    )
+    limit: str = "kill_switch"
 
     def judge(self, case: Case) -> Judgement:
         """Deny while a pause is in force."""
@@ -22,6 +26,8 @@ class KillSwitch(Guard):
             pause = case.snapshot.pauses.get(scope)
             if pause is not None:
                 return self.deny(f"{scope} was paused by {pause.who} at {pause.at:%Y-%m-%d %H:%M:%SZ}: {pause.why}", interrupts=True)
+        if case.bounds.stopped:
+            return self.deny(case.bounds.stopped, interrupts=True)
         return self.allow()
 
 

@@ -1,0 +1,81 @@
+"""The kill switch from outside, thrown in the moment before a call: the call is not made, and a person says how to go on."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from remediator.model import RunState, StepState
+from remediator.rules.model import OnFailure
+from tests.builders import alert
+from tests.engine.conftest import Start
+from tests.scripted import Harness, replace
+from tests.stories import TWO, act, playbook
+
+MINUTE = timedelta(minutes=1)
+WHY = "global is paused by file:/run/remediator/stop: stop it"
+
+
+def throws_before_call(harness: Harness, number: int) -> None:
+    """Have the file appear after the n-th call's intent was written down, and before the call."""
+    asked = 0
+
+    def stopped() -> str | None:
+        nonlocal asked
+        asked += 1
+        if asked < number:
+            return None
+        harness.limits = replace(harness.limits, stopped=WHY)
+        return WHY
+
+    harness.engine.stopped = stopped  # type: ignore[method-assign]
+
+
+async def test_s18_file_thrown_after_the_intent_stops_the_first_call(start: Start) -> None:
+    """Between an intent and its call the file is looked at once more: nothing is written, and the run is interrupted."""
+    harness = await start(playbook(act("both", *TWO)))
+    throws_before_call(harness, 1)
+    await harness.send(alert())
+    await harness.work()
+    run = await harness.run()
+    assert harness.world.writes == []
+    assert run.state is RunState.INTERRUPTED
+    assert WHY in run.reason
+    assert [step.state for step in run.steps] == [StepState.PLANNED, StepState.PLANNED]
+
+
+async def test_s18_file_thrown_before_the_second_call_stops_it(start: Start) -> None:
+    """What was done stays done and its locks stay held; the next call is not made."""
+    harness = await start(playbook(act("both", *TWO)))
+    throws_before_call(harness, 2)
+    await harness.send(alert())
+    await harness.work()
+    run = await harness.run()
+    assert harness.world.writes == ["a=good"]
+    assert run.state is RunState.INTERRUPTED
+    assert [step.state for step in run.steps] == [StepState.APPLIED, StepState.PLANNED]
+    assert run.locks
+
+
+async def test_s18_file_thrown_before_an_undo_stops_it(start: Start) -> None:
+    """A way back is a call like any other: thrown right before it, it is not gone."""
+    harness = await start(playbook(act("set a", on_failure=OnFailure.UNDO)))
+    harness.world.healthy = False
+    throws_before_call(harness, 2)
+    await harness.send(alert())
+    await harness.work()
+    while (await harness.state()) is RunState.VERIFYING:
+        await harness.tick(MINUTE)
+    run = await harness.run()
+    assert harness.world.writes == ["a=good"]
+    assert run.state is RunState.INTERRUPTED
+    assert not run.steps[0].undo_intended
+
+
+async def test_s18_call_of_several_writes_makes_no_further_one(start: Start) -> None:
+    """Within one call the file is asked before anything else is."""
+    harness = await start()
+    await harness.send(alert())
+    (run,) = await harness.store.claim("me", limit=1, lease=harness.limits.max_wait)
+    harness.engine.stopped = lambda: WHY  # type: ignore[method-assign]
+    work = await harness.engine._load(run)
+    assert await harness.engine.halted(work) == WHY
