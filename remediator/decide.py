@@ -15,6 +15,7 @@ from remediator.guards import Bounds
 from remediator.model import JSON, Alert, Authority, Plan, Risk, Value, digest, encode_value
 from remediator.records import Incident, Pause
 from remediator.rules.model import Remedy, Rule
+from remediator.trust import caps
 from remediator.watchdog import lost, reason_of
 
 # --- facts -------------------------------------------------------------------------------------------------------------
@@ -168,6 +169,15 @@ def watched(held: Mandate, pauses: Mapping[str, Pause], incident: Incident) -> M
     """Return a mandate that goes no further than an approval while a watchdog is lost that speaks for the incident's alert."""
     away = lost(pauses, incident.subject.labels)
     return held if away is None else lowered(held, [reason_of(away)])
+
+
+def trusted(held: Mandate, rules: Sequence[Rule], pauses: Mapping[str, Pause], *, earn: bool) -> Mandate:
+    """Return a mandate that goes no further than the rule's record lets it; `rules` are its texts, `earn` whether auto must be earned."""
+    limits = caps(rules, pauses, earn=earn)
+    if not limits:
+        return held
+    least = min((held.authority, *(limit for limit, _ in limits)), key=lambda authority: authority.rank)
+    return Mandate(least, (*held.reasons, *(reason for _, reason in limits)))
 
 
 def _world_asks(bounds: Bounds, *, skew: timedelta, plans: Sequence[Plan]) -> Iterator[str]:

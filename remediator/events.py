@@ -59,5 +59,8 @@ class Kind(StrEnum):
     STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)
     WATCHDOG_LOST = "watchdog.lost"  # scope, reason (nothing acts by itself until it is heard again)
     WATCHDOG_HEARD = "watchdog.heard"  # scope, away (heard again, after so long)
+    RULE_DEMOTED = "rule.demoted"  # scope, rule, to, why, run (the failure that cost it the trust; none when a person demoted it)
+    RULE_PROMOTED = "rule.promoted"  # scope, rule, to, why, forced, record
+    REMEDY_STOPPED = "remedy.stopped"  # scope, rule, remedy, why, run
     AUDIT_CHECKPOINTED = "audit.checkpointed"  # chains
     AUDIT_ARCHIVED = "audit.archived"  # chains, file, sha256

@@ -12,17 +12,18 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 
 from remediator import climbing, storm, watchdog
-from remediator.decide import mandate, subject_facts, watched
+from remediator.decide import mandate, subject_facts, trusted, watched
 from remediator.digest import DEFAULT_POLICY
 from remediator.events import Kind
 from remediator.expressions import Unknown
 from remediator.guards import Bounds
 from remediator.lifecycle import advance
 from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
-from remediator.records import AFTER_STORM, STORM, Incident, Message, MessageKind, Pause, Run
+from remediator.records import AFTER_STORM, MOST_RELAPSES, STORM, Incident, Message, MessageKind, Pause, Run
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.trust import LONGEST_WORDS
 from remediator.watchdog import Watch
 
 
@@ -124,6 +125,8 @@ class _Draft:
     wake: list[str] = field(default_factory=list)
     texts: dict[str, JSON] = field(default_factory=dict)
     numbers: int = 0
+    recovered: dict[str, datetime] = field(default_factory=dict)
+    relapsed: dict[str, datetime] = field(default_factory=dict)
     pauses: dict[str, Pause | None] = field(default_factory=dict)
     """What becomes of watchdogs' pauses; None: lifted."""
 
@@ -198,6 +201,8 @@ def _changes(draft: _Draft) -> Changes:
         messages=draft.messages,
         cancel_messages=draft.cancelled,
         rule_texts=draft.texts,
+        recovered=draft.recovered,
+        relapsed=draft.relapsed,
         pauses=[*lost, breaks] if breaks is not None and begins else lost,
         lift=[*heard, AFTER_STORM] if begins else heard,
         events=draft.events,
@@ -363,6 +368,9 @@ def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
 def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "") -> Incident:
     """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8)."""
     lately = draft.snapshot.now - since <= draft.relapse_window(rule)
+    counts = lately and bool(known.succeeded_remedies)
+    if counts:
+        draft.relapsed[known.id] = draft.snapshot.now
     remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
     incident = replace(
         known,
@@ -371,6 +379,7 @@ def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fi
         succeeded_remedies=(),
         relapsed_remedies=tuple(remedies),
         acknowledged_at=None,
+        relapsed_at=(*known.relapsed_at, draft.snapshot.now)[-MOST_RELAPSES:] if counts else known.relapsed_at,
     )
     draft.event(
         incident.id,
@@ -407,12 +416,18 @@ def new_run(incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, aft
         entered_at=now,
         wake_at=now,
         chain=number if after is None else after.chain,
+        failures=() if after is None else _came_to(after),
         tried=() if after is None or after.remedy is None else (*after.tried, after.remedy),
         chain_wrote=after is not None and (after.chain_wrote or after.wrote),
         dry_run=dry_run,
     )
     data = {"run": run.id, "rule": rule.name, "rule_hash": rule.hash, "chain": run.chain, "tried": list(run.tried), "dry_run": dry_run}
     return replace(incident, runs=number, active_run=run.id), run, Event(incident.id, Kind.RUN_CREATED, now, data)
+
+
+def _came_to(run: Run) -> tuple[str, ...]:
+    """Return what the remedies of a chain came to, that of its last run included."""
+    return (*run.failures, f"{run.remedy}: {run.reason}"[:LONGEST_WORDS]) if run.remedy is not None else run.failures
 
 
 def page_key(incident: Incident) -> str:
@@ -422,7 +437,8 @@ def page_key(incident: Incident) -> str:
 
 def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
     """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
-    held = watched(mandate(rule, draft.intake.bounds), draft.in_force(), incident).authority is Authority.AUTO
+    bounds, pauses = draft.intake.bounds, draft.in_force()
+    held = trusted(watched(mandate(rule, bounds), pauses, incident), [rule], pauses, earn=bounds.earn).authority is Authority.AUTO
     hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
     body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
     return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
@@ -448,6 +464,8 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
     draft.put(over)
     draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint, paged=known.paged_at is not None)
     draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run)
+    if known.last_end is not None:
+        draft.recovered[known.id] = now
     draft.cancelled.append(page_key(known))
     if known.active_run is not None:
         draft.wake.append(known.active_run)

@@ -11,15 +11,29 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from remediator import storm
+from remediator import storm, trust
 from remediator.domains import Domain
 from remediator.events import Kind
-from remediator.guards import Answer, Judgement, lock_keys
+from remediator.guards import Answer, Bounds, Judgement, lock_keys
 from remediator.ingest import new_run, page_key
 from remediator.leftovers import left_behind, told, without
 from remediator.lifecycle import ENDS, HOLDS_PAGE, advance
-from remediator.model import JSON, ApprovalState, Event, IncidentState, Plan, RunState, StepState
-from remediator.records import STORM, Approval, Incident, Message, MessageKind, Run, Signal, Step, Use
+from remediator.model import JSON, SYSTEM, ApprovalState, Authority, Event, IncidentState, Plan, RunState, StepState
+from remediator.records import (
+    DEMOTED,
+    STORM,
+    SYSTEM_CHAIN,
+    Approval,
+    Attempt,
+    Incident,
+    Message,
+    MessageKind,
+    Pause,
+    Run,
+    Signal,
+    Step,
+    Use,
+)
 from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec, Rule
 from remediator.store.protocol import Changes, Snapshot
@@ -39,6 +53,10 @@ NEEDS_PERSON = frozenset(
 
 _WAITS_WHERE_IT_IS = frozenset({RunState.WAITING, RunState.AWAITING_APPROVAL, RunState.INTERRUPTED})
 """States that a run does not leave to wait for a guard: what it has done already is not planned anew."""
+
+
+class HistoryWantedError(Exception):
+    """What a run's end leads to rests on the rule's attempts, and the snapshot does not hold them."""
 
 
 @dataclass
@@ -61,6 +79,12 @@ class Turn:
     uses: list[Use] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
     texts: dict[str, JSON] = field(default_factory=dict)
+    attempts: list[Attempt] = field(default_factory=list)
+    pauses: list[Pause] = field(default_factory=list)
+    bounds: Bounds | None = None
+    """What a failed run's rule is judged by; None: its failure has no consequences for the rule."""
+    current: Rule | None = None
+    """The rule of that name in force now."""
 
     def __post_init__(self) -> None:
         self.incident = self.snapshot.incidents[self.run.incident]
@@ -89,6 +113,8 @@ class Turn:
             uses=self.uses,
             consumed=self.consumed,
             rule_texts=self.texts,
+            attempts=self.attempts,
+            pauses=self.pauses,
             events=self.events,
         )
 
@@ -110,7 +136,7 @@ class Turn:
         """Move the run, and do what follows from its new state for page, incident, locks, budget and approval."""
         was, reason = self.run, without(reason)
         if state in ENDS or state in NEEDS_PERSON:
-            reason = told(reason, was.steps)
+            reason = told(trust.with_failures(reason, was.failures) if state in NEEDS_PERSON else reason, was.steps)
         self.run, event = advance(was, state, now=self.now, reason=reason)
         self.events.append(event)
         if state not in HOLDS_PAGE:
@@ -138,10 +164,44 @@ class Turn:
             self.tell("left", MessageKind.UPDATE, subject=state.value, reason=self.run.reason)
 
     def _end(self, state: RunState) -> None:
+        self._count()
         active = None if self.incident.active_run == self.run.id else self.incident.active_run
         self.incident = replace(self.incident, active_run=active, last_end=state, updated_at=self.now)
         self.release_locks.append(self.run.id)
         self.close_approval(ApprovalState.VOID, f"the run ended: {state.value}")
+
+    # --- trust
+
+    def _count(self) -> None:
+        """Write down what came of the ended run; what was tried and was no success may cost its rule or its remedy the trust."""
+        attempt = trust.attempt_of(self.run, self.incident, self.rule, self.snapshot)
+        self.attempts.append(attempt)
+        if self.bounds is None or not attempt.counts or attempt.succeeded:
+            return
+        if self.run.rule not in self.snapshot.attempts:
+            raise HistoryWantedError
+        rules = [self.rule, *([self.current] if self.current is not None else [])]
+        specs = [self.bounds.spec, *(rule.guards for rule in rules)]
+        for pause in trust.lost(attempt, self.snapshot, specs, autonomous=self._autonomous(rules, self.bounds)):
+            self._lose(pause, attempt)
+
+    def _autonomous(self, rules: Sequence[Rule], bounds: Bounds) -> bool:
+        limits = [*(rule.mode for rule in rules), bounds.authority]
+        limits += [limit for limit, _ in trust.caps(rules, self.snapshot.pauses, earn=bounds.earn)]
+        return all(limit is Authority.AUTO for limit in limits)
+
+    def _lose(self, pause: Pause, attempt: Attempt) -> None:
+        """Demote the rule, or stop the remedy everywhere, and tell people."""
+        self.pauses.append(pause)
+        demoted = pause.scope.startswith(DEMOTED)
+        kind = Kind.RULE_DEMOTED if demoted else Kind.REMEDY_STOPPED
+        data: dict[str, JSON] = {"scope": pause.scope, "rule": attempt.rule, "run": attempt.run, "why": pause.why}
+        data |= {"to": pause.mark} if demoted else {"remedy": attempt.remedy}
+        self.events.append(Event(SYSTEM_CHAIN, kind, self.now, data, SYSTEM.name))
+        words = f"rule {attempt.rule!r} is demoted to {pause.mark}" if demoted else f"remedy {attempt.remedy!r} is stopped everywhere"
+        self.run = replace(self.run, reason=f"{self.run.reason}; {words}")
+        way = f"`remediator promote {attempt.rule}`" if demoted else f"`remediator resume --scope '{pause.scope}'`"
+        self.tell(kind.value, MessageKind.UPDATE, subject=kind.value, reason=f"{words}: {pause.why}. Only a person lifts that: {way}")
 
     # --- before planning
 
@@ -298,6 +358,7 @@ class Turn:
         self.run, event = advance(self.run, RunState.FAILED, now=self.now, reason=told(reason, self.run.steps))
         self.events.append(event)
         self._tell_of_leftovers(RunState.FAILED)
+        self._count()
         self.close_approval(ApprovalState.VOID, "its remedy failed")
         self.release_messages.append(page_held)
         self.incident = replace(self.incident, last_end=RunState.FAILED, updated_at=self.now)
@@ -312,6 +373,7 @@ class Turn:
         self.release_locks.append(self.run.id)  # a chain that ends here may hold some
         self.run, event = advance(self.run, RunState.CANCELLED, now=self.now, reason=reason)
         self.events.append(event)
+        self._count()
         self.incident = replace(
             self.incident, last_end=RunState.CANCELLED, updated_at=self.now, handovers=(*self.incident.handovers, self.run.rule)
         )

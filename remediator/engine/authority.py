@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from remediator.decide import Mandate, lowered, mandate, watched
+from remediator.decide import Mandate, lowered, mandate, trusted, watched
 from remediator.engine.work import Work
 from remediator.freezes import Subject, asks
 from remediator.model import ApprovalState, Authority, Plan, Risk
@@ -35,6 +35,8 @@ def mandate_of(engine: Engine, work: Work) -> Mandate:
         skew=work.skew,
     )
     held = watched(held, work.snapshot.pauses, work.incident)
+    texts = [work.rule, *([work.current] if work.current is not None else [])]
+    held = trusted(held, texts, work.snapshot.pauses, earn=work.bounds.earn)
     return lowered(held, asked_by_windows(work, plans))
 
 

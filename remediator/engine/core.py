@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from remediator import guards
+from remediator import guards, trust
 from remediator.engine import acting, people, preparing, stuck, undoing, verifying
 from remediator.engine.authority import holds_approval, lacking, mandate_of
 from remediator.engine.freezing import under_way
@@ -24,7 +24,7 @@ from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
-from remediator.turn import Turn
+from remediator.turn import HistoryWantedError, Turn
 
 T = TypeVar("T")
 
@@ -39,6 +39,8 @@ FRESH = 0.25
 
 STOOD_STILL = 1.0
 """Seconds between the beginning of a commit and the call it allows after which it is looked at again who owns the run."""
+
+_Texts = tuple[str, list[Mapping[str, JSON]], list[Mapping[str, JSON]], list[str], list[str], list[str]]
 
 Play = Callable[[Turn], bool | None]
 """Plays on a turn; True gives the lease back."""
@@ -69,7 +71,7 @@ class Engine:
         self.rule = rule
         self.on_call = on_call
         self._frozen = frozen
-        self._bounds = bounds
+        self.bounds = bounds
         self._scrub = scrub
         self._phases: Mapping[RunState, Callable[[Engine, Work], Awaitable[None]]] = {
             RunState.QUEUED: preparing.begin,
@@ -108,7 +110,7 @@ class Engine:
     async def _load(self, run: Run) -> Work:
         current = self.rule(run.rule)
         frozen = current if current is not None and current.hash == run.rule_hash else await self._frozen_rule(run)
-        work = Work(run, frozen, current, Snapshot(now=run.entered_at), self._bounds())
+        work = Work(run, frozen, current, Snapshot(now=run.entered_at), self.bounds())
         await self.look(work)
         known = {name: decode_value(value) for name, value in run.facts.items()}
         subject = work.subject()
@@ -129,7 +131,7 @@ class Engine:
     def renew(self, work: Work) -> None:
         """Take the rule and the bounds in force now."""
         work.current = self.rule(work.run.rule)
-        work.bounds = self._bounds()
+        work.bounds = self.bounds()
 
     def _reads(self, work: Work, locks: Sequence[str] = (), below: Sequence[str] = ()) -> Reads:
         windows = [budget.window for spec in work.specs() for budget in spec.budgets]
@@ -139,6 +141,8 @@ class Engine:
             lock_prefixes=below,
             usage=[(work.run.rule, work.run.target)],
             usage_window=max(windows, default=timedelta(days=1)),
+            attempts=[work.run.rule] if work.judged else [],
+            attempts_window=trust.window_of(work.specs()),
         )
 
     async def turn(self, work: Work, play: Play, *, park: bool = False, locks: Sequence[str] = (), below: Sequence[str] = ()) -> None:
@@ -150,13 +154,17 @@ class Engine:
         made: list[tuple[Turn, bool]] = []
 
         def build(snapshot: Snapshot) -> Changes:
-            turn = Turn(work.run, snapshot, work.rule, events=list(work.events))
+            turn = Turn(work.run, snapshot, work.rule, events=list(work.events), bounds=work.bounds, current=work.current)
             parks = bool(play(turn)) or park or turn.run.ended_at is not None
             made[:] = [(turn, parks)]
             return self.scrubbed(turn).changes(release=parks)
 
         began = time.monotonic()
-        committed = await self.store.transact(self._reads(work, locks, below), build)
+        try:
+            committed = await self.store.transact(self._reads(work, locks, below), build)
+        except HistoryWantedError:  # nothing was written; the rule's record is read only when a remedy failed
+            work.judged = True
+            committed = await self.store.transact(self._reads(work, locks, below), build)
         work.written_at = began
         turn, work.parked = made[0]
         work.run, work.events = turn.run, []
@@ -187,13 +195,18 @@ class Engine:
     def scrubbed(self, turn: Turn) -> Turn:
         """Take secrets out of what a turn puts into the audit, into messages and before people's eyes."""
         # All at once: nearly always there is nothing to hide, and one look at everything is enough to see that.
-        everything = [turn.run.reason, [event.data for event in turn.events], [message.body for message in turn.messages]]
+        rest = [[attempt.reason for attempt in turn.attempts], [pause.why for pause in turn.pauses], list(_failures(turn.successor))]
+        everything = [turn.run.reason, [event.data for event in turn.events], [message.body for message in turn.messages], *rest]
         clean = self._scrub(everything)
         if clean is not everything:
-            reason, data, bodies = cast("tuple[str, list[Mapping[str, JSON]], list[Mapping[str, JSON]]]", clean)
+            reason, data, bodies, reasons, whys, failures = cast("_Texts", clean)
             turn.run = replace(turn.run, reason=reason)
             turn.events = [replace(event, data=one) for event, one in zip(turn.events, data, strict=True)]
             turn.messages = [replace(message, body=one) for message, one in zip(turn.messages, bodies, strict=True)]
+            turn.attempts = [replace(attempt, reason=one) for attempt, one in zip(turn.attempts, reasons, strict=True)]
+            turn.pauses = [replace(pause, why=one) for pause, one in zip(turn.pauses, whys, strict=True)]
+            if turn.successor is not None:
+                turn.successor = replace(turn.successor, failures=tuple(failures))
         return turn
 
     async def visibly(self, work: Work, doing: Coroutine[Any, Any, T]) -> T:
@@ -326,3 +339,7 @@ class Engine:
             await self.turn(work, lambda turn: turn.fail_and_continue(reason), park=True)
         else:
             await self.stop(work, RunState.FAILED, reason)
+
+
+def _failures(successor: Run | None) -> Sequence[str]:
+    return () if successor is None else successor.failures

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from remediator import trust
 from remediator.engine import acting, people
 from remediator.errors import LeaseLost
 from remediator.execution import Outcome, Result
@@ -24,18 +25,19 @@ if TYPE_CHECKING:
 async def give_up(engine: Engine, run: Run, error: Exception) -> None:
     """Leave a run to people. Raises `LeaseLost` when another worker owns it by now, `StoreUnavailable`."""
     words = f"the daemon can't lead this run on by itself: {engine.execution.words(error)}"
-    rule = engine.rule(run.rule) or Rule(run.rule, (), ())
+    rule, bounds = engine.rule(run.rule) or Rule(run.rule, (), ()), engine.bounds()
 
     def build(snapshot: Snapshot) -> Changes:
         stored = snapshot.runs[run.id]
         if stored.fence != run.fence:
             raise LeaseLost(f"run {run.id} belongs to another worker by now")
-        turn = Turn(stored, snapshot, rule)
+        turn = Turn(stored, snapshot, rule, bounds=bounds, current=engine.rule(run.rule))
         if stored.ended_at is None:
             _lead_out(turn, words)
         return engine.scrubbed(turn).changes(release=True)
 
-    await engine.store.transact(Reads(runs=[run.id]), build)
+    reads = Reads(runs=[run.id], attempts=[run.rule], attempts_window=trust.window_of([bounds.spec, rule.guards]))
+    await engine.store.transact(reads, build)
 
 
 def _lead_out(turn: Turn, words: str) -> None:

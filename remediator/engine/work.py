@@ -51,6 +51,8 @@ class Work:
     """When (monotonic) this process last began to write the run down: until then its fence was surely the newest."""
     looked_at: float = -math.inf
     """When (monotonic) this process last ran the rule's checks for the run."""
+    judged: bool = False
+    """True once its remedy failed: what becomes of the rule rests on its attempts, which are read from then on."""
     asked: tuple[float, asyncio.Task[tuple[Standing, str]]] | None = None
     """When (the event loop's time) Alertmanager was asked ahead of the first call, and its answer to come."""
 

@@ -15,6 +15,7 @@ from remediator.guards.pacing import Budgets, Concurrency, Cooldown, Locks, Maxi
 from remediator.guards.responder import Responder
 from remediator.guards.stopping import Enabled, KillSwitch, StormBreaker
 from remediator.guards.targets import BlastRadius, EmptyTarget, NeverShrink, NotItself, Scope
+from remediator.guards.trust import Chain, Ineffective, RelapseLoop
 
 __all__ = [
     "ALL_GUARDS",
@@ -30,6 +31,7 @@ __all__ = [
     "Bounds",
     "Budgets",
     "Case",
+    "Chain",
     "Concurrency",
     "Cooldown",
     "EmptyTarget",
@@ -37,6 +39,7 @@ __all__ = [
     "FailureDomain",
     "Freeze",
     "Guard",
+    "Ineffective",
     "Judgement",
     "KillSwitch",
     "Locks",
@@ -45,6 +48,7 @@ __all__ = [
     "NeverShrink",
     "NotItself",
     "PlanExpiry",
+    "RelapseLoop",
     "Responder",
     "Scope",
     "StormBreaker",
@@ -54,13 +58,13 @@ __all__ = [
 
 BEFORE_PLANNING: tuple[Guard, ...] = (
     *(KillSwitch(), Enabled(), Responder(), Freeze(), StormBreaker(), MaximumAge()),
-    *(MinimumFiring(), Cooldown(), Budgets(), Concurrency()),
+    *(RelapseLoop(), Chain(), MinimumFiring(), Cooldown(), Budgets(), Concurrency()),
 )
 """Asked about the rule, in this order."""
 
 ON_PLAN: tuple[Guard, ...] = (
-    *(KillSwitch(), Enabled(), Responder(), EmptyTarget(), Scope(), NotItself(), NeverShrink(), BlastRadius()),
-    *(FailureDomain(), Freeze()),
+    *(KillSwitch(), Enabled(), Responder(), Ineffective(), RelapseLoop(), EmptyTarget(), Scope(), NotItself(), NeverShrink()),
+    *(BlastRadius(), FailureDomain(), Freeze()),
 )
 """Asked about a plan as soon as it is made, so that nobody is asked to approve what would be refused."""
 
@@ -73,10 +77,10 @@ GOING_ON: tuple[Guard, ...] = (Freeze(), Concurrency())
 STOPPED: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder())
 """Asked about a run that waits for people, and within the call of an undo: what stops it, whatever it is at."""
 
-BETWEEN_STEPS: tuple[Guard, ...] = (*STOPPED, Freeze())
+BETWEEN_STEPS: tuple[Guard, ...] = (*STOPPED, Ineffective(), Freeze())
 """Asked again before every further call of a run that acts."""
 
-BEFORE_UNDOING: tuple[Guard, ...] = (*BETWEEN_STEPS, EmptyTarget(), Scope(), NotItself())
+BEFORE_UNDOING: tuple[Guard, ...] = (*STOPPED, Freeze(), EmptyTarget(), Scope(), NotItself())
 """Asked about the plan of an undo; neither budget nor size speak against a way back."""
 
 ALL_GUARDS: tuple[Guard, ...] = tuple(dict.fromkeys((*BEFORE_PLANNING, *BEFORE_ACTING)))

@@ -13,7 +13,7 @@ from remediator.domains import Domain
 from remediator.freezes import Freezes
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
-from remediator.rules.model import Budget, GuardSpec, Rule
+from remediator.rules.model import Arm, Budget, GuardSpec, Rule
 from remediator.store.protocol import Snapshot
 
 
@@ -64,6 +64,13 @@ class Bounds:
     """An alert further ahead of our clock than this caps its run at approve."""
     stopped: str = ""
     """What throws the kill switch from outside (a file, an annotation), before it is a row; empty: nothing does."""
+    arm: Arm = field(default_factory=Arm)
+    earn: bool = False
+    """Whether a rule of mode auto acts alone only once a person has promoted it."""
+    max_failing: int = 3
+    failing_within: timedelta = timedelta(hours=1)
+    max_relapses: int = 2
+    max_chain: int = 3
     freezes: Freezes = field(default_factory=Freezes)
     """Windows in which nothing acts, or nothing without a person."""
 
@@ -82,6 +89,11 @@ class Bounds:
             allow_shrink=self.allow_shrink,
             plan_expires=self.plan_expires,
             relapse_window=self.min_relapse_window,
+            arm=self.arm,
+            max_failing=self.max_failing,
+            failing_within=self.failing_within,
+            max_relapses=self.max_relapses,
+            max_chain=self.max_chain,
         )
 
 

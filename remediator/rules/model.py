@@ -165,6 +165,18 @@ def parse_budget(text: str) -> Budget:
 
 
 @dataclass(frozen=True)
+class Arm:
+    """What a rule's record must look like for the mode auto: earned by it, and lost without it (`remediator.trust`)."""
+
+    min_runs: int = 10
+    """Attempts that count, at least; also how many of the newest are looked at to demote."""
+    min_success: float = 0.8
+    """To earn it the lower bound of the success rate must reach this; the plain rate of the newest attempts must not fall below it."""
+    window: timedelta = timedelta(days=30)
+    """How far back attempts count."""
+
+
+@dataclass(frozen=True)
 class GuardSpec:
     """A rule's limits. The operator's settings bound them; a rule can only be stricter."""
 
@@ -183,6 +195,15 @@ class GuardSpec:
     plan_expires: timedelta = timedelta(minutes=5)
     """A plan older than this when it would be applied is made again."""
     relapse_window: timedelta = timedelta(hours=24)
+    arm: Arm | None = None
+    """None, here and below: this text says nothing about it."""
+    max_failing: int | None = None
+    """On so many targets a remedy may fail within `failing_within` before it is stopped everywhere."""
+    failing_within: timedelta = timedelta(hours=1)
+    max_relapses: int | None = None
+    """So often an incident may come back after a success before the rule keeps off it."""
+    max_chain: int | None = None
+    """So many remedies of one chain may fail before people take over, though more are left."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from remediator.errors import InvalidExpression, Problem
 from remediator.expressions import Template, Unknown
 from remediator.model import JSON, digest, encode_value
 from remediator.rules.matchers import matcher, parse_matchers
-from remediator.rules.model import Budget, CheckSpec, GuardSpec, Matcher, Rule, parse_budget
+from remediator.rules.model import Arm, Budget, CheckSpec, GuardSpec, Matcher, Rule, parse_budget
 from remediator.rules.packs import Vars, shaped
 from remediator.rules.parse import Node
 from remediator.rules.reading import Names, Reader
@@ -225,4 +225,9 @@ def _guards(text: RuleText, budgets: tuple[Budget, ...] | None) -> GuardSpec:
         allow_shrink=guards.allow_shrink,
         plan_expires=guards.plan_expires,
         relapse_window=guards.relapse_window,
+        arm=None if text.arm is None else Arm(text.arm.min_runs, text.arm.min_success, text.arm.window),
+        max_failing=guards.max_failing,
+        failing_within=guards.failing_within,
+        max_relapses=guards.max_relapses,
+        max_chain=guards.max_chain,
     )

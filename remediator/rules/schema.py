@@ -18,8 +18,10 @@ from remediator.duration import Duration
 from remediator.errors import Problem
 from remediator.expressions import nearest
 from remediator.model import JSON, Authority
-from remediator.rules.model import GuardSpec, OnFailure
+from remediator.records import MOST_RELAPSES
+from remediator.rules.model import Arm, GuardSpec, OnFailure
 from remediator.rules.parse import Node
+from remediator.store.protocol import MOST_ATTEMPTS
 
 _GUARDS = GuardSpec()
 Short = Annotated[str, Field(min_length=1, max_length=200)]
@@ -80,6 +82,22 @@ class GuardsText(Text):
     allow_shrink: bool = Field(_GUARDS.allow_shrink, description="whether capacity may be taken away during an incident")
     plan_expires: Span = Field(_GUARDS.plan_expires, description="a plan older than this is made again")
     relapse_window: Duration = Field(_GUARDS.relapse_window, description="a re-fire within this time is a relapse")
+    max_failing: int | None = Field(
+        None, ge=1, le=MOST_ATTEMPTS, description="targets on which a remedy fails within `failing_within` until it is stopped everywhere"
+    )
+    failing_within: Span = Field(_GUARDS.failing_within, description="over what time `max_failing` is counted")
+    max_relapses: int | None = Field(
+        None, ge=1, le=MOST_RELAPSES, description="relapses of an incident after a success until the rule keeps off it"
+    )
+    max_chain: int | None = Field(None, ge=1, le=32, description="remedies of one chain that may fail until people take over")
+
+
+class ArmText(Text):
+    """What a rule's record must look like for the mode auto; the operator's `limits.arm` holds besides."""
+
+    min_runs: int = Field(Arm.min_runs, ge=1, le=MOST_ATTEMPTS, description="attempts that count, at least")
+    min_success: float = Field(Arm.min_success, ge=0, le=1, description="success rate, as a part of one")
+    window: Span = Field(Arm.window, description="how far back attempts count")
 
 
 class RuleText(Text):
@@ -101,6 +119,7 @@ class RuleText(Text):
     remedies: tuple[RemedyText, ...] = Field((), max_length=32, description="the first whose condition is true is attempted")
     otherwise: Literal["escalate"] = Field("escalate", description="what follows when no remedy's condition is true")
     guards: GuardsText = Field(default_factory=GuardsText)
+    arm: ArmText | None = Field(None, description="record that the mode auto asks for; stricter than `limits.arm`, never looser")
     escalation: Short = Field("default", description="name of an escalation policy of the settings")
     alive: str | None = Field(None, min_length=1, max_length=2_000, description="PromQL that returns a series while the target exists")
 
@@ -125,6 +144,7 @@ class DefaultsText(Text):
     escalation: Short = "default"
     alive: str | None = None
     guards: GuardsText = Field(default_factory=GuardsText)
+    arm: ArmText | None = None
 
 
 VarType = Literal["string", "int", "double", "bool", "duration", "list(string)", "map(string, string)"]

@@ -19,10 +19,12 @@ from remediator.action import SecretRef
 from remediator.duration import Duration
 from remediator.levels import Policy
 from remediator.model import JSON, SYSTEM, Authority
-from remediator.rules.model import Budget, parse_budget
+from remediator.records import MOST_RELAPSES
+from remediator.rules.model import Arm, Budget, parse_budget
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, WorkingHours, policies, severities
 from remediator.settings.stopping import HeartbeatSettings, KillSwitchSettings, WatchdogSettings
+from remediator.store.protocol import MOST_ATTEMPTS
 from remediator.storm import Reset, StormLimits
 
 # --- store and listener ------------------------------------------------------------------------------------------------
@@ -147,6 +149,31 @@ BudgetText = Annotated[str, AfterValidator(_budget)]
 """A budget as rules write it."""
 
 
+class ArmSettings(Part):
+    """What a rule's record must look like for the mode auto. A rule may ask for more with `arm`."""
+
+    min_runs: int = setting(
+        Arm.min_runs,
+        "attempts that count, at least; too few successes among so many of the newest ones demote",
+        reload=True,
+        ge=1,
+        le=MOST_ATTEMPTS,
+    )
+    min_success: float = setting(
+        Arm.min_success,
+        "success rate: its 95 % lower bound must reach this to earn auto, and the plain rate of the newest attempts must not fall below",
+        reload=True,
+        ge=0,
+        le=1,
+    )
+    window: Duration = setting(Arm.window, "how far back attempts count", reload=True, gt=timedelta(), le=timedelta(days=365))
+
+    @property
+    def arm(self) -> Arm:
+        """As guards take it."""
+        return Arm(self.min_runs, self.min_success, self.window)
+
+
 class Limits(Part):
     """The operator's bounds. A rule can be stricter, never looser."""
 
@@ -181,6 +208,18 @@ class Limits(Part):
         "most remedies of any one rule in a window, besides the rule's own budgets; each like `20 per 1d` or `5 per 1h per target`",
         reload=True,
     )
+    arm: ArmSettings = setting(ArmSettings, "what a rule's record must look like for the mode auto", reload=True)
+    earn: bool = setting(
+        False, "whether a rule of mode auto acts alone only once a person has promoted it; false: until it is demoted", reload=True
+    )
+    max_failing: int = setting(
+        3, "targets on which a remedy fails within `failing_within` until it is stopped everywhere", reload=True, ge=1, le=MOST_ATTEMPTS
+    )
+    failing_within: Duration = setting(timedelta(hours=1), "over what time `max_failing` is counted", reload=True, gt=timedelta())
+    max_relapses: int = setting(
+        2, "relapses of an incident after a success until its rule keeps off it", reload=True, ge=1, le=MOST_RELAPSES
+    )
+    max_chain: int = setting(3, "remedies of one chain that may fail until people take over", reload=True, ge=1, le=32)
     allow_shrink: bool = setting(True, "whether rules may say `allow_shrink`; `false`: capacity is never taken away", reload=True)
     tombstone: Duration = setting(
         timedelta(minutes=5),
