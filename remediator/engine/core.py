@@ -252,7 +252,7 @@ class Engine:
 
     def stopped(self) -> str | None:
         """Look now, right before a call, whether the kill switch is thrown from outside; return by what."""
-        return self._bounds().stopped or None
+        return self.bounds().stopped or None
 
     async def held(self, work: Work, against: Sequence[Judgement]) -> None:
         """Let the run wait, stop or escalate, as guards said."""
