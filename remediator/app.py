@@ -26,6 +26,8 @@ from remediator.errors import InvalidFiles, RemediatorError, StoreUnavailable, T
 from remediator.escalation import Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
+from remediator.freezes import Freezes
+from remediator.freezing import Freezer
 from remediator.guards import ALL_GUARDS, Bounds
 from remediator.housekeeping_loops import Keeper
 from remediator.identity import find_identity
@@ -160,6 +162,7 @@ class Daemon:
             dry_run=lambda: self._settings.dry_run,
             metrics=self.metrics,
         )
+        self._freezer = Freezer(self._store, metrics=self.metrics, note=lambda kind, data: self._note(kind, **data))
         self._keeper = Keeper(self._store, settings=lambda: self._settings, rules=lambda: self._rules.rules, metrics=self.metrics)
         self.desk = Desk(
             self._store,
@@ -167,6 +170,7 @@ class Daemon:
             scrub=self.scrubber.text,
             held=lambda: self.runner.held,
             on_pauses=self.metrics.pauses,
+            connections=lambda: tuple(self._settings.all_connections),
             still_stopped=self._kill_switches.still,
         )
         self._takes = Takes(self._store, on_pauses=self.metrics.pauses)
@@ -189,6 +193,7 @@ class Daemon:
         self._tell_settings()
         self.metrics.pauses(tuple(await self._store.pauses()))
         await self._kill_switches.look()
+        await self._freezer.use(self._settings.freezes)
         self.runner.start()
         self.outbox.start()
         loops = (
@@ -198,6 +203,7 @@ class Daemon:
             self._watch,
             self._keep_alive,
             self._storms.keep,
+            self._freezer.keep,
             self._watchdogs.keep,
             self._kill_switches.keep_file,
             self._kill_switches.keep_configmap,
@@ -258,6 +264,11 @@ class Daemon:
         """The catalogue of actions and checks."""
         return self._registry
 
+    @property
+    def freezes(self) -> Freezes:
+        """The windows in force, with their calendars as they were read last."""
+        return self._freezer.freezes
+
     def authenticator(self) -> Authenticator:
         """Return the identities in force."""
         return self._authenticator
@@ -289,6 +300,7 @@ class Daemon:
             identity=self.connections.identity,
             knows_alertmanager=bool(self._settings.alertmanager),
             clock_skew=limits.clock_skew,
+            freezes=self._freezer.freezes,
             stopped=self._kill_switches.stopped() or "",
         )
 
@@ -330,12 +342,15 @@ class Daemon:
                 loaded.check(self._registry)
                 settings, restart = reloadable_changes(self._settings, loaded.settings)
             rules = await load_beside(settings, self._registry, self._rules)
+            if self._path is not None:
+                loaded.check_rules([rule.name for rule in rules.rules])
             actions = await asyncio.to_thread(_actions_of, rules)
             await self._secrets.learn(settings.model_dump(mode="json", exclude_none=True))
             await self.connections.reload(settings, identity=self._identity(settings))
         except RemediatorError as error:
             return await self._refuse(error, actor)
         retired = list(self._rules.rules)
+        await self._freezer.use(settings.freezes)
         self._settings, self._rules = settings, rules
         self._authenticator = Authenticator(settings.identities)
         self._tell_settings()
@@ -465,6 +480,7 @@ async def serve(path: Path) -> None:
     settings = loaded.settings
     daemon = Daemon(settings, path=path)
     loaded.check(daemon.registry)
+    loaded.check_rules([rule.name for rule in daemon.rules.rules])
     configure(settings.log, daemon.scrubber)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     reloads: set[asyncio.Task[Reloaded]] = set()

@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import cast
 
-from remediator import operations, taking
+from remediator import manual_freezes, operations, taking
 from remediator.errors import IllegalTransition
+from remediator.manual_freezes import Order
 from remediator.model import Actor
 from remediator.records import EVERYWHERE, WATCHDOG, Approval, Incident, Pause, Run, SignalKind
+from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.watchdogs import forget
 
@@ -33,6 +35,7 @@ class Desk:
         scrub: Callable[[str], str] = lambda text: text,
         held: Callable[[], tuple[str, ...]] = lambda: (),
         on_pauses: Callable[[tuple[str, ...]], None] = lambda _scopes: None,
+        connections: Callable[[], Sequence[str]] = lambda: (),
         still_stopped: Callable[[], Awaitable[str | None]] = never,
     ) -> None:
         """`rules` names the rules in force, `scrub` takes secrets out of what people write, `held` names the runs at work here.
@@ -44,6 +47,7 @@ class Desk:
         self._scrub = scrub
         self._held = held
         self._on_pauses = on_pauses
+        self._connections = connections
         self._still_stopped = still_stopped
 
     async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
@@ -77,6 +81,18 @@ class Desk:
             raise IllegalTransition(f"the kill switch can't be lifted yet: {still}")
         await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
         self._on_pauses(tuple(await self._store.pauses()))
+
+    async def freeze(self, order: Order, actor: Actor) -> Pause:
+        """Freeze a scope, or prolong that; return what is frozen now. Raises `NotFound`, `PermanentError` for an end that is past."""
+        manual_freezes.check_scope(order.scope, rules=self._rules(), connections=self._connections())
+        order = replace(order, why=self._scrub(order.why))
+        await self._store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=actor))
+        return (await self._store.pauses())[order.scope]
+
+    async def thaw(self, scope: str, why: str, actor: Actor) -> None:
+        """End a manual freeze. Raises `NotFound` when there is none of that scope."""
+        why = self._scrub(why)
+        await self._store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why=why, actor=actor))
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
         """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import product
 from typing import Any, Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Histogram, PlatformCollector, ProcessCollector
@@ -16,6 +17,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from remediator.events import Kind
+from remediator.freezes import Effect, Source
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
 from remediator.records import EVERYWHERE, STORM
@@ -160,6 +162,10 @@ class Metrics:
         self.paused = self._gauge("paused", "1 while the global kill switch is thrown.")
         self.storm = self._gauge("storm", "1 while the storm breaker is tripped.")
         self.storms = self._counter("storms_total", "Times the storm breaker has tripped.")
+        self.frozen = self._gauge("frozen", "Freezes in force, by where they come from and what they do.", ["source", "effect"])
+        self.freezes_unreadable = self._gauge(
+            "freezes_unreadable", "Windows whose calendar can't be read: nobody knows whether they are in force, so that a person is asked."
+        )
         self.paused_rules = self._gauge("paused_rules", "Rules whose own kill switch is thrown.")
         self.watchdog_seen = self._gauge(
             "watchdog_last_seen_timestamp_seconds", "When the watchdog was last heard: of several, the one that has been quiet longest."
@@ -198,6 +204,7 @@ class Metrics:
         for metric, values in closed:
             for value in values:
                 metric.labels(str(value))
+        self.freezes((), unreadable=0)
 
     def expect(
         self, *, guards: Iterable[str] = (), actions: Iterable[str] = (), routes: Iterable[str] = (), reasons: Iterable[str] = ()
@@ -304,6 +311,12 @@ class Metrics:
         self.paused.set(int(EVERYWHERE in scopes))
         self.storm.set(int(STORM in scopes))
         self.paused_rules.set(sum(scope.startswith("rule:") for scope in scopes))
+
+    def freezes(self, in_force: Sequence[tuple[Source, Effect]], *, unreadable: int) -> None:
+        """Set the gauges of the freezes in force, and of windows of which nobody knows whether they are."""
+        for source, effect in product(Source, Effect):
+            self.frozen.labels(source, effect).set(in_force.count((source, effect)))
+        self.freezes_unreadable.set(unreadable)
 
     def counts(self, counts: Mapping[str, int]) -> None:
         """Set gauges from `Store.counts`. A state that isn't counted is zero."""

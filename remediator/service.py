@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from remediator.desk import Desk
+from remediator.freezes import Freezes
 from remediator.model import JSON, Actor, Alert
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
@@ -62,6 +63,10 @@ class Service(Protocol):
     @property
     def desk(self) -> Desk:
         """Where people are heard."""
+
+    @property
+    def freezes(self) -> Freezes:
+        """The windows in force, with their calendars as they were read last."""
 
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""

@@ -9,9 +9,11 @@ import typer
 
 from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed
+from remediator.cli.freezes import say_frozen
 from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
+from remediator.freezes import is_freeze
 from remediator.records import AFTER_STORM, EVERYWHERE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
@@ -30,7 +32,10 @@ def status(client: Client, as_json: AsJson = False) -> None:
             f"remediator {found['version']} at {client.url}: {'ready' if found['ready'] else 'NOT READY: ' + found['reason']}", style="bold"
         )
         say(f"{armed}; {found['rules']} rules")
+        say_frozen(found["freezes"])
         for pause in found["pauses"]:
+            if is_freeze(pause["scope"]):
+                continue
             if pause["scope"] == AFTER_STORM:
                 say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
                 continue

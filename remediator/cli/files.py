@@ -76,7 +76,9 @@ def _warnings(path: Path) -> list[Problem]:
     loaded = read_settings(path, os.environ)
     registry = Registry(loaded.settings.actions_path)
     loaded.check(registry)
-    return [*loaded.doubts(registry), *lint(load_rules(loaded.settings, registry))]
+    rules = load_rules(loaded.settings, registry)
+    loaded.check_rules([rule.name for rule in rules.rules])
+    return [*loaded.doubts(registry), *lint(rules)]
 
 
 def _packs(path: Path) -> list[Path]:

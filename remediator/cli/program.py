@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 import remediator
-from remediator.cli import approvals, audit, catalogue, control, files, incidents, permissions, store, taking, token
+from remediator.cli import approvals, audit, catalogue, control, files, freezes, incidents, permissions, store, taking, token
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
 from remediator.cli.output import complain, say
@@ -36,6 +36,9 @@ COMMANDS = (
     taking.release,
     control.settle,
     control.signal,
+    freezes.freeze,
+    freezes.thaw,
+    freezes.freezes,
     control.pause,
     control.resume,
     control.status,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,6 +38,16 @@ class Loaded:
     def check(self, registry: Registry) -> None:
         """Hold connections and escalation against the catalogue. Raises `InvalidFiles` with every fault at once."""
         faults = [*_escalation_faults(self.settings, registry), *_connection_faults(self.settings, registry)]
+        if faults:
+            raise InvalidFiles([_problem(fault, self.tree, self.environment) for fault in faults])
+
+    def check_rules(self, rules: Collection[str]) -> None:
+        """Hold freezes against the names of the loaded rules: one of a rule that is not there freezes nothing. Raises `InvalidFiles`."""
+        faults = [
+            Fault(("freezes", name, "rules"), f"freezes.{name}.rules: there is no rule {rule!r}{nearest(rule, rules)}")
+            for name, freeze in self.settings.freezes.items()
+            for rule in sorted(freeze.rules - set(rules))
+        ]
         if faults:
             raise InvalidFiles([_problem(fault, self.tree, self.environment) for fault in faults])
 

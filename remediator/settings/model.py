@@ -21,6 +21,8 @@ from remediator.levels import Policy
 from remediator.model import JSON, SYSTEM, Authority
 from remediator.records import MOST_RELAPSES
 from remediator.rules.model import Arm, Budget, parse_budget
+from remediator.settings.faults import nearest
+from remediator.settings.freezes import FreezeSettings
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, WorkingHours, policies, severities
 from remediator.settings.stopping import HeartbeatSettings, KillSwitchSettings, WatchdogSettings
@@ -416,6 +418,7 @@ class Settings(Part):
     watchdog: WatchdogSettings = setting(WatchdogSettings, "the alert that always fires, and what its absence means", reload=True)
     kill_switch: KillSwitchSettings = setting(KillSwitchSettings, "ways to stop everything without the API", reload=True)
     heartbeat: HeartbeatSettings = setting(HeartbeatSettings, "how the daemon proves that it works", reload=True)
+    freezes: Mapping[Name, FreezeSettings] = setting(dict, "windows in which nothing acts, or only with a person, by name", reload=True)
     connections: Mapping[Name, RawConnection] = setting(dict, "the systems it may look at and act on, by name", reload=True)
     alertmanager: tuple[EndpointOrUrl, ...] = setting(
         (), "Alertmanager's peers; without any, no rule goes further than approve. Offered as connection `alertmanager`", reload=True
@@ -451,6 +454,17 @@ class Settings(Part):
         for name in set(self.reconciliation.connections) - {"alertmanager", *self.connections}:
             raise ValueError(f"reconciliation.connections: there is no connection {name!r}")
         self._kinds_of_stopping()
+        return self
+
+    @model_validator(mode="after")
+    def _freezes_of_what_is_there(self) -> Self:
+        for name, freeze in self.freezes.items():
+            for what, wanted, known in (
+                ("connection", freeze.connections, self.all_connections),
+                ("severity", freeze.severities, self.severities),
+            ):
+                for one in sorted(set(wanted) - set(known)):
+                    raise ValueError(f"freezes.{name}: there is no {what} {one!r}{nearest(one, known)}")
         return self
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ from remediator.authentication import Authenticator
 from remediator.errors import RemediatorError
 from remediator.metrics import Metrics
 from remediator.service import Service
-from remediator.web import alerts, approvals, audit, catalogue, daemon, events, incidents, pauses, rehearsal, rules, runs, taking
+from remediator.web import alerts, approvals, audit, catalogue, daemon, events, freezes, incidents, pauses, rehearsal, rules, runs, taking
 from remediator.web.access import authenticate, authorise, check_origin
 from remediator.web.bodies import Room, parse_body, read_body
 from remediator.web.openapi import describe
@@ -29,6 +29,7 @@ ROUTES: tuple[Route, ...] = (
     *runs.ROUTES,
     *approvals.ROUTES,
     *pauses.ROUTES,
+    *freezes.ROUTES,
     *events.ROUTES,
     *rules.ROUTES,
     *catalogue.ROUTES,

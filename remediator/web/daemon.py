@@ -12,6 +12,8 @@ from remediator.authentication import Operation
 from remediator.model import JSON, Authority, to_json
 from remediator.records import Pause
 from remediator.service import Reloaded
+from remediator.store.protocol import Reads
+from remediator.web.freezes import FreezeView, views
 from remediator.web.problems import HEADERS, Refused
 from remediator.web.routes import Answer, Call, Route, ok
 
@@ -29,6 +31,8 @@ class Status:
     """The operator's bound on what any rule may do by itself."""
     rules: int
     pauses: tuple[Pause, ...]
+    freezes: tuple[FreezeView, ...]
+    """Those in force, and those of which nobody knows whether they are."""
     counts: Mapping[str, int]
     """`runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
     locks: Mapping[str, str]
@@ -46,7 +50,8 @@ class Health:
 async def status(call: Call) -> web.Response:
     """Say how it is."""
     service = call.service
-    pauses = await service.store.pauses()
+    snapshot = await service.store.read(Reads())
+    pauses = snapshot.pauses
     shown = Status(
         version=remediator.__version__,
         ready=service.ready() is None,
@@ -55,6 +60,7 @@ async def status(call: Call) -> web.Response:
         authority=service.settings.limits.authority,
         rules=len(service.rules.rules),
         pauses=tuple(pauses[scope] for scope in sorted(pauses)),
+        freezes=tuple(one for one in views(service.freezes, pauses, now=snapshot.now) if one.in_force or one.doubt),
         counts=await service.store.counts(),
         locks=await service.store.locks(),
     )

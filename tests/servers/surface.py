@@ -22,6 +22,7 @@ from remediator.alerts import parse_webhook
 from remediator.authentication import Authenticator
 from remediator.desk import Desk
 from remediator.events import Kind
+from remediator.freezes import Freezes
 from remediator.metrics import Metrics
 from remediator.model import (
     JSON,
@@ -124,6 +125,8 @@ class SurfaceService:
     registry: Registry = field(default_factory=TestRegistry)
     fails: Exception | None = None
     """What `accept` raises instead of taking alerts."""
+    freezes: Freezes = field(default_factory=Freezes)
+    """Windows of the settings."""
     gate: Any = None
     """An `asyncio.Event` that `accept` awaits, where a test wants requests under way."""
     not_ready: str | None = None
@@ -134,7 +137,7 @@ class SurfaceService:
     @property
     def desk(self) -> Desk:
         """Hear people as the daemon does."""
-        return Desk(self.store, rules=lambda: [rule.name for rule in self.rules.rules])
+        return Desk(self.store, rules=lambda: [rule.name for rule in self.rules.rules], connections=lambda: ("prod",))
 
     def ready(self) -> str | None:
         """Say what the test wants said."""
