@@ -289,6 +289,14 @@ class Action(ABC, Generic[P]):
         """Tell whether a call with these parameters, as far as a rule fixes them, can be undone."""
         return cls.reversible
 
+    @classmethod
+    def misfits(cls, params: Any, connection: Connection) -> Sequence[str]:  # noqa: ARG003 - what has no names fits
+        """Return what in valid parameters does not fit the connection that they name, in words that follow "connection NAME".
+
+        For messages of escalation policies: a name that the connection does not know must be found when settings load.
+        """
+        return ()
+
     def repeat_of(self, plan: Plan) -> Repeat:
         """Return how this call may be repeated, for actions of which a rule says so."""
         return self.repeat

@@ -6,18 +6,23 @@ import hashlib
 import hmac
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
-from actions.notify.delivery import Delivery, Message, check_secret_url, target_of
-from remediator.action import Context, Params, SecretRef
+from actions.notify.delivery import Delivery, Message, nothing_to_say, target_of
+from actions.notify.sending import check_secret_url
+from actions.notify.templates import Audience
+from actions.notify.wording import Nothing, Telling, one_line, word
+from remediator.action import Context, Permission, PermissionKind, SecretRef
 from remediator.httpclient import WebConnection, WebUrl
-from remediator.model import Change, Plan, encode_value
+from remediator.model import JSON, Change, Plan, encode_value
 
 SIGNATURE = "X-Remediator-Signature"
+_PUBLIC = ("kind", "incident", "severity", "state", "opened_at", "resolved_at", "dry_run")
+"""Facts that go along with a template for customers."""
 
 
 class WebhookConnection(WebConnection):
@@ -27,9 +32,8 @@ class WebhookConnection(WebConnection):
     signing: SecretRef | None = Field(None, description=f"key of the HMAC-SHA256 in the header {SIGNATURE}")
 
 
-class _WebhookParams(Params):
-    connection: str
-    text: str = Field(min_length=1, max_length=10_000)
+class _WebhookParams(Telling):
+    text: str = Field("", max_length=10_000, description="the message, where no template is named; a policy's messages bring their own")
     details: Mapping[str, StrictStr | StrictInt | StrictFloat | StrictBool] = Field(default_factory=dict, max_length=50)
 
     @field_validator("details")
@@ -51,7 +55,7 @@ def sign(key: str, at: datetime, body: bytes) -> str:
 
 
 class Webhook(Delivery[_WebhookParams]):
-    """POST the incident's facts, a text and details as JSON.
+    """POST the incident's facts, a subject, a text and details as JSON.
 
     The header Idempotency-Key is the same at every repetition of the same message.
     """
@@ -59,6 +63,7 @@ class Webhook(Delivery[_WebhookParams]):
     name = "notify.webhook"
     Params = _WebhookParams
     connection = WebhookConnection
+    permissions = (Permission(PermissionKind.HTTP, ("POST",), "*", why="the connection's own URL"),)
     example: ClassVar[Mapping[str, Any]] = {
         "connection": "status-board",
         "text": "Restarting the transcoder",
@@ -69,17 +74,29 @@ class Webhook(Delivery[_WebhookParams]):
         """Render the message. Nothing is sent, no secret is read."""
         ctx.connection(WebhookConnection, params.connection)
         target = target_of("webhook", params.connection, ctx)
-        payload = {"version": "1", "text": params.text, "details": dict(params.details), "incident": encode_value(ctx.values)}
+        words = word(params, ctx.values, ctx.now, text=params.text)
+        if isinstance(words, Nothing):
+            return nothing_to_say(self.name, params.connection, target, words.why)
+        facts = (
+            ctx.values if words.audience is not Audience.CUSTOMERS else {name: ctx.values[name] for name in _PUBLIC if name in ctx.values}
+        )
+        payload: dict[str, JSON] = {
+            "version": "1",
+            "subject": words.subject,
+            "text": words.text,
+            "details": dict(params.details),
+            "incident": encode_value(facts),
+        }
         return Plan(
             action=self.name,
-            summary=f"tell the webhook {params.connection}: {params.text[:100]}",
+            summary=f"tell the webhook {params.connection}: {one_line(words.text)[:100]}",
             targets=(target,),
             intent={"payload": payload},
-            changes=(Change(target.id, "message", None, params.text),),
+            changes=(Change(target.id, "message", None, words.text),),
             connection=params.connection,
         )
 
-    async def message(self, plan: Plan, ctx: Context) -> Message:
+    async def messages(self, plan: Plan, ctx: Context) -> Sequence[Message]:
         """Return the signed request."""
         connection = ctx.connection(WebhookConnection, plan.connection)
         body = json.dumps(plan.intent["payload"], allow_nan=False).encode()
@@ -92,4 +109,4 @@ class Webhook(Delivery[_WebhookParams]):
             key = await ctx.secret(connection.signing)
             secrets.append(key)
             headers[SIGNATURE] = sign(key, ctx.now, body)
-        return Message(url, body, headers, secrets)
+        return [Message(url, body, headers, secrets)]

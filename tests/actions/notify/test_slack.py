@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -13,12 +15,14 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from actions.notify.slack import MAX_TEXT, Slack, SlackConnection, escape, link, render
+from actions.notify.wording import Kind, Words
 from remediator.action import SecretRef
 from remediator.errors import OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
 from remediator.model import JSON, Receipt, canonical, to_json
 from remediator.testing import ActionConformance, LocalContext
-from tests.servers.http import HttpServer, Misbehaviour, Reply
+from tests.servers.http import HttpServer, Misbehaviour, Received, Reply
 from tests.servers.ports import free_port
+from tests.servers.receivers import SlackDouble
 
 FACTS = {"incident": "INC-20260101-001", "rule": "site-down", "severity": "sev1", "url": "https://remediator.example.com/incidents/1"}
 WISH = {
@@ -144,7 +148,7 @@ def test_link_title_is_escaped() -> None:
 
 def test_missing_facts_leave_no_gaps() -> None:
     """Without facts of an incident there is only the text; a runbook that is no URL is no link."""
-    assert render("hello", [], {}, {"runbook": "see wiki"})["blocks"] == [
+    assert render(Words(None, "", "hello"), [], {}, {"runbook": "see wiki"})["blocks"] == [
         {"type": "section", "text": {"type": "mrkdwn", "text": "hello", "verbatim": True}}
     ]
 
@@ -222,3 +226,123 @@ async def test_plan_and_receipt_hold_no_secret(slack: HttpServer, tmp_path: Path
     receipt = await Slack().apply(plan, ctx)
     await ctx.aclose()
     assert b"s3cret" not in canonical([to_json(plan), to_json(receipt)])
+
+
+# --- kinds of messages, against what Slack documents of its limits
+
+
+@pytest.fixture
+async def strict() -> AsyncIterator[SlackDouble]:
+    """Start a Slack that refuses what the documentation does not know."""
+    async with SlackDouble() as server:
+        yield server
+
+
+def about(kind: str, **more: Any) -> dict[str, Any]:
+    """Return the values of a policy's message."""
+    known = {
+        "kind": kind,
+        "target": "deployment/shop/web",
+        "state": "applying",
+        "link": FACTS["url"],
+        "opened_at": "2026-01-01T10:00:00+00:00",
+    }
+    return {name: value for name, value in FACTS.items() if name != "url"} | known | {"text": "the daemon's words"} | more
+
+
+async def tell(server: SlackDouble, directory: Path, values: Mapping[str, Any], **wish: Any) -> dict[str, Any]:
+    """Send a policy's message; return what arrived."""
+    connection = connect(directory, server.url + SlackDouble.PATH)
+    params = Slack.Params.model_validate({"connection": "incidents", "text": values["text"], "mentions": ["oncall"]} | wish)
+    ctx = LocalContext({"incidents": connection}, values=values, key="m/1")
+    await Slack().apply(await Slack().plan(params, ctx), ctx)
+    await ctx.aclose()
+    found: dict[str, Any] = server.taken[-1].json
+    return found
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+async def test_each_kind_says_what_it_is_and_mentions_only_when_somebody_is_wanted(strict: SlackDouble, tmp_path: Path, kind: Kind) -> None:
+    """Nobody is woken by an update, an acknowledgement or the end."""
+    message = await tell(strict, tmp_path, about(kind.value))
+    assert "SEV1 · INC-20260101-001 · site-down" in message["blocks"][0]["text"]["text"]
+    assert ("<!subteam" in json.dumps(message)) == (kind in {Kind.PAGE, Kind.APPROVAL, Kind.DIGEST})
+    fields = [field["text"] for block in message["blocks"] for field in block.get("fields", ())]
+    assert "*Target*\ndeployment/shop/web" in fields
+    assert "*Opened*\n2026-01-01 10:00 UTC" in fields
+
+
+async def test_resolution_is_told_as_one(strict: SlackDouble, tmp_path: Path) -> None:
+    """The headline and the facts tell that it is over."""
+    message = await tell(strict, tmp_path, about("resolved", resolved_at="2026-01-01T10:45:00+00:00"))
+    assert message["blocks"][0]["text"]["text"].startswith("✅ Resolved · SEV1")
+    assert "*Resolved*\n2026-01-01 10:45 UTC" in json.dumps(message, ensure_ascii=False).replace("\\n", "\n")
+
+
+async def test_s13_page_in_dry_run_goes_out_and_says_so(strict: SlackDouble, tmp_path: Path) -> None:
+    """Escalation pages always go out, marked."""
+    message = await tell(strict, tmp_path, about("page", dry_run=True))
+    assert "DRY RUN" in message["blocks"][0]["text"]["text"]
+    assert message["blocks"][1]["text"]["text"].startswith("DRY RUN · ")
+
+
+async def test_kinds_that_are_not_wanted_are_not_sent(strict: SlackDouble, tmp_path: Path) -> None:
+    """A receiver may leave kinds to others; the plan says why nothing is sent, and it counts as done."""
+    ctx = LocalContext({"incidents": connect(tmp_path, strict.url + SlackDouble.PATH)}, values=about("update"))
+    plan = await Slack().plan(Slack.Params.model_validate({"connection": "incidents", "text": "x", "kinds": ["page"]}), ctx)
+    receipt = await Slack().apply(plan, ctx)
+    assert (plan.noop, strict.received) == (True, [])
+    assert "it takes no update messages" in receipt.message
+
+
+def test_kind_that_does_not_exist_is_found_when_settings_load() -> None:
+    """Never at three in the morning."""
+    with pytest.raises(ValidationError, match="kinds"):
+        Slack.Params.model_validate({"connection": "incidents", "text": "x", "kinds": ["paging"]})
+
+
+@given(
+    values=st.fixed_dictionaries({name: st.text(max_size=3_000) for name in ("summary", "rule", "target", "severity", "reason", "text")})
+)
+def test_no_values_break_slacks_limits(values: dict[str, str]) -> None:
+    """Whatever an alert says, the payload is one that Slack takes, and mentions nobody."""
+    words = Words(Kind.PAGE, "s", values["text"])
+    payload = render(words, [], {}, values | {"kind": "page", "incident": "INC-1"})
+    answer = SlackDouble().judge(
+        Received(
+            "POST", SlackDouble.PATH, {"content-type": "application/json"}, json.dumps(payload | {"text": payload["text"] or "x"}).encode()
+        )
+    )
+    assert answer.status == 200, answer.body
+    assert "<" not in "".join(re.findall(r'"text": "([^"]*)"', json.dumps(payload)))
+
+
+async def test_slacks_pause_is_kept_by_all_messages(strict: SlackDouble, tmp_path: Path) -> None:
+    """One 429 with a short Retry-After is waited for and the message sent once; with a long one nobody knocks again meanwhile."""
+    strict.next_replies = [Reply(429, "rate_limited", headers={"Retry-After": "1"})]
+    ctx = LocalContext({"incidents": connect(tmp_path, strict.url + SlackDouble.PATH)}, values=FACTS)
+    plan = await Slack().plan(Slack.Params.model_validate({"connection": "incidents", "text": "x"}), ctx)
+    await Slack().apply(plan, ctx)
+    assert (len(strict.received), len(strict.taken)) == (2, 1)
+    strict.next_replies = [Reply(429, "rate_limited", headers={"Retry-After": "60"})]
+    with pytest.raises(TemporaryError, match="429") as first:
+        await Slack().apply(plan, ctx)
+    with pytest.raises(TemporaryError, match="wants no messages for another") as second:
+        await Slack().apply(plan, ctx)
+    await ctx.aclose()
+    assert first.value.delay == timedelta(seconds=60)
+    assert second.value.delay is not None
+    assert timedelta(seconds=55) < second.value.delay <= timedelta(seconds=60)
+    assert len(strict.received) == 3
+
+
+async def test_kill_switch_ends_the_wait_for_slack(strict: SlackDouble, tmp_path: Path) -> None:
+    """A step that waits before it writes asks first whether it may."""
+    strict.next_replies = [Reply(429, "rate_limited", headers={"Retry-After": "1"})]
+    connection = connect(tmp_path, strict.url + SlackDouble.PATH)
+    ctx = LocalContext({"incidents": connection}, values=FACTS, halted=lambda: "the kill switch is on")
+    plan = await Slack().plan(Slack.Params.model_validate({"connection": "incidents", "text": "x"}), ctx)
+    with pytest.raises(TemporaryError, match="the kill switch is on"):
+        await Slack().apply(plan, ctx)
+    await ctx.aclose()
+    assert len(strict.received) == 1

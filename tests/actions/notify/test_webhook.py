@@ -86,6 +86,7 @@ async def test_message_is_signed_json(tmp_path: Path) -> None:
     assert receipt.data == {"status": 202}
     assert request.json == {
         "version": "1",
+        "subject": "SEV1 INC-20260101-001",
         "text": "restarting <b>",
         "details": {"backlog": 12, "ok": False},
         "incident": {"incident": "INC-20260101-001", "severity": "sev1", "age": {"$duration": 120.0}},
