@@ -54,6 +54,7 @@ class Outbox:
         *,
         public_url: Callable[[], str | None],
         contacts: Callable[[], Mapping[str, str]] = dict,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """All callables give what is in force now; `contacts` says how to reach whom, by name."""
         self._store = store
@@ -61,6 +62,7 @@ class Outbox:
         self._policies = policies
         self._public_url = public_url
         self._contacts = contacts
+        self._clock = clock
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flying: dict[str, asyncio.Task[None]] = {}
@@ -118,7 +120,7 @@ class Outbox:
     async def _pause(self) -> float:
         due = await self._store.next_message()
         longest, shortest = LONGEST_SLEEP.total_seconds(), 0.5 if self._flying else 0.01
-        return longest if due is None else min(longest, max(shortest, (due - datetime.now(UTC)).total_seconds()))
+        return longest if due is None else min(longest, max(shortest, (due - self._clock()).total_seconds()))
 
     async def _try(self, message: Message) -> None:
         """Deliver one message; one that can't even be put together is put off, and said to be so."""
@@ -141,7 +143,7 @@ class Outbox:
             return
         storm = None if climbing.follows(message) else folded_into(message, run, await self._store.pauses())
         if storm is not None:
-            folded = Event(message.incident, Kind.MESSAGE_FOLDED, datetime.now(UTC), {"key": message.key, "storm": storm})
+            folded = Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})
             await self._store.update_message(replace(message, cancelled=True), events=[folded])
             return
         match await self._decide(message, incident, run):
@@ -157,12 +159,12 @@ class Outbox:
         policy = self._policies(message.policy)
         if incident is not None and message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED):
             rows = await self._store.messages(incident.id)
-            step = climbing.word(message, incident, rows, policy, now=datetime.now(UTC))
+            step = climbing.word(message, incident, rows, policy, now=self._clock())
             if step.changes.cancel_messages:
                 await self._store.transact(Reads(), lambda _snapshot: step.changes)
             return step.verdict
         if incident is None or not climbing.climbs(message):
-            return climbing.other(message, incident, policy, now=datetime.now(UTC))
+            return climbing.other(message, incident, policy, now=self._clock())
         made: list[climbing.Step] = []
 
         def build(snapshot: Snapshot) -> Changes:
@@ -190,7 +192,7 @@ class Outbox:
         if incident is not None and incident.runs:
             page = await self._store.runs(incident=incident.id, limit=MOST_RUNS)
             runs = [cast("Run", one) for one in reversed(page.items)]
-        return facts_for(message, incident, run, public_url=self._public_url(), runs=runs, contacts=self._contacts(), now=datetime.now(UTC))
+        return facts_for(message, incident, run, public_url=self._public_url(), runs=runs, contacts=self._contacts(), now=self._clock())
 
     async def _put_off(self, message: Message, waiting: Message, why: str) -> None:
         """Write down until when a message waits, and once for each reason that it does."""
@@ -198,7 +200,7 @@ class Outbox:
         events = []
         if why and message.body.get("waits") != why:
             data = {"key": message.key, "level": waiting.body.get("level", 1), "until": waiting.due_at.isoformat(), "reason": why}
-            events = [Event(message.incident, Kind.MESSAGE_POSTPONED, datetime.now(UTC), data)]
+            events = [Event(message.incident, Kind.MESSAGE_POSTPONED, self._clock(), data)]
         await self._store.update_message(waiting, events=events)
 
     async def _latest_run(self, message: Message, incident: Incident | None) -> Run | None:
@@ -215,7 +217,7 @@ class Outbox:
 
     async def _note(self, message: Message, reached: Sequence[str], errors: Sequence[str]) -> None:
         """Write down how far the delivery got, and when to try again."""
-        now = datetime.now(UTC)
+        now = self._clock()
         attempts = message.attempts + 1
         if errors:
             delay = min(FIRST_RETRY * 2 ** min(attempts - 1, 10), LONGEST_RETRY) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter

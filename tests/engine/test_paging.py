@@ -1,0 +1,309 @@
+"""A page's way through the levels of its policy on a real store: acknowledgements, resolutions, crashes, storms, words to people."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from remediator.events import Kind
+from remediator.levels import Hours, Policy, Unless
+from remediator.model import Authority, RunState
+from remediator.records import STORM, Message, MessageKind, Pause
+from remediator.rules.model import Rule
+from remediator.store.protocol import Changes, Reads
+from tests.builders import rule
+from tests.engine.paging import FIRST, MINUTE, Paging, level, three
+from tests.stories import act, playbook
+
+Begin = Callable[..., Awaitable[Paging]]
+HOPELESS = rule(remedies=(), severity="sev2")
+"""A rule without remedies: its incidents need a person at once."""
+
+
+@pytest.fixture
+async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
+    """Start a harness with one rule and a policy; it is closed at the end."""
+    made: list[Paging] = []
+
+    async def start(one: Rule = HOPELESS, **fields: Any) -> Paging:
+        paging = Paging(tmp_path / "state.sqlite", one, **fields)
+        await paging.start()
+        made.append(paging)
+        return paging
+
+    yield start
+    for paging in made:
+        await paging.store.aclose()
+
+
+async def test_unacknowledged_page_climbs_all_levels(begin: Begin) -> None:
+    """Level 2 hears of it after ten minutes, level 3 after thirty, nobody twice."""
+    paging = await begin()
+    await paging.fires()
+    assert paging.told() == ["level-1"]
+    await paging.passes(9 * MINUTE)
+    assert paging.told() == ["level-1"]
+    await paging.passes(MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    await paging.passes(60 * MINUTE)
+    assert paging.told() == ["level-1", "level-2", "level-3"]
+    assert "Level 2: open for 10m, nobody has acknowledged it" in paging.line.sent[2][2]
+
+
+async def test_acknowledgement_stops_further_levels_and_is_told(begin: Begin) -> None:
+    """Who was paged hears who has it; the others hear nothing."""
+    paging = await begin()
+    await paging.fires()
+    await paging.passes(5 * MINUTE)
+    await paging.acknowledge()
+    assert paging.told("acknowledged") == ["level-1"]
+    assert "anna has taken it over" in paging.line.sent[-1][2]
+    await paging.passes(55 * MINUTE)
+    assert paging.told() == ["level-1"]
+    (postponed,) = paging.said(Kind.MESSAGE_POSTPONED)
+    assert postponed["reason"] == "acknowledged"
+
+
+async def test_acknowledgement_that_leads_nowhere_runs_out(begin: Begin) -> None:
+    """An hour after it the next level is told after all, then the third, at its distance."""
+    paging = await begin()
+    await paging.fires()
+    await paging.acknowledge()
+    await paging.passes(60 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    await paging.passes(20 * MINUTE)
+    assert paging.told() == ["level-1", "level-2", "level-3"]
+
+
+async def test_resolution_cancels_what_is_pending_and_is_told_to_those_who_were(begin: Begin) -> None:
+    """Levels 1 and 2 had the page, so they hear of the end; level 3 never hears of anything."""
+    paging = await begin(policy=three(update_every=20 * MINUTE))
+    await paging.fires()
+    await paging.passes(12 * MINUTE)
+    await paging.ends()
+    assert paging.told("resolved") == ["level-1", "level-2"]
+    text = paging.line.sent[-1][2]
+    assert "RESOLVED" in text
+    assert "It lasted 12m. It went away without us: nothing was changed." in text
+    await paging.passes(120 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    assert (await paging.store.counts())["messages.undelivered"] == 0
+
+
+async def test_nobody_hears_of_the_end_of_what_nobody_was_told(begin: Begin) -> None:
+    """A held page that never went out is followed by no word at all, and by no row."""
+    paging = await begin(playbook())
+    await paging.fires()
+    paging.world.firing = False
+    await paging.ends()
+    await paging.passes(60 * MINUTE)
+    assert paging.line.sent == []
+    assert [message.kind for message in await paging.store.messages(FIRST)] == [MessageKind.PAGE]
+
+
+async def test_level_2_is_told_although_level_1_can_not_be_reached(begin: Begin) -> None:
+    """The next level's row does not wait for the delivery of the first; and the first is tried on."""
+    paging = await begin()
+    paging.line.dead.add("level-1")
+    await paging.fires()
+    await paging.passes(10 * MINUTE)
+    assert paging.told() == ["level-2"]
+    paging.line.dead.clear()
+    await paging.passes(6 * MINUTE)
+    assert paging.told() == ["level-2", "level-1"]
+
+
+async def test_next_level_survives_a_death_right_after_the_page(begin: Begin) -> None:
+    """Dead between the receiver's answer and its note, the daemon sends the page again, and the next level once."""
+    paging = await begin()
+    paging.line.dies_after = True
+    await paging.fires()
+    assert paging.told() == ["level-1"]
+    await paging.passes(10 * MINUTE)
+    assert paging.told() == ["level-1", "level-1", "level-2"]
+
+
+async def test_updates_come_while_it_is_open_with_what_is_awaited(begin: Begin) -> None:
+    """Level 1 hears every twenty minutes what was done and what is waited for, also once somebody has it, until it is resolved."""
+    paging = await begin(policy=three(update_every=20 * MINUTE))
+    await paging.fires()
+    await paging.acknowledge()
+    before = paging.told("update")
+    await paging.passes(41 * MINUTE)
+    assert paging.told("update")[len(before) :] == ["level-1", "level-1"]
+    text = paging.line.sent[-1][2]
+    assert "Open for 40m, taken over by anna, not resolved." in text
+    assert "Nothing has been done yet." in text
+    assert f"It waits for a person: run {FIRST}-1 is escalated, and nothing is at work." in text
+    await paging.ends()
+    await paging.passes(60 * MINUTE)
+    assert len(paging.told("update")) == len(before) + 2
+
+
+async def test_resolved_message_says_whether_the_remedy_helped(begin: Begin) -> None:
+    """The page went out at its deadline; the run ends well afterwards, and the last word tells what was done."""
+    paging = await begin(playbook())
+    await paging.send_and_work()
+    paging.now += 4 * MINUTE
+    await paging.deliver()
+    assert paging.told() == ["level-1"]
+    paging.world.firing = False
+    await paging.ends()
+    await paging.passes(4 * MINUTE)
+    assert await paging.state() is RunState.SUCCEEDED
+    assert paging.told("resolved") == ["level-1"]
+    text = paging.line.sent[-1][2]
+    assert "'set a' helped." in text
+    assert "set a: a is good" in text
+    assert paging.line.values[-1]["actions_taken"] == ["set a: a is good"]
+
+
+async def test_relapse_pages_anew_and_asks_for_a_new_acknowledgement(begin: Begin) -> None:
+    """What somebody acknowledged yesterday is not acknowledged today: the relapse climbs from level 1."""
+    paging = await begin()
+    await paging.fires()
+    await paging.acknowledge()
+    await paging.ends()
+    paging.line.sent.clear()
+    await paging.passes(6 * MINUTE)
+    await paging.fires()
+    await paging.passes(10 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    await paging.ends()
+    assert paging.told("resolved") == ["level-1", "level-2"]
+
+
+async def test_late_word_of_an_end_never_closes_what_fires_again(begin: Begin) -> None:
+    """The word that all is well could not be delivered; when it fires again that word is dropped, and a later one goes to all."""
+    paging = await begin()
+    await paging.fires()
+    paging.line.dead.add("level-1")
+    await paging.ends()
+    await paging.passes(6 * MINUTE)
+    await paging.fires()
+    paging.line.dead.clear()
+    await paging.passes(6 * MINUTE)
+    assert paging.told("resolved") == []
+    assert paging.told() == ["level-1", "level-1"]
+    await paging.ends()
+    assert paging.told("resolved") == ["level-1"]
+
+
+async def test_undecided_approval_climbs_with_its_page(begin: Begin) -> None:
+    """Level 2 gets the question too, with the words to answer it."""
+    paging = await begin(playbook(mode=Authority.APPROVE))
+    await paging.fires()
+    assert (paging.told(), paging.told("approval")) == (["level-1"], ["level-1"])
+    await paging.passes(10 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    assert f"Approve: remediator approve {FIRST}-1-A" in paging.line.sent[-1][2]
+
+
+@pytest.mark.parametrize("mode", [Authority.APPROVE, Authority.OBSERVE])
+async def test_s21_rule_that_may_not_act_by_itself_pages_at_once(begin: Begin, mode: Authority) -> None:
+    """Nothing is going to help by itself, so nothing holds the page back."""
+    paging = await begin(playbook(mode=mode))
+    await paging.fires()
+    assert paging.told() == ["level-1"]
+
+
+async def test_s21_hold_is_counted_from_the_first_firing_receipt(begin: Begin) -> None:
+    """Further copies of the alert don't prolong it, whichever replica sends the page."""
+    paging = await begin(playbook())
+    await paging.send_and_work()
+    for _ in range(2):
+        paging.now += MINUTE
+        await paging.send_and_work()
+        await paging.deliver()
+    assert paging.told() == []
+    paging.outbox = paging.new_outbox()
+    paging.now += MINUTE
+    await paging.deliver()
+    assert paging.told() == ["level-1"]
+
+
+async def test_remedy_that_helped_keeps_the_next_level_from_being_paged_meanwhile(begin: Begin) -> None:
+    """Alertmanager says minutes later that it is over: until then nobody further is woken."""
+    paging = await begin(playbook(act(), severity="sev1"), policy=Policy("production", (level(1), level(2, 1)), urgent="sev1"))
+    await paging.send_and_work()
+    paging.now += 3 * MINUTE
+    await paging.deliver()
+    paging.world.firing = False
+    await paging.passes(4 * MINUTE)
+    assert await paging.state() is RunState.SUCCEEDED
+    assert paging.told() == ["level-1"]
+    await paging.passes(5 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+
+
+@pytest.mark.parametrize(("severity", "told"), [("sev2", []), ("sev1", ["level-1"])])
+async def test_hours_delay_a_page_but_not_of_the_most_severe(begin: Begin, severity: str, told: list[str]) -> None:
+    """On a Saturday a sev2 of a policy with office hours waits for Monday, and its timeline says so; a sev1 does not."""
+    office = Hours("office", frozenset(range(5)), time(9), time(17), UTC)
+    paging = await begin(rule(remedies=(), severity=severity), policy=Policy("p", (level(1, hours=office),), urgent="sev1"))
+    await paging.fires()
+    assert paging.told() == told
+    reasons = {data["reason"] for data in paging.said(Kind.MESSAGE_POSTPONED)}
+    assert reasons == (set() if told else {"outside the hours 'office'"})
+    paging.now = datetime(2026, 11, 23, 9, tzinfo=UTC)
+    await paging.deliver()
+    assert paging.told() == ["level-1"]
+
+
+async def test_storm_puts_levels_and_updates_off(begin: Begin) -> None:
+    """While a storm lasts its digests tell of everything; what had been paged before climbs on when it is over."""
+    paging = await begin(policy=three(update_every=5 * MINUTE))
+    await paging.fires()
+    updates = len(paging.told("update"))
+    since = paging.now + MINUTE
+    storm = Pause(STORM, "remediator", "60 incidents", since, since=since)
+    await paging.store.transact(Reads(), lambda _seen: Changes(pauses=[storm]))
+    await paging.passes(20 * MINUTE)
+    assert (paging.told(), len(paging.told("update"))) == (["level-1"], updates)
+    await paging.store.transact(Reads(), lambda _seen: Changes(lift=[STORM]))
+    await paging.passes(2 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+
+
+async def test_digests_climb_with_the_age_of_the_storm(begin: Begin) -> None:
+    """The first digest goes to level 1; one that is made ten minutes later to level 2 as well."""
+    paging = await begin()
+    for minutes in (1, 10):
+        at = paging.now + minutes * MINUTE
+        body = {"storm": f"storm-{paging.now:%Y%m%dT%H%M%S.%fZ}", "severity": "sev2"}
+        digest = Message(f"storm/{minutes}", MessageKind.DIGEST, "production", "system", body, at)
+        await paging.store.transact(Reads(), lambda _seen, one=digest: Changes(messages=[one]))
+    await paging.passes(10 * MINUTE)
+    assert paging.told("digest") == ["level-1", "level-1", "level-2"]
+
+
+async def test_level_that_only_a_resolution_stops_is_told_although_acknowledged(begin: Begin) -> None:
+    """A manager who wants to know how long it lasts hears of it, whoever has it."""
+    paging = await begin(policy=Policy("p", (level(1), level(2, 10), level(3, 30, unless=Unless.RESOLVED)), urgent="sev1"))
+    await paging.fires()
+    await paging.acknowledge()
+    await paging.passes(120 * MINUTE)
+    assert paging.told() == ["level-1", "level-3"]
+
+
+async def test_reload_reaches_a_page_on_its_way(begin: Begin) -> None:
+    """Levels are taken from the policy in force when they are due."""
+    paging = await begin()
+    await paging.fires()
+    paging.policy = Policy("production", (level(1), level(2, 20)), urgent="sev1")
+    await paging.passes(19 * MINUTE)
+    assert paging.told() == ["level-1"]
+    await paging.passes(MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+
+
+async def test_severity_that_a_policy_tells_nobody_of_is_loud(begin: Begin) -> None:
+    """A page that nobody gets is never called delivered."""
+    paging = await begin(policy=Policy("p", (level(1, severities=frozenset({"sev1"})),), urgent="sev1"))
+    await paging.fires()
+    assert any("names nobody for sev2" in str(data["error"]) for data in paging.said(Kind.MESSAGE_FAILED))
+    assert (await paging.store.counts())["messages.undelivered"] > 0
