@@ -67,7 +67,7 @@ class Live:
 
     async def start(self) -> Live:
         """Put the parts together as the daemon does."""
-        registry, scrubber = Registry(), Scrubber()
+        registry, scrubber = Registry(self.settings.actions_path), Scrubber()
         self.rules = load_rules(self.settings, registry)
         self.connections = Connections(self.settings, registry, secrets=SecretStore(os.environ, scrubber), identity=Identity())
         execution = Execution(registry, self.connections, scrub=scrubber.text)

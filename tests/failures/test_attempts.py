@@ -1,0 +1,432 @@
+"""Failures of automation that acted too soon, too often, too late, or at too many places at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from actions.redis import SentinelFailover
+from remediator import decide, guards
+from remediator.engine import acting, preparing
+from remediator.errors import LeaseLost, RemediatorError
+from remediator.model import Health, RunState, Verdict
+from remediator.records import Run
+from remediator.runner import Runner
+from remediator.store import sqlite_queries
+from tests.failures.conftest import Start
+from tests.failures.plant import OPEN_WIDE, Plant, trusting, without
+from tests.rules.packs.worlds import to_redis, to_sentinels
+from tests.servers.http import HttpServer
+from tests.servers.ports import eventually
+from tests.servers.redis import RedisServer, SentinelSet
+
+MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
+
+# --- GitHub 2012: one attempt, then a human -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sentinels() -> Iterator[SentinelSet]:
+    """Start a primary, two replicas and three sentinels."""
+    world = SentinelSet().start()
+    yield world
+    world.stop()
+
+
+FAILOVER = """
+rules:
+  - name: slow
+    match: ['alertname = "PrimarySlow"']
+    mode: auto
+    target: "redis/cache"
+    checks:
+      cache: {{redis.replication: {{connection: cache}}}}
+    remedies:
+      - name: fail over
+        steps: [{{redis.sentinel_failover: {{connection: cache}}}}]
+        verify: {{within: 40s, hold: 0s, every: 1s, until: "{until}"}}
+    {guards}
+"""
+
+
+async def _flaps(plant: Plant, sentinels: SentinelSet, *, name: str) -> None:
+    """The primary is slow under load; the new one is slow, too, since its cache is cold: the alert ends and fires again."""
+    await plant.fires("PrimarySlow", test=name)
+    await plant.work()
+    await sentinels.settled()
+    await plant.tick(timedelta(seconds=2))
+    await plant.ends()
+    await plant.tick(10 * MINUTE)
+    await plant.fires("PrimarySlow", test=name)
+    await plant.work()
+    await sentinels.settled()
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_github_2012_one_attempt_then_a_human(start: Start, sentinels: SentinelSet, *, guarded: bool) -> None:
+    """Fail-over under load, and fail-over again at the next alert. By default what did not last is not done again without a person."""
+    sentinels.restore()
+    rules = FAILOVER.format(until="true", guards="" if guarded else OPEN_WIDE)
+    plant = await start(rules, connections={"cache": to_sentinels(sentinels)})
+    before = sentinels.primary
+    await _flaps(plant, sentinels, name=f"2012 {guarded}")
+    receipts = [event for event in plant.events if event.kind == "action.applied"]
+    assert sentinels.primary is not before or len(receipts) == 2
+    if guarded:
+        assert len(receipts) == 1
+        assert (await plant.run()).state is RunState.WAITING  # for the cooldown of 30 minutes
+        assert plant.denials()[-1] == ("cooldown", "wait")
+        await plant.tick(16 * MINUTE)
+        assert (await plant.run()).state is RunState.ESCALATED
+        assert len([event for event in plant.events if event.kind == "action.applied"]) == 1
+    else:
+        assert len(receipts) == 2
+
+
+async def test_github_2012_what_did_not_last_needs_approval_even_without_a_cooldown(start: Start, sentinels: SentinelSet) -> None:
+    """The relapse alone, with cooldown and budgets wide open, lowers the second attempt to an approval."""
+    sentinels.restore()
+    loose = "guards: {cooldown: 0s, budget: [9999 per 1h]}"
+    plant = await start(FAILOVER.format(until="true", guards=loose), connections={"cache": to_sentinels(sentinels)})
+    await _flaps(plant, sentinels, name="2012 relapse")
+    assert (await plant.run()).state is RunState.AWAITING_APPROVAL
+    assert "it had succeeded before this relapse" in plant.said("plan.made")[-1]["reasons"]
+    assert len([event for event in plant.events if event.kind == "action.applied"]) == 1
+
+
+# --- Cloudflare 2020: capacity after the act ------------------------------------------------------------------------------------
+
+
+async def looks_at_nothing(*_values: Any) -> Verdict:
+    """Take the action's own look out."""
+    return Verdict(Health.HEALTHY, "it was told to")
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_cloudflare_2020_capacity_is_checked_after_the_act(
+    start: Start, sentinels: SentinelSet, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """A replica is promoted while another one is lost: promoted is not done. What `until` asks for, and the action's own look, decide."""
+    sentinels.restore()
+    if not guarded:
+        monkeypatch.setattr(SentinelFailover, "verify", looks_at_nothing)
+    lost = next(server for server in sentinels.servers if server is not sentinels.primary)
+    until = "alert.resolved && checks.cache.healthy_replicas >= 2" if guarded else "true"
+    plant = await start(FAILOVER.format(until=until, guards=OPEN_WIDE), connections={"cache": to_sentinels(sentinels)})
+    lost.kill()
+    await plant.fires("PrimarySlow", test=f"2020 {guarded}")
+    await plant.work()
+    assert [event.kind for event in plant.events].count("action.applied") == 1
+    await plant.resolve()
+    for _ in range(8):
+        await plant.tick(timedelta(seconds=10))
+    run = await plant.run()
+    if guarded:
+        assert run.state in (RunState.ESCALATED, RunState.FAILED), run.reason
+        assert run.state is not RunState.SUCCEEDED
+        assert await plant.told() != []
+    else:
+        assert run.state is RunState.SUCCEEDED, run.reason
+
+
+# --- GitHub 2018: minimum firing time, approval for what can't be taken back -------------------------------------------------------
+
+PARTITION = """
+rules:
+  - name: unreachable
+    match: ['alertname = "PrimaryUnreachable"']
+    mode: auto
+    {wait}
+    target: "site/east"
+    remedies:
+      - name: fail over to the other coast
+        steps: [{{http.request: {{connection: target, path: /failover}}}}]
+        verify: {{within: 20s, hold: 0s, every: 1s, until: "true"}}
+"""
+
+
+@pytest.mark.parametrize("how", ["off", "by the rule", "by the operator"])
+async def test_github_2018_a_short_partition_is_no_reason(start: Start, target: HttpServer, how: str) -> None:
+    """43 seconds of partition. A minimum firing time, of the rule or of the operator, lets it pass."""
+    wait, limits = ("for: 1m" if how == "by the rule" else ""), ({"min_for": MINUTE} if how == "by the operator" else {})
+    rules = PARTITION.format(wait=wait)
+    plant = await start(rules, connections={"target": {"kind": "http", "base_url": target.url}}, limits=limits)
+    await plant.fires("PrimaryUnreachable", how=how)
+    await plant.work()
+    await plant.tick(timedelta(seconds=43))
+    await plant.ends()
+    await plant.tick(5 * MINUTE)
+    if how == "off":
+        assert [one.path for one in target.received] == ["/failover"]
+    else:
+        assert target.received == []
+        assert plant.denials() == [("minimum_firing", "wait")]
+        assert (await plant.run()).state is RunState.CANCELLED
+
+
+SWAP = """
+rules:
+  - name: swap
+    match: ['alertname = "Swap"']
+    mode: auto
+    remedies:
+      - name: swap roles
+        steps: [{redis.replica_failover: {connection: cache, replica: replica}}]
+        verify: {within: 20s, hold: 0s, every: 1s, until: "true"}
+"""
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_github_2018_what_can_not_be_taken_back_asks_a_person(
+    start: Start, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """A fail-over has no way back and is of high risk: in a rule that acts by itself it still asks."""
+    primary = RedisServer().start()
+    replica = RedisServer(options={"replicaof": f"127.0.0.1 {primary.port}"}).start()
+    try:
+
+        async def follows() -> bool:
+            return bool(primary.info("replication")["connected_slaves"] == 1)
+
+        await eventually(follows, what="the replica follows")
+        if not guarded:
+            monkeypatch.setattr(decide, "_remedy_asks", lambda *_values, **_more: iter(()))
+        plant = await start(SWAP, connections={"cache": to_redis(primary), "replica": to_redis(replica)})
+        await plant.fires("Swap", guarded=str(guarded))
+        run = await plant.works()
+        swapped = replica.info("replication")["role"] == "master"
+        assert swapped is not guarded, run.reason
+        if guarded:
+            assert run.state is RunState.AWAITING_APPROVAL
+            assert "its risk is high" in plant.said("plan.made")[0]["reasons"]
+    finally:
+        replica.stop()
+        primary.stop()
+
+
+# --- Reddit 2016: nothing but a person lifts it ---------------------------------------------------------------------------------
+
+SCALER = """
+rules:
+  - name: autoscaler
+    match: ['alertname = "AutoscalerOff"']
+    mode: auto
+    remedies:
+      - name: switch it on
+        steps: [{http.request: {connection: target, path: /autoscaler/on}}]
+        verify: {within: 20s, hold: 0s, every: 1s, until: "true"}
+"""
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_reddit_2016_what_a_person_paused_stays_paused(
+    start: Start, target: HttpServer, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """A person stops everything for a migration; a restart (of a process, of another replica, by some other automation) changes nothing."""
+    if not guarded:
+        without(monkeypatch, guards.KillSwitch)
+    plant = await start(SCALER, connections={"target": {"kind": "http", "base_url": target.url}})
+    await plant.pause()
+    await plant.store.aclose()
+    await plant.store.open()
+    await plant.fires("AutoscalerOff", guarded=str(guarded))
+    run = await plant.works()
+    assert [one.path for one in target.received] == ([] if guarded else ["/autoscaler/on"])
+    if guarded:
+        assert run.state is RunState.INTERRUPTED
+        assert run.reason.startswith("kill_switch: global was paused by anna") or "a migration" in run.reason
+        assert plant.denials() == [("kill_switch", "deny")]
+
+
+# --- AWS EBS 2011: how many at once -----------------------------------------------------------------------------------------------
+
+MIRROR = """
+rules:
+  - name: mirror
+    match: ['alertname = "MirrorLost"']
+    mode: auto
+    target: "volume/${labels.volume}"
+    remedies:
+      - name: mirror it again
+        steps: [{http.request: {connection: target, path: "/mirror/{volume}", args: {volume: "${labels.volume}"}}}]
+        verify: {within: 20s, hold: 0s, every: 1s, until: "true"}
+    guards: {budget: [9999 per 1h], max_wait: 1h}
+"""
+VOLUMES = 16
+
+
+class Mirrors(HttpServer):
+    """A network that mirrors until `done` is set, and says how many it mirrored at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = asyncio.Event()
+        self.busy = self.most = 0
+
+    async def _answer(self, request: Any, reader: Any, writer: Any) -> None:
+        self.busy += 1
+        self.most = max(self.most, self.busy)
+        await self.done.wait()
+        self.busy -= 1
+        await super()._answer(request, reader, writer)
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_aws_ebs_2011_a_cap_over_the_whole_fleet(start: Start, *, guarded: bool) -> None:
+    """All volumes lose their mirrors at once, and mirroring them all at once is the storm. Ten at a time is the default."""
+    async with Mirrors() as network:
+        limits = {} if guarded else {"max_acting": 10_000}
+        plant = await start(MIRROR, connections={"target": {"kind": "http", "base_url": network.url}}, limits=limits)
+        for volume in range(VOLUMES):
+            await plant.fires("MirrorLost", volume=str(volume), guarded=str(guarded))
+        runner = Runner(plant.store, plant.engine.advance, worker="me", capacity=64, lease=MINUTE)
+        runner.start()
+        try:
+            expected = 10 if guarded else VOLUMES
+
+            async def all_that_may() -> bool:
+                waiting = len({one["run"] for one in plant.said("guard.denied")})
+                return network.busy == expected and waiting == VOLUMES - expected
+
+            await eventually(all_that_may, what=f"{expected} are mirrored, the others wait")
+        finally:
+            network.done.set()
+            await runner.aclose()
+        assert network.most == expected
+        assert set(plant.denials()) == ({("concurrency", "wait")} if guarded else set())
+
+
+# --- DynamoDB 2025: a delayed worker and its old plan --------------------------------------------------------------------------------
+
+POINT = """
+rules:
+  - name: endpoint
+    match: ['alertname = "EndpointOld"']
+    mode: auto
+    target: dns
+    remedies:
+      - name: point it
+        steps: [{{naive.point: {{port: {port}}}}}]
+        verify: {{within: 20s, hold: 0s, every: 1s, until: "true"}}
+    guards: {{max_wait: 1h, plan_expires: {expires}}}
+"""
+
+
+def delayed(monkeypatch: pytest.MonkeyPatch, late: Any) -> None:
+    """Have a worker stand still, once, between its plan and what it does with it."""
+    plain, stood = acting.start, []
+
+    async def start_late(*values: Any, **more: Any) -> None:
+        if not stood:
+            stood.append(True)
+            await late()
+        await plain(*values, **more)
+
+    monkeypatch.setattr(acting, "start", start_late)
+    monkeypatch.setattr(preparing.acting, "start", start_late)
+
+
+@pytest.mark.parametrize("how", ["off", "by the rule", "by the operator"])
+async def test_aws_dynamodb_2025_plans_expire(start: Start, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """A worker stands still for ten minutes with plan 1; meanwhile plan 2 was carried out. It looks again instead of going back."""
+    limits = {} if how == "by the operator" else {"plan_expires": timedelta(days=1)}
+    expires = {"off": "1d", "by the rule": "5m", "by the operator": "1d"}[how]
+    if how == "by the operator":
+        limits = {"plan_expires": 5 * MINUTE}
+    plant = await start(POINT.format(port=redis.port, expires=expires), limits=limits)
+
+    async def somebody_is_faster() -> None:
+        redis.call("INCR", "plans")
+        redis.call("SET", "endpoint", "2")
+        plant.later += 10 * MINUTE
+
+    delayed(monkeypatch, somebody_is_faster)
+    await plant.fires("EndpointOld", how=how)
+    await plant.work()
+    if how == "off":
+        assert redis.call("GET", "endpoint") == b"1"
+    else:
+        assert redis.call("GET", "endpoint") == b"3"
+        assert ("plan_expiry", "wait") in plant.denials()
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_aws_dynamodb_2025_a_worker_that_lost_its_lease_does_nothing(
+    start: Start, redis: RedisServer, monkeypatch: pytest.MonkeyPatch, *, fenced: bool
+) -> None:
+    """Another worker took the run over and carried out plan 2; the first one wakes up with plan 1. The fencing token stops it."""
+    plant = await start(POINT.format(port=redis.port, expires="1d"), limits={"plan_expires": timedelta(days=1)})
+
+    async def another_takes_over() -> None:
+        claimed: list[Run] = []
+
+        async def its_lease_is_over() -> bool:
+            claimed.extend(await plant.store.claim("another", limit=10, lease=MINUTE))
+            return bool(claimed)
+
+        await eventually(its_lease_is_over, what="another worker has the run")
+        if not fenced:
+            replace = sqlite_queries.RUN_REPLACE.replace("AND fence = ?", "AND ? IS NOT NULL")
+            monkeypatch.setattr(sqlite_queries, "RUN_REPLACE", replace)
+            monkeypatch.setattr(guards, "BEFORE_ACTING", ())
+        await plant.engine.advance(claimed[0])
+        assert redis.call("GET", "endpoint") == b"2"
+
+    delayed(monkeypatch, another_takes_over)
+    await plant.fires("EndpointOld", fenced=str(fenced))
+    (run,) = await plant.store.claim("me", limit=10, lease=timedelta(milliseconds=300))
+    if fenced:
+        with pytest.raises(LeaseLost):
+            await plant.engine.advance(run)
+        assert redis.call("GET", "endpoint") == b"2"
+    else:
+        with suppress(RemediatorError):
+            await plant.engine.advance(run)
+        assert redis.call("GET", "endpoint") == b"1"
+
+
+# --- a cold start and its stale events -------------------------------------------------------------------------------------------
+
+REBOOT = """
+rules:
+  - name: reboot
+    match: ['alertname = "HostStuck"']
+    mode: auto
+    remedies:
+      - name: reboot it
+        steps: [{{http.request: {{connection: target, path: /reboot}}}}]
+        verify: {{within: 20s, hold: 0s, every: 1s, until: "true"}}
+    guards: {{max_age: {age}, max_wait: 1h}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("age", "asks", "guard"),
+    [("7d", False, ""), ("1h", False, "by age"), ("7d", True, "by asking Alertmanager"), ("7d", False, "by the operator")],
+    ids=["off", "by age", "by asking Alertmanager", "by the operator"],
+)
+async def test_cold_start_does_not_act_on_stale_events(
+    start: Start, target: HttpServer, monkeypatch: pytest.MonkeyPatch, age: str, guard: str, *, asks: bool
+) -> None:
+    """The daemon was down for two days; the alert it had accepted is long over. Its age, or Alertmanager, keeps it from rebooting."""
+    if not asks:
+        trusting(monkeypatch)
+    limits = {} if guard == "by the operator" else {"max_age": timedelta(days=7)}
+    rules = REBOOT.format(age=age)
+    plant = await start(rules, connections={"target": {"kind": "http", "base_url": target.url}}, limits=limits)
+    await plant.fires("HostStuck", guard=guard or "off")
+    await plant.resolve()  # nobody is there to hear it
+    await plant.tick(timedelta(days=2))
+    assert [one.path for one in target.received] == ([] if guard else ["/reboot"])
+    run = await plant.run()
+    if guard in ("by age", "by the operator"):
+        assert plant.denials() == [("maximum_age", "deny")]
+        assert run.state is RunState.ESCALATED
+    elif guard:
+        assert run.state is RunState.CANCELLED
+        assert await plant.state() is RunState.CANCELLED
