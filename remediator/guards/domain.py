@@ -19,8 +19,8 @@ class FailureDomain(Guard):
         "runs together (it waits). A domain is a node's zone, or the `domain` of the connection; its group the connection's "
         "`domain_group`, else the connection. Default: 1."
     )
-    rule: str = "max_domains"
-    limit: str = "max_domains"
+    rule: str = "guards.max_domains"
+    limit: str = "limits.max_domains"
     poll: timedelta = timedelta(seconds=5)
 
     def judge(self, case: Case) -> Judgement:

@@ -11,15 +11,17 @@ from typing import Any
 import pytest
 
 from remediator import guards
+from remediator.domains import Domain
 from remediator.guards import Answer, Bounds, Case, Guard
 from remediator.guards.catalogue import catalogue
 from remediator.ingest import Intake
 from remediator.model import Authority, Impact, IncidentState, RunState
-from remediator.records import Use
+from remediator.records import Attempt, Ending, Use
 from remediator.rules.model import Budget, GuardSpec
 from remediator.rules.schema import GuardsText, RuleText
 from remediator.settings.model import Limits, Settings
 from remediator.store.protocol import Snapshot
+from remediator.trust import lost
 from tests.builders import NOW, World, alert, bounds, incident, plan, rule, run
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -57,10 +59,13 @@ BOUNDS = [
     Bound(
         "allow_shrink", "allow_shrink", False, True, guards.NeverShrink(), lambda: {"plans": [plan("a", impact=Impact(1, shrinks=True))]}
     ),
+    Bound("max_domains", "max_domains", 1, 2, guards.FailureDomain(), lambda: {"domains": [Domain("nodes", "a"), Domain("nodes", "b")]}),
+    Bound("max_relapses", "max_relapses", 1, 9, guards.RelapseLoop(), lambda: {"incident": incident(relapsed_at=(NOW,))}),
+    Bound("max_chain", "max_chain", 1, 9, guards.Chain(), lambda: {"run": run(tried=("first",))}),
     Bound("plan_expires", "plan_expires", MINUTE, HOUR, guards.PlanExpiry(), lambda: {"run": run(planned_at=NOW - 5 * MINUTE)}),
 ]
-ELSEWHERE = {"max_wait", "relapse_window"}
-"""Bounds that no guard asks for; they have tests of their own below."""
+ELSEWHERE = {"max_wait", "relapse_window", "arm", "max_failing", "failing_within"}
+"""Bounds that no guard asks for at the moment of acting; they have tests of their own below, or (`max_wait`, `arm`) beside what asks."""
 IDS = [one.key for one in BOUNDS]
 WHERE = ["operator", "frozen", "in force"]
 
@@ -91,20 +96,21 @@ def test_every_limit_of_a_rule_has_a_bound_of_the_operator() -> None:
     keys = {one.name for one in fields(GuardSpec)}
     assert {one.key for one in BOUNDS} | ELSEWHERE == keys
     assert Bounds(budgets=(Budget(1, HOUR),)).spec == replace(Bounds().spec, budgets=(Budget(1, HOUR),))
-    said = {("budget" if one.limit == "budgets" else one.limit) for one in BOUNDS} | {"max_wait", "min_relapse_window"}
+    said = (
+        {("budget" if one.limit == "budgets" else one.limit) for one in BOUNDS} | (ELSEWHERE - {"relapse_window"}) | {"min_relapse_window"}
+    )
     assert said <= set(Limits.model_fields)
-    assert set(GuardsText.model_fields) | {"for_"} >= {
-        ("budget" if key == "budgets" else "for_" if key == "firing_for" else key) for key in keys
-    }
+    words = {"budgets": "budget", "firing_for": "for_"}
+    assert {words.get(key, key) for key in keys} <= {*GuardsText.model_fields, *RuleText.model_fields}
 
 
 def test_settings_and_bounds_have_the_same_defaults() -> None:
     """What holds when the operator says nothing is written in one way."""
     limits, default = Limits(), Bounds()
     for one in fields(Bounds):
-        if one.name in Limits.model_fields:
+        if one.name in Limits.model_fields and one.name != "arm":
             assert getattr(limits, one.name) == getattr(default, one.name), one.name
-    assert limits.budgets == default.budgets
+    assert (limits.budgets, limits.arm.arm) == (default.budgets, default.arm)
     assert Limits(budget=("2 per 1h per target",)).budgets[0].per == "target"
 
 
@@ -135,6 +141,30 @@ def test_s08_relapse_window_is_the_longer_of_rule_and_operator(own: timedelta, o
     assert (first.relapses == 1) is (relapse and max(own, operator) > timedelta())
     assert bool(further) is (first.relapses == 0)
     assert first.state is not IncidentState.RESOLVED or further
+
+
+@pytest.mark.parametrize("where", [None, *WHERE])
+@pytest.mark.parametrize(("key", "strict"), [("max_failing", 2), ("failing_within", DAY)])
+def test_strictest_count_of_failures_stops_a_remedy(key: str, strict: Any, where: str | None) -> None:
+    """It failed on two targets, one two hours ago: stopped where any of the three texts has that for too many, or looks back that far."""
+    kept = {"max_failing": 2, "failing_within": HOUR} if key == "failing_within" else {"max_failing": 9, "failing_within": DAY}
+    specs = [replace(GuardSpec(), **(kept | ({key: strict} if place == where else {}))) for place in WHERE]
+    latest, earlier = (
+        Attempt(
+            f"run {ago}",
+            "INC",
+            "site-down",
+            f"target {ago}",
+            Ending.FAILURE,
+            tried=True,
+            opened_at=NOW,
+            ended_at=NOW - ago * HOUR,
+            remedy="x",
+        )
+        for ago in (0, 2)
+    )
+    found = lost(latest, Snapshot(now=NOW, attempts={"site-down": (earlier,)}), specs, autonomous=False)
+    assert [one.scope for one in found] == ([] if where is None else ["remedy:site-down/x"])
 
 
 def test_guards_name_keys_that_exist() -> None:
