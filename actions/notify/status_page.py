@@ -64,6 +64,8 @@ class StatusPageConnection(WebConnection):
 
 
 class _StatusPageParams(Wording):
+    all_updates = True
+
     template: str = Field("general-customers", description="name of a template for customers; others could tell them what is internal")
     name: str = Field("", max_length=MAX_NAME, description="the incident's title instead of the template's; literal or from a rule's facts")
     body: str = Field("", max_length=MAX_BODY, description="what is said instead of the template's text")
@@ -141,6 +143,8 @@ class StatusPage(Messenger[_StatusPageParams]):
         if why := _needless(verb, seen):
             return nothing_to_say(self.name, params.connection, target, why)
         request = _request(verb, words, params, connection, seen, ctx)
+        if verb == "update" and _says(seen.open, request["incident"]):
+            return nothing_to_say(self.name, params.connection, target, "the status page says just that already")
         return self._plan(params.connection, target, request, words)
 
     def _plan(self, connection: str, target: Target, request: Mapping[str, JSON], words: Words) -> Plan:
@@ -194,7 +198,8 @@ _VERBS: Mapping[Kind, str] = {Kind.PAGE: "create", Kind.UPDATE: "update", Kind.R
 
 def _words(params: _StatusPageParams, ctx: Context) -> Words | Nothing:
     published = {verb: kind.value for kind, verb in _VERBS.items()}[params.publish]
-    words = word(params, {**ctx.values, "kind": ctx.values.get("kind") or published}, ctx.now)
+    step = {} if ctx.values.get("kind") else {"kind": published, "page": _incident(ctx)}
+    words = word(params, {**ctx.values, **step}, ctx.now)
     if isinstance(words, Nothing):
         return words
     return Words(words.kind, one_line(params.name) or words.subject, tidy(params.body) or words.text, words.audience)
@@ -213,6 +218,14 @@ def _needless(verb: str, seen: _Seen) -> str:
     if verb != "create" and seen.open is None:
         return "no open incident on the status page is ours"
     return ""
+
+
+def _says(incident: Mapping[str, JSON] | None, asked: Mapping[str, JSON]) -> bool:
+    """Tell whether the newest update of an incident says the same: subscribers are not told twice."""
+    found = (incident or {}).get("incident_updates")
+    updates = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+    newest = max(updates, key=lambda one: str(one.get("created_at", "")), default={})
+    return all(newest.get(name) == asked[name] for name in ("status", "body"))
 
 
 def _request(

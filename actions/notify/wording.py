@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -72,6 +72,9 @@ Fields = Annotated[Mapping[str, str], AfterValidator(_known_fields)]
 
 class Wording(Params):
     """What every message takes: through which connection, what it says, and of what."""
+
+    all_updates: ClassVar[bool] = False
+    """True where customers get every update: where those that say nothing new are left out."""
 
     connection: str
     template: TemplateName = Field("", description="name of a template (see Tell people); none: the daemon's own words, or `text`")
@@ -147,8 +150,8 @@ def word(params: Wording, values: Mapping[str, Any], now: datetime, *, text: str
     if not params.template:
         return Words(kind, _marked(subject_of(kind, values), values), _marked(tidy(text), values))
     template = load(params.template)
-    if template.audience is Audience.CUSTOMERS and values.get("dry_run"):
-        return Nothing("customers are not told of a dry run")
+    if template.audience is Audience.CUSTOMERS and (why := _not_for_customers(params, kind, values)):
+        return Nothing(why)
     body = template.bodies.get((kind or Kind.UPDATE).value)
     if body is None:
         return Nothing(f"template {template.name} has nothing to say of a {kind or 'step'}")
@@ -156,6 +159,17 @@ def word(params: Wording, values: Mapping[str, Any], now: datetime, *, text: str
     fallback = f"Incident: {facts['status']}" if template.audience is Audience.CUSTOMERS else subject_of(kind, values)
     subject = one_line(fill(body.subject, facts))[:LONGEST_SUBJECT] or fallback
     return Words(kind, _marked(subject, values), _marked(fill(body.text, facts), values), template.audience)
+
+
+def _not_for_customers(params: Wording, kind: Kind | None, values: Mapping[str, Any]) -> str:
+    """Return why customers don't hear of a message, or an empty text."""
+    if values.get("dry_run"):
+        return "customers are not told of a dry run"
+    if kind is not None and not values.get("page"):
+        return "it is about the daemon, or about many incidents, and customers are told of one"
+    if kind is Kind.UPDATE and not params.all_updates and "kinds" not in params.model_fields_set:
+        return "most updates are for the team; customers get them where `kinds` names them"
+    return ""
 
 
 def subject_of(kind: Kind | None, values: Mapping[str, Any]) -> str:

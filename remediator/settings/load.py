@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from remediator.action import Connection
+from remediator.action import Action, Connection
 from remediator.errors import InvalidFiles, Problem
 from remediator.model import JSON
 from remediator.registry import Registry
@@ -214,7 +214,29 @@ def _escalation_faults(settings: Settings, registry: Registry) -> Iterator[Fault
                 else:
                     # The message itself is filled in when it is sent.
                     text = {"text": "…"} if "text" in action.Params.model_fields else {}
-                    yield from _faults_under(loc, action.Params, {**text, **params})
+                    faults = [*_faults_under(loc, action.Params, {**text, **params})]
+                    yield from faults or _misfits(loc, action, {**text, **params}, settings, registry)
+
+
+def _misfits(loc: Loc, action: type[Action[Any]], params: Mapping[str, JSON], settings: Settings, registry: Registry) -> Iterator[Fault]:
+    """Hold a message against the connection that it names: else it would be found out when a page can't be sent."""
+    name = params.get(action.connection_field)
+    if action.connection is None or not isinstance(name, str):
+        return
+    where, raw = (*loc, action.connection_field), settings.all_connections.get(name)
+    if raw is None:
+        yield Fault(where, f"{dotted(where)}: there is no connection {name!r}{nearest(name, settings.all_connections)}")
+        return
+    model = registry.connection_kind(str(raw["kind"]))
+    if model is None or not issubclass(model, action.connection):
+        yield Fault(where, f"{dotted(where)}: connection {name!r} is of kind {raw['kind']}, which {action.name} can't use")
+        return
+    try:
+        connection = model.model_validate({key: value for key, value in raw.items() if key != "kind"})
+    except ValidationError:
+        return  # told where the connection stands
+    for text in action.misfits(action.Params.model_validate(params), connection):
+        yield Fault(loc, f"{dotted(loc)}: connection {name!r} {text}", at_key=True)
 
 
 def _faults_under(loc: Loc, model: type[BaseModel], data: Mapping[str, JSON]) -> Iterator[Fault]:

@@ -24,6 +24,7 @@ from tests.servers.receivers import StatuspageDouble
 VALUES: Mapping[str, Any] = {
     "kind": "page",
     "incident": "INC-20260101-001",
+    "page": "INC-20260101-001",
     "severity": "sev1",
     "summary": "internal summary of redis-7 in shop",
     "rule": "redis-down",
@@ -212,6 +213,14 @@ async def test_component_of_another_open_incident_stays_down(page: StatuspageDou
     assert page.components["comp1"] == "partial_outage"
     await teller.tell("m4", "resolved", incident="INC-20260101-002")
     assert page.components["comp1"] == "operational"
+
+
+async def test_update_that_says_nothing_new_is_not_published(page: StatuspageDouble, teller: Teller) -> None:
+    """A run has many steps; subscribers hear of what changes for them."""
+    await teller.tell("m1", "page")
+    for number, state in enumerate(("applying", "applying", "verifying", "verifying", "verifying")):
+        await teller.tell(f"u{number}", "update", state=state)
+    assert [one["status"] for one in page.incidents[0]["incident_updates"]] == ["monitoring", "identified", "investigating"]
 
 
 async def test_nothing_internal_is_published(page: StatuspageDouble, teller: Teller) -> None:

@@ -30,6 +30,7 @@ OWN = dict.fromkeys(FIELDS, "") | {
 }
 VALUES: Mapping[str, Any] = {
     "incident": "INC-20260101-001",
+    "page": "INC-20260101-001",
     "severity": "sev1",
     "summary": "Redis is unreachable",
     "rule": "redis-down",
@@ -49,7 +50,10 @@ VALUES: Mapping[str, Any] = {
 
 def say(template: str, kind: str, values: Mapping[str, Any] = VALUES, fields: Mapping[str, str] = OWN) -> Words | Nothing:
     """Word one message."""
-    params = Telling.model_validate({"connection": "c", "template": template, "fields": {n: v for n, v in fields.items() if v}})
+    kinds = [one.value for one in Kind]
+    params = Telling.model_validate(
+        {"connection": "c", "template": template, "kinds": kinds, "fields": {n: v for n, v in fields.items() if v}}
+    )
     return word(params, {**values, "kind": kind}, NOW, text=str(values.get("text", "")))
 
 
@@ -212,6 +216,21 @@ def test_s13_dry_run_is_said_in_subject_and_text_once() -> None:
 def test_customers_never_hear_of_a_dry_run() -> None:
     """Nothing is being done, and nobody asked for a rehearsal."""
     assert isinstance(say("sre-customers", "page", {**VALUES, "dry_run": True}), Nothing)
+
+
+@pytest.mark.parametrize("kind", ["update", "digest"])
+def test_customers_never_hear_of_the_daemon_itself(kind: str) -> None:
+    """A notice (a rule was demoted, say) and a storm's digest are about no incident, and have no page."""
+    about = {name: value for name, value in VALUES.items() if name != "page"} | {"incident": "system"}
+    assert isinstance(say("sre-customers", kind, about), Nothing)
+    assert said("sre", kind, about).text
+
+
+def test_customers_get_updates_where_that_was_asked_for() -> None:
+    """Each step of a run is an update for the team; customers' mail should not be one for each."""
+    params = Telling(connection="c", template="sre-customers", fields={"service": "Sync"})
+    assert isinstance(word(params, {**VALUES, "kind": "update"}, NOW), Nothing)
+    assert isinstance(word(params, {**VALUES, "kind": "page"}, NOW), Words)
 
 
 def test_kind_that_is_not_known_is_told_as_an_update() -> None:
