@@ -46,6 +46,8 @@ def load_rules(settings: Settings, registry: Registry, *, old: RuleSet | None = 
             tuple(settings.severities),
             escalations=tuple(settings.escalation),
             connections=tuple(settings.all_connections),
+            evaluation_interval=settings.monitoring.evaluation_interval,
+            resolves_after=settings.monitoring.resolves_after(prometheus=settings.prometheus is not None),
             known=None if old is None else old.files,
             between=_step_aside,
         )

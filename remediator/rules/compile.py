@@ -66,7 +66,7 @@ class RuleSet:
         return self.index.matching(labels)
 
 
-def compile_ruleset(
+def compile_ruleset(  # noqa: PLR0913 - one name for each thing that the settings know
     packs: Sequence[PackSource],
     catalogue: Catalogue,
     severities: Collection[str] | None = None,
@@ -74,16 +74,18 @@ def compile_ruleset(
     escalations: Collection[str] | None = None,
     connections: Collection[str] | None = None,
     evaluation_interval: timedelta = EVALUATION_INTERVAL,
+    resolves_after: timedelta = timedelta(),
     known: Mapping[str, CompiledFile] | None = None,
     between: Callable[[], None] = lambda: None,
 ) -> RuleSet:
     """Compile all packs. Raises `InvalidFiles` with every fault of every file.
 
-    `severities`, `escalations` and `connections` are the names that the settings know; None leaves them unchecked. `known` are the
+    `severities`, `escalations` and `connections` are the names that the settings know; None leaves them unchecked. An alert seems to
+    fire for one `evaluation_interval` and for `resolves_after` once its cause is gone. `known` are the
     files of an earlier rule set of the same catalogue: those that did not change are taken from there. `between` is called after each
     rule, for who has others to let go on.
     """
-    names = Names(catalogue, severities, escalations, connections, evaluation_interval)
+    names = Names(catalogue, severities, escalations, connections, evaluation_interval, resolves_after)
     problems: list[Problem] = []
     files: dict[str, CompiledFile] = {}
     listed: list[CompiledFile] = []
@@ -92,7 +94,8 @@ def compile_ruleset(
         problems += found
         shared = digest([pack.digest, *(None if some is None else sorted(some) for some in (severities, escalations, connections))])
         for path in pack.files:
-            key = digest([shared, evaluation_interval.total_seconds(), path, sha256(source.files[path]).hexdigest()])
+            timing = [evaluation_interval.total_seconds(), resolves_after.total_seconds()]
+            key = digest([shared, timing, path, sha256(source.files[path]).hexdigest()])
             compiled = None if known is None else known.get(key)
             if compiled is None:
                 compiled, found = _compile_file(path, source.files[path], pack, names, between=between)

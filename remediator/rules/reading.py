@@ -57,6 +57,8 @@ class Names:
     escalations: Collection[str] | None = None
     connections: Collection[str] | None = None
     evaluation_interval: timedelta = EVALUATION_INTERVAL
+    resolves_after: timedelta = timedelta()
+    """How long besides an alert seems to fire once its cause is gone (`keep_firing_for`, say)."""
     environments: dict[frozenset[tuple[str, FactType]], Environment] = field(default_factory=dict, compare=False, repr=False)
     """Environments that rules of one load share: thousands of them ask the same of the same names."""
 

@@ -149,8 +149,10 @@ class RemedyReader:
         interval = self.reader.names.evaluation_interval
         verify = node.get("verify") or node
         place = (verify.get("within") or verify).place
-        if text.within < text.hold + interval:
+        lasts = self.reader.names.resolves_after if "alert.resolved" in (text.until or "alert.resolved") else timedelta()
+        if text.within < text.hold + interval + lasts:
             needed = f"hold ({format_duration(text.hold)}) and one evaluation ({format_duration(interval)})"
+            needed += f" and how long an alert stays besides ({format_duration(lasts)})" if lasts else ""
             self.reader.problems.append(
                 place.problem(f"within ({format_duration(text.within)}) is shorter than {needed}: it could never succeed")
             )

@@ -23,6 +23,7 @@ from remediator.records import MOST_RELAPSES
 from remediator.rules.model import Arm, Budget, parse_budget
 from remediator.settings.faults import nearest
 from remediator.settings.freezes import FreezeSettings
+from remediator.settings.monitoring import MonitoringSettings
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, WorkingHours, policies, severities
 from remediator.settings.stopping import HeartbeatSettings, KillSwitchSettings, WatchdogSettings
@@ -426,6 +427,7 @@ class Settings(Part):
     prometheus: EndpointOrUrl | None = setting(
         None, "Prometheus, to tell whether an alert is over. Offered as connection `prometheus`", reload=True
     )
+    monitoring: MonitoringSettings = setting(MonitoringSettings, "how soon an alert can be seen to be over", reload=True)
     reconciliation: ReconciliationSettings = setting(
         ReconciliationSettings, "what is asked of Alertmanager beyond its webhooks", reload=True
     )

@@ -481,6 +481,17 @@ def test_s19_within_must_leave_time_to_resolve(load: Load, problems: Find) -> No
     assert problems(short) == ["rules.yaml:6:26: within (1m) is shorter than hold (1m) and one evaluation (15s): it could never succeed"]
 
 
+def test_s19_within_must_outlast_keep_firing_for(load: Load, problems: Find) -> None:
+    """An alert that stays for minutes once its cause is gone can't be seen resolved before; a condition without it can be met."""
+    lasts = {"resolves_after": timedelta(minutes=5)}
+    text = small("verify: {within: 6m, hold: 1m}\n" + SCALE)
+    assert load(text).rules
+    with pytest.raises(InvalidFiles, match=r"and one evaluation \(15s\) and how long an alert stays besides \(5m\): it could never"):
+        load(text, **lasts)
+    assert load(small("verify: {within: 6m, hold: 1m, until: 'true'}\n" + SCALE), **lasts).rules
+    assert load(small("verify: {within: 6m15s, hold: 1m}\n" + SCALE), **lasts).rules
+
+
 def test_rule_that_is_too_young_until_it_is_too_old_is_refused(problems: Find) -> None:
     """`for` must end before `max_age` does, or the rule could never act."""
     (problem,) = problems(small(SCALE, **{"for": "2h"}))
