@@ -51,6 +51,7 @@ from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
 from remediator.service import Accepted, Reloaded
 from remediator.settings import Settings, read_settings, reloadable_changes
+from remediator.silencer import Silencer
 from remediator.store.choosing import Reachable, make_store
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from remediator.storming import Storms
@@ -163,6 +164,14 @@ class Daemon:
             metrics=self.metrics,
         )
         self._freezer = Freezer(self._store, metrics=self.metrics, note=lambda kind, data: self._note(kind, **data))
+        self._silencer = Silencer(
+            self._store,
+            self.execution,
+            settings=lambda: self._settings.silence,
+            configured=lambda: "alertmanager" in self._settings.all_connections,
+            used=lambda: any(rule.silence is not None for rule in self._rules.rules),
+            link=lambda incident: f"{self._settings.public_url}/api/v1/incidents/{incident}" if self._settings.public_url else "",
+        )
         self._keeper = Keeper(self._store, settings=lambda: self._settings, rules=lambda: self._rules.rules, metrics=self.metrics)
         self.desk = Desk(
             self._store,
@@ -203,6 +212,7 @@ class Daemon:
             self._watch,
             self._keep_alive,
             self._storms.keep,
+            self._silencer.keep,
             self._freezer.keep,
             self._watchdogs.keep,
             self._kill_switches.keep_file,
@@ -400,6 +410,7 @@ class Daemon:
     def _committed(self, events: Sequence[ChainedEvent]) -> None:
         """Hear of what became durable. Counting and logging come a little later, after the work that the commit set free."""
         self.outbox.wake()
+        self._silencer.heard(events)
         if not self._untold:
             asyncio.get_running_loop().call_later(TELL_AFTER.total_seconds(), self._tell)
         self._untold += events

@@ -33,6 +33,9 @@ class Kind(StrEnum):
     ACTION_APPLIED = "action.applied"  # run, rule, step, action, undo, message, touched, seconds
     ACTION_FAILED = "action.failed"  # run, rule, step, action, undo, message, seconds
     ACTION_UNKNOWN = "action.unknown"  # run, rule, step, action, undo, message
+    SILENCE_MADE = "silence.made"  # run, rule, silence, ends_at (its first, short end)
+    SILENCE_ENDED = "silence.ended"  # run, rule, silence, reason
+    SILENCE_FAILED = "silence.failed"  # run, rule, doing (make | prolong | end), silence, error
     VERIFICATION_READ = "verification.read"  # run, health, message (when it changed)
     SIGNAL_RECEIVED = "signal.received"  # run, signal, comment
     MESSAGE_DELIVERED = "message.delivered"  # key, receivers, message (what kind it is), level

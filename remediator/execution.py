@@ -32,6 +32,7 @@ from remediator.expressions import Facts, Template, Unknown
 from remediator.model import Health, Plan, Receipt, Repeat, Value, Verdict, canonical, encode_value
 from remediator.registry import Registry
 from remediator.rules.model import CheckSpec, StepSpec
+from remediator.scope import outside_scope
 
 T = TypeVar("T")
 
@@ -283,6 +284,35 @@ class Execution:
         """Plan the way back. Raises `NotReversible` or `PlanRefused`."""
         action = self.action(plan.action)
         return await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, "plan", f"undo of {plan.action}")
+
+    # --- for the daemon itself
+
+    async def carry(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        *,
+        key: str,
+        values: Mapping[str, Value],
+        timeout: timedelta,  # noqa: ASYNC109
+    ) -> Receipt:
+        """Plan an action with literal parameters and carry it out at once, within its connection's scope; each takes at most `timeout`.
+
+        Raises what the action raises, `PlanRefused` outside of the scope, and `OutcomeUnknown` when nobody can say what came of it.
+        """
+        action = self.action(name)
+        ctx = self._context(key, values)
+        made = await self._reading(action.plan(action.Params.model_validate(dict(params)), ctx), timeout, "plan", name)
+        plan, scope, _ = self.scope_of(made)
+        outside = outside_scope(plan.targets, scope)
+        if outside is not None:
+            raise PlanRefused(f"{name} is outside the scope of connection {plan.connection!r}: {outside}")
+        try:
+            return await _limited(action.apply(plan, ctx), timeout)
+        except RemediatorError as error:
+            raise type(error)(self.words(error)) from error
+        except Exception as error:
+            raise OutcomeUnknown(self.words(error)) from error
 
     # --- messages
 

@@ -31,6 +31,9 @@ EVERYWHERE = "global"
 STORM = "storm"
 """Scope of the storm breaker: while it is thrown, runs are held back and people get digests (`remediator.storm`)."""
 
+SILENCE = "silence:"
+"""Beginning of scopes that stop nothing: `silence:RUN` tells of the silence that a run wants (`remediator.silencing`)."""
+
 AFTER_STORM = "storm:after"
 """Scope that holds from a storm's end until all that it held back was looked at again. It stops nothing."""
 

@@ -6,7 +6,7 @@ a fresh evaluation, never assumed from a message (`semantics.md`, 19).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -46,15 +46,23 @@ class Revalidation:
         self._execution = execution
         self._sources = sources
 
-    async def standing(self, alert: Alert) -> tuple[Standing, str]:
-        """Return how the alert stands with Alertmanager, and the words for it."""
+    async def standing(self, alert: Alert, own: tuple[Sequence[str], Sequence[str]] = ((), ())) -> tuple[Standing, str]:
+        """Return how the alert stands with Alertmanager, and the words for it.
+
+        `own` are the ids of silences that its incident made, and the marks of those whose ids are not known yet: these don't count.
+        """
         sources = self._sources()
         if not sources.alertmanager:
             return Standing.UNASKED, "no Alertmanager is configured"
         try:
             found = await self._execution.ask(
                 "alertmanager.standing",
-                {"connection": "alertmanager", "fingerprint": alert.fingerprint, "labels": dict(alert.labels)},
+                {
+                    "connection": "alertmanager",
+                    "fingerprint": alert.fingerprint,
+                    "labels": dict(alert.labels),
+                    **({"own": list(own[0]), "marks": list(own[1])} if any(own) else {}),
+                },
                 timeout=sources.timeout,
             )
         except TemporaryError as error:

@@ -14,7 +14,7 @@ from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
 from remediator.freezes import is_freeze
-from remediator.records import AFTER_STORM, EVERYWHERE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
+from remediator.records import AFTER_STORM, EVERYWHERE, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
 Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
@@ -34,6 +34,8 @@ def status(client: Client, as_json: AsJson = False) -> None:
         say(f"{armed}; {found['rules']} rules")
         say_frozen(found["freezes"])
         for pause in found["pauses"]:
+            if pause["scope"].startswith(SILENCE):
+                continue  # it stops nothing; the incident's timeline tells of it
             if is_freeze(pause["scope"]):
                 continue
             if pause["scope"] == AFTER_STORM:

@@ -23,6 +23,7 @@ from remediator.records import Run
 from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
+from remediator.silencing import followed, own
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.turn import HistoryWantedError, Turn
 
@@ -157,7 +158,7 @@ class Engine:
             turn = Turn(work.run, snapshot, work.rule, events=list(work.events), bounds=work.bounds, current=work.current)
             parks = bool(play(turn)) or park or turn.run.ended_at is not None
             made[:] = [(turn, parks)]
-            return self.scrubbed(turn).changes(release=parks)
+            return followed(self.scrubbed(turn).changes(release=parks), turn.run, work.rule, snapshot, over=work.alert_over)
 
         began = time.monotonic()
         try:
@@ -310,7 +311,7 @@ class Engine:
 
     def ask_ahead(self, work: Work) -> None:
         """Begin to ask Alertmanager, so that its answer is there when the plan is made."""
-        task = asyncio.create_task(self.revalidation.standing(work.incident.subject))
+        task = asyncio.create_task(self.revalidation.standing(work.incident.subject, own(work.snapshot.pauses, work.run.incident)))
         work.asked = (asyncio.get_running_loop().time(), task)
 
     async def _standing(self, work: Work) -> tuple[Standing, str]:
@@ -321,7 +322,7 @@ class Engine:
             if asyncio.get_running_loop().time() - at <= FRESH:
                 return await task
             task.cancel()
-        return await self.revalidation.standing(work.incident.subject)
+        return await self.revalidation.standing(work.incident.subject, own(work.snapshot.pauses, work.run.incident))
 
     async def verify_what_was_done(self, work: Work, reason: str) -> None:
         """Start no further step, and see what the others have done."""

@@ -15,6 +15,7 @@ from remediator.model import RunState, StepState
 from remediator.records import MessageKind, Run, SignalKind
 from remediator.replacing import replace
 from remediator.rules.model import Rule
+from remediator.silencing import followed
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.turn import Turn
 
@@ -34,7 +35,7 @@ async def give_up(engine: Engine, run: Run, error: Exception) -> None:
         turn = Turn(stored, snapshot, rule, bounds=bounds, current=engine.rule(run.rule))
         if stored.ended_at is None:
             _lead_out(turn, words)
-        return engine.scrubbed(turn).changes(release=True)
+        return followed(engine.scrubbed(turn).changes(release=True), turn.run, rule, snapshot)
 
     reads = Reads(runs=[run.id], attempts=[run.rule], attempts_window=trust.window_of([bounds.spec, rule.guards]))
     await engine.store.transact(reads, build)

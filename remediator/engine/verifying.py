@@ -39,6 +39,7 @@ async def verify(engine: Engine, work: Work) -> None:
     """Take one reading; succeed when it held long enough, fail at the deadline, else come back for the next."""
     spec = work.remedy.verify
     reading = await _read(engine, work)
+    work.alert_over = reading.resolved is True
     await engine.look(work)
     now = work.snapshot.now
     since = None if reading.health is not Health.HEALTHY else (work.run.healthy_since or now)

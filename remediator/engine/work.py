@@ -56,6 +56,9 @@ class Work:
     asked: tuple[float, asyncio.Task[tuple[Standing, str]]] | None = None
     """When (the event loop's time) Alertmanager was asked ahead of the first call, and its answer to come."""
 
+    alert_over: bool = False
+    """True once verification saw the alert resolved."""
+
     def forget_question(self) -> None:
         """Stop waiting for an answer that nobody needs any more."""
         if self.asked is not None:

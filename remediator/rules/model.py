@@ -226,6 +226,8 @@ class Rule:
     description: str = ""
     alive: str | None = None
     """PromQL that must return a series while the target exists (decision 19)."""
+    silence: timedelta | None = None
+    """The longest that the alert is kept quiet in Alertmanager while a run changes something; None: never."""
     vars: Mapping[str, JSON] = field(default_factory=dict)
     pack: str = ""
     file: str = ""

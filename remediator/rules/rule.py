@@ -90,6 +90,7 @@ class RuleCompiler:
             runbook=texts["runbook"] or "",
             description=texts["description"] or "",
             alive=texts["alive"],
+            silence=text.quiet_for,
             vars=dict(self.variables.values),
             pack=self.pack,
             file=self.node.place.file,

@@ -100,6 +100,12 @@ class ArmText(Text):
     window: Span = Field(Arm.window, description="how far back attempts count")
 
 
+class SilenceText(Text):
+    """How long an alert may be kept quiet while a run works on it."""
+
+    for_: Span = Field(timedelta(minutes=30), alias="for", description="longest time; the settings' `silence.max` holds besides")
+
+
 class RuleText(Text):
     """One playbook. `name`, `severity`, `escalation`, `runbook`, `description`, `alive`, `handover` and matchers may hold `${vars.x}`."""
 
@@ -122,6 +128,14 @@ class RuleText(Text):
     arm: ArmText | None = Field(None, description="record that the mode auto asks for; stricter than `limits.arm`, never looser")
     escalation: Short = Field("default", description="name of an escalation policy of the settings")
     alive: str | None = Field(None, min_length=1, max_length=2_000, description="PromQL that returns a series while the target exists")
+    silence: bool | SilenceText = Field(False, description="keep the alert quiet in Alertmanager while a run changes something")
+
+    @property
+    def quiet_for(self) -> timedelta | None:
+        """The longest silence; None: none."""
+        if isinstance(self.silence, SilenceText):
+            return self.silence.for_
+        return SilenceText().for_ if self.silence else None
 
 
 class RuleFile(Text):
@@ -143,6 +157,7 @@ class DefaultsText(Text):
     runbook: str = ""
     escalation: Short = "default"
     alive: str | None = None
+    silence: bool | SilenceText = False
     guards: GuardsText = Field(default_factory=GuardsText)
     arm: ArmText | None = None
 

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, model_validator
 
 from remediator.action import SecretRef
-from remediator.duration import Duration
+from remediator.duration import Duration, format_duration
 from remediator.levels import Policy
 from remediator.model import JSON, SYSTEM, Authority
 from remediator.records import MOST_RELAPSES
@@ -26,6 +26,7 @@ from remediator.settings.freezes import FreezeSettings
 from remediator.settings.monitoring import MonitoringSettings
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, WorkingHours, policies, severities
+from remediator.settings.silence import SilenceSettings
 from remediator.settings.stopping import HeartbeatSettings, KillSwitchSettings, WatchdogSettings
 from remediator.store.protocol import MOST_ATTEMPTS
 from remediator.storm import Reset, StormLimits
@@ -415,6 +416,7 @@ class Settings(Part):
     listen: ListenSettings = setting(ListenSettings, "where webhooks, API and UI are served", reload=False)
     dry_run: bool = setting(True, "plan and tell, but change nothing; `false` arms the daemon", reload=True)
     limits: Limits = setting(Limits, "the operator's bounds, which rules can't loosen", reload=True)
+    silence: SilenceSettings = setting(SilenceSettings, "how far rules may keep alerts quiet while they are remedied", reload=True)
     storm: StormSettings = setting(StormSettings, "when so much happens at once that nothing acts by itself", reload=True)
     watchdog: WatchdogSettings = setting(WatchdogSettings, "the alert that always fires, and what its absence means", reload=True)
     kill_switch: KillSwitchSettings = setting(KillSwitchSettings, "ways to stop everything without the API", reload=True)
@@ -495,7 +497,8 @@ class Settings(Part):
         own: dict[str, Mapping[str, JSON]] = {}
         if self.alertmanager:
             urls: list[JSON] = [peer.url for peer in self.alertmanager]
-            own["alertmanager"] = {"kind": "alertmanager", "urls": urls, **self.alertmanager[0].sign_in}
+            longest = format_duration(self.silence.max)
+            own["alertmanager"] = {"kind": "alertmanager", "urls": urls, "max_silence": longest, **self.alertmanager[0].sign_in}
         if self.prometheus is not None:
             own["prometheus"] = {"kind": "prometheus", "url": self.prometheus.url, **self.prometheus.sign_in}
         return {**own, **self.connections}

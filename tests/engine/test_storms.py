@@ -285,7 +285,7 @@ async def test_storm_that_begins_while_a_run_plans_holds_it_before_its_first_cal
     revalidation = weather.engine.revalidation
     asked = revalidation.standing
 
-    async def standing(subject: Alert) -> tuple[Standing, str]:
+    async def standing(subject: Alert, *_: object) -> tuple[Standing, str]:
         """Answer as ever, but a moment too late: the storm has begun."""
         pause = Pause(STORM, "remediator", "so it is", weather.now, since=weather.now)
         await weather.store.transact(Reads(), lambda _seen: Changes(pauses=[pause]))

@@ -93,15 +93,24 @@ class AlertmanagerServer:
             await self._process.stop()
         self._process = None
 
-    async def post_alerts(self, *alerts: Mapping[str, str], firing: bool = True, annotations: Mapping[str, str] | None = None) -> None:
-        """Post alerts by their labels, as a Prometheus would: firing for an hour, or resolved now."""
+    async def post_alerts(
+        self,
+        *alerts: Mapping[str, str],
+        firing: bool = True,
+        annotations: Mapping[str, str] | None = None,
+        age: timedelta = timedelta(minutes=1),
+    ) -> None:
+        """Post alerts by their labels, as a Prometheus would: firing for an hour, or resolved now.
+
+        One of an `age` beyond its route's `group_wait` is sent on at once.
+        """
         now = datetime.now(UTC)
         ends = now + timedelta(hours=1) if firing else now
         body = [
             {
                 "labels": dict(labels),
                 "annotations": dict(annotations or {}),
-                "startsAt": (now - timedelta(minutes=1)).isoformat(),
+                "startsAt": (now - age).isoformat(),
                 "endsAt": ends.isoformat(),
                 "generatorURL": "http://prometheus.example.com/graph",
             }
