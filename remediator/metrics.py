@@ -20,7 +20,7 @@ from remediator.events import Kind
 from remediator.freezes import Effect, Source
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
-from remediator.records import EVERYWHERE, STORM
+from remediator.records import EVERYWHERE, STORM, MessageKind
 
 OTHER = "other"
 MOST_BEGUN = 10_000
@@ -32,6 +32,10 @@ FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5,
 """Buckets in seconds for what a machine does alone."""
 CALL = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 """Buckets in seconds for calls to other systems."""
+HUMAN = (10, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 86400)
+"""Buckets in seconds for what people do."""
+LEVELS = ("1", "2", "3", "4", "5", "6")
+"""Levels of escalation policies that are counted one by one."""
 
 
 class _Labelled(Protocol):
@@ -111,7 +115,16 @@ class Metrics:
         self.approvals_pending = self._gauge("approvals_pending", "Approvals that wait for people.")
         self.checks = self._counter("checks_total", "Checks run.", ["outcome"])
         self.actions = self._counter("actions_total", "External calls by action and outcome.", ["action", "outcome"])
-        self.messages = self._counter("messages_total", "Attempts to deliver a message; folded: a storm's digest tells it.", ["outcome"])
+        self.messages = self._counter(
+            "messages_total", "Attempts to deliver a message; postponed: it waits; folded: a digest tells it.", ["outcome"]
+        )
+        self.pages_sent = self._counter("pages_sent_total", "Pages that all receivers of a level took, by level.", ["level"])
+        self.pages_spared = self._counter(
+            "pages_spared_total", "Incidents that were over while their page was still held: nobody was woken."
+        )
+        self.acknowledged_after = self._histogram(
+            "acknowledgement_seconds", "From the moment a page went out until somebody acknowledged.", buckets=HUMAN
+        )
         self.messages_undelivered = self._gauge("messages_undelivered", "Messages in the outbox, held ones too.")
 
     def _build_durations(self) -> None:
@@ -193,7 +206,8 @@ class Metrics:
             (self.runs_ended, ENDED),
             (self.approvals, ("approve", "deny", "expired", "void")),
             (self.checks, ("ok", "failed", "timeout")),
-            (self.messages, ("delivered", "failed", "folded")),
+            (self.messages, ("delivered", "failed", "folded", "postponed")),
+            (self.pages_sent, LEVELS),
             (self.stop_unreadable, ("file", "configmap")),
             (self.heartbeats, ("sent", "failed", "withheld")),
             (self.reconciliation_rounds, ("complete", "doubtful", "failed")),
@@ -346,7 +360,8 @@ class Metrics:
             Kind.INCIDENT_OPENED: lambda _: self.incidents_opened.inc(),
             Kind.INCIDENT_REOPENED: lambda _: self.incidents_reopened.inc(),
             Kind.INCIDENT_ESCALATED: lambda _: self.incidents_escalated.inc(),
-            Kind.INCIDENT_RESOLVED: lambda _: self.incidents_resolved.inc(),
+            Kind.INCIDENT_RESOLVED: self._incident_resolved,
+            Kind.INCIDENT_ACKNOWLEDGED: self._acknowledged,
             Kind.ALERT_RECOVERED: self._alert_recovered,
             Kind.EPISODE_EXPIRED: lambda _: self.reconciliation_expired.inc(),
             Kind.RUN_CREATED: self._run_created,
@@ -359,7 +374,8 @@ class Metrics:
             Kind.ACTION_APPLIED: lambda event: self._action(event, "applied"),
             Kind.ACTION_FAILED: lambda event: self._action(event, "failed"),
             Kind.ACTION_UNKNOWN: lambda event: self._action(event, "unknown"),
-            Kind.MESSAGE_DELIVERED: lambda _: self.messages.labels("delivered").inc(),
+            Kind.MESSAGE_DELIVERED: self._delivered,
+            Kind.MESSAGE_POSTPONED: lambda _: self.messages.labels("postponed").inc(),
             Kind.MESSAGE_FAILED: lambda _: self.messages.labels("failed").inc(),
             Kind.MESSAGE_FOLDED: lambda _: self.messages.labels("folded").inc(),
             Kind.STORM_TRIPPED: lambda _: self.storms.inc(),
@@ -368,6 +384,22 @@ class Metrics:
 
     def _alert_recovered(self, event: ChainedEvent) -> None:
         self.reconciliation_recovered.labels("truncated" if event.data.get("source") == "truncated" else "missed").inc()
+
+    def _incident_resolved(self, event: ChainedEvent) -> None:
+        self.incidents_resolved.inc()
+        if event.data.get("paged") is False:
+            self.pages_spared.inc()
+
+    def _acknowledged(self, event: ChainedEvent) -> None:
+        seconds = event.data.get("seconds")
+        if isinstance(seconds, int | float):
+            self.acknowledged_after.observe(seconds)
+
+    def _delivered(self, event: ChainedEvent) -> None:
+        self.messages.labels("delivered").inc()
+        if event.data.get("message") == MessageKind.PAGE:
+            level = str(event.data.get("level", 1))
+            self.pages_sent.labels(level if level in LEVELS else OTHER).inc()
 
     def _run_created(self, event: ChainedEvent) -> None:
         self._begun[str(event.data.get("run"))] = event.at

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 
 import remediator
-from remediator.cli import approvals, audit, catalogue, control, files, freezes, incidents, permissions, store, taking, token
+from remediator.cli import approvals, audit, catalogue, control, escalation, files, freezes, incidents, permissions, store, taking, token
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
 from remediator.cli.output import complain, say
@@ -28,6 +28,7 @@ COMMANDS = (
     incidents.incidents,
     incidents.runs,
     incidents.show,
+    escalation.escalation,
     approvals.approvals,
     approvals.approve,
     approvals.deny,

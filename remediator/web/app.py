@@ -14,7 +14,22 @@ from remediator.authentication import Authenticator
 from remediator.errors import RemediatorError
 from remediator.metrics import Metrics
 from remediator.service import Service
-from remediator.web import alerts, approvals, audit, catalogue, daemon, events, freezes, incidents, pauses, rehearsal, rules, runs, taking
+from remediator.web import (
+    alerts,
+    approvals,
+    audit,
+    catalogue,
+    daemon,
+    escalation,
+    events,
+    freezes,
+    incidents,
+    pauses,
+    rehearsal,
+    rules,
+    runs,
+    taking,
+)
 from remediator.web.access import authenticate, authorise, check_origin
 from remediator.web.bodies import Room, parse_body, read_body
 from remediator.web.openapi import describe
@@ -25,6 +40,7 @@ from remediator.web.routes import NOBODY, Call, Route, Surface
 ROUTES: tuple[Route, ...] = (
     *alerts.ROUTES,
     *incidents.ROUTES,
+    *escalation.ROUTES,
     *taking.ROUTES,
     *runs.ROUTES,
     *approvals.ROUTES,

@@ -243,3 +243,21 @@ def test_storm_is_no_paused_rule(metrics: Metrics) -> None:
     assert (value(metrics, "storm"), value(metrics, "paused_rules")) == (0, 1)
     metrics.observe([event(Kind.STORM_TRIPPED), event(Kind.MESSAGE_FOLDED)])
     assert (value(metrics, "storms_total"), value(metrics, "messages_total", outcome="folded")) == (1, 1)
+
+
+def test_pages_are_counted_by_level_and_people_by_their_time(metrics: Metrics) -> None:
+    """Sent pages, pages that were spared, and how long people took, each from its event."""
+    metrics.observe(
+        [
+            event(Kind.MESSAGE_DELIVERED, key="INC-1/page/0", message="page", level=2),
+            event(Kind.MESSAGE_DELIVERED, key="INC-1/page/0/9", message="page", level=99),
+            event(Kind.MESSAGE_DELIVERED, key="INC-1-1/failed", message="update", level=1),
+            event(Kind.INCIDENT_RESOLVED, fingerprint="f", paged=False),
+            event(Kind.INCIDENT_RESOLVED, fingerprint="f", paged=True),
+            event(Kind.INCIDENT_ACKNOWLEDGED, owner="anna", seconds=45.0),
+            event(Kind.INCIDENT_ACKNOWLEDGED, owner="anna", seconds=None),
+        ]
+    )
+    assert [value(metrics, "pages_sent_total", level=one) for one in ("1", "2", "other")] == [0, 1, 1]
+    assert (value(metrics, "pages_spared_total"), value(metrics, "incidents_resolved_total")) == (1, 2)
+    assert (value(metrics, "acknowledgement_seconds_count"), value(metrics, "acknowledgement_seconds_sum")) == (1, 45)

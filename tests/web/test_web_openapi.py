@@ -21,6 +21,7 @@ GOOD: list[tuple[str, str, str, Any]] = [
     ("GET", "/api/v1/incidents/{incident}", f"/api/v1/incidents/{INCIDENT}", None),
     ("GET", "/api/v1/incidents/{incident}/events", f"/api/v1/incidents/{INCIDENT}/events", None),
     ("POST", "/api/v1/incidents/{incident}/acknowledge", f"/api/v1/incidents/{INCIDENT}/acknowledge", None),
+    ("GET", "/api/v1/incidents/{incident}/escalation", f"/api/v1/incidents/{INCIDENT}/escalation", None),
     ("POST", "/api/v1/incidents/{incident}/take", f"/api/v1/incidents/{INCIDENT}/take", {"reason": "I have it", "for": "2h"}),
     ("GET", "/api/v1/incidents/{incident}", f"/api/v1/incidents/{INCIDENT}", None),
     ("POST", "/api/v1/incidents/{incident}/release", f"/api/v1/incidents/{INCIDENT}/release", {}),
