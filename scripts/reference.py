@@ -18,6 +18,7 @@ import yaml
 from prometheus_client import CollectorRegistry
 from pydantic import TypeAdapter
 
+from actions.notify import templates as templating
 from remediator import events
 from remediator.action import Action, Check, Permission
 from remediator.authentication import PERMISSIONS, Operation, Role
@@ -241,6 +242,26 @@ def chart_permissions() -> str:
     return CHART_HEAD + yaml.safe_dump({"names": sorted(needed), **found}, sort_keys=True)
 
 
+# --- templates -----------------------------------------------------------------------------------------------------------
+
+
+def templates() -> str:
+    """Return every named template with its texts."""
+    return "\n\n".join(_template(templating.load(name)) for name in templating.names())
+
+
+def _template(template: templating.Template) -> str:
+    parts = [f"## `{template.name}`"]
+    for kind, body in template.bodies.items():
+        parts.append(f"`{kind}`: **{body.subject}**\n\n```text\n{body.text.rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+def template_fields() -> str:
+    """Return what `fields` may hold."""
+    return table(("field", "what it says"), ((f"`{name}`", words) for name, words in templating.FIELDS.items()))
+
+
 # --- files -----------------------------------------------------------------------------------------------------------------
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
@@ -251,6 +272,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "lifecycle_states": lifecycle_states,
     "metrics": metrics,
     "roles": roles,
+    "template_fields": template_fields,
+    "templates": templates,
 }
 
 

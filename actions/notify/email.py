@@ -89,7 +89,7 @@ class EmailConnection(Connection):
         return self
 
     @property
-    def domain(self) -> str:
+    def mail_domain(self) -> str:
         """The sender's domain, for message ids."""
         return self.sender.rpartition("@")[2]
 
@@ -214,9 +214,9 @@ def compose(plan: Plan, connection: EmailConnection, ctx: Context) -> EmailMessa
     message["To"] = UNDISCLOSED if intent["hidden"] else ", ".join(intent["to"])
     message["Subject"] = one_line(intent["subject"])
     message["Date"] = format_datetime(ctx.now)
-    message["Message-ID"] = message_id(ctx.key, connection.domain)
+    message["Message-ID"] = message_id(ctx.key, connection.mail_domain)
     if intent["thread"]:
-        root = message_id(f"thread {intent['thread']}", connection.domain)
+        root = message_id(f"thread {intent['thread']}", connection.mail_domain)
         message["In-Reply-To"] = root
         message["References"] = root
     # RFC 3834: no vacation notices in return.
