@@ -76,6 +76,7 @@ class Freezer:
 
     async def use(self, settings: Mapping[str, FreezeSettings]) -> None:
         """Put the windows of `settings` in force, once their calendars were read, or proved to be unreadable."""
+        self._changed = self._changed or settings != self._settings
         old, self._settings = self._readings, settings
         wanted = {name: Reading(one) for name, one in settings.items() if one.ical is not None}
         # What was read before is true until something else is read.
@@ -84,7 +85,6 @@ class Freezer:
             self._reading = None
             await self._read()
         self.freezes = windows_of(settings, {name: one.calendar for name, one in self._readings.items()})
-        self._changed = True
 
     async def _read(self) -> None:
         """Read what changed since it was read last. While a file system hangs, its calendars are unreadable."""
