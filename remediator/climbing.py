@@ -182,9 +182,9 @@ def _again(message: Message, incident: Incident, policy: Policy, *, now: datetim
     held = held_until(policy, incident.acknowledged_at)
     if level is not None and level.unless is Unless.ACKNOWLEDGED and held is not None and held > now:
         return Drop("acknowledged")
-    if level is None:
-        level = policy.first(incident.severity)  # its level is gone from the policy
-    return Send(message, () if level is None else level.receivers)
+    if level is None:  # it is gone from the policy
+        return Send(message, policy.first_at(incident.severity, now)[0])
+    return Send(message, level.receivers)
 
 
 # --- updates ---------------------------------------------------------------------------------------------------------
@@ -205,12 +205,11 @@ def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Po
     now = snapshot.now
     if policy.update_every is None:
         return Step(Drop("the policy has no updates any more"))
-    level = policy.first(incident.severity)
-    opens = policy.open_at(level, incident.severity, now)
+    receivers, opens = policy.first_at(incident.severity, now)
     if opens > now:
         return Step(Later(replace(message, due_at=opens)))
     following = _update_row(message, _place(message) + 1, now + policy.update_every)
-    return Step(Send(message, () if level is None else level.receivers), Changes(messages=[following]))
+    return Step(Send(message, receivers), Changes(messages=[following]))
 
 
 # --- other messages --------------------------------------------------------------------------------------------------
@@ -223,11 +222,8 @@ def other(message: Message, incident: Incident | None, policy: Policy, *, now: d
         return Send(message, reached(policy, severity, since) or tuple(policy.everybody().values()))
     if incident is None:
         return Send(message, policy.levels[0].receivers if policy.levels else ())
-    level = policy.first(incident.severity)
-    opens = policy.open_at(level, incident.severity, now)
-    if opens > now and level is not None and level.hours is not None:
-        return Later(replace(message, due_at=opens), f"outside the hours {level.hours.name!r}")
-    return Send(message, () if level is None else level.receivers)
+    receivers, opens = policy.first_at(incident.severity, now)
+    return Later(replace(message, due_at=opens), "outside the hours of the first level") if opens > now else Send(message, receivers)
 
 
 def storm_age(digest: Message) -> timedelta:

@@ -114,10 +114,17 @@ class Policy:
         found = [(delay, level) for level in self.levels if level.receivers and (delay := level.delay(severity)) is not None]
         return sorted(found, key=lambda one: (one[0], one[1].number))
 
-    def first(self, severity: str) -> Level | None:
-        """Return the level that hears of everything: the first to be told of a page."""
+    def first(self, severity: str) -> Sequence[Level]:
+        """Return the levels that are told at once, or first, where none is: they hear of everything."""
         ladder = self.ladder(severity)
-        return ladder[0][1] if ladder else None
+        return [level for delay, level in ladder if delay == ladder[0][0]]
+
+    def first_at(self, severity: str, at: datetime) -> tuple[tuple[Receiver, ...], datetime]:
+        """Return who of the first levels may be told, and when: at `at`, or when the hours of one of them begin."""
+        levels = self.first(severity)
+        opens = min((self.open_at(level, severity, at) for level in levels), default=at)
+        found = [level for level in levels if self.open_at(level, severity, at) <= opens]
+        return tuple({receiver.mark: receiver for level in found for receiver in level.receivers}.values()), opens
 
     def receivers(self, number: int) -> tuple[Receiver, ...]:
         """Return a level's receivers, none when there is no such level any more."""
@@ -127,9 +134,9 @@ class Policy:
         """Return all receivers of all levels by mark."""
         return {receiver.mark: receiver for level in self.levels for receiver in level.receivers}
 
-    def open_at(self, level: Level | None, severity: str, at: datetime) -> datetime:
+    def open_at(self, level: Level, severity: str, at: datetime) -> datetime:
         """Return when a level may be told, from `at` on: at once, or when its hours begin."""
-        if level is None or level.hours is None or severity == self.urgent:
+        if level.hours is None or severity == self.urgent:
             return at
         return level.hours.opens(at)
 

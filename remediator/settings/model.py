@@ -507,7 +507,7 @@ class Settings(Part):
     def warnings(self) -> tuple[str, ...]:
         """What is allowed but hardly meant, for the log at start and for `lint`."""
         found: list[str] = []
-        unheard = {name: [one for one in self.severities if self.policy(name).first(one) is None] for name in self.escalation}
+        unheard = {name: [one for one in self.severities if not self.policy(name).first(one)] for name in self.escalation}
         found += [f"escalation.{name} tells nobody of {', '.join(missed)}" for name, missed in unheard.items() if missed]
         if not self.alertmanager and "alertmanager" not in self.connections:
             found.append("alertmanager is empty: nobody can say whether an alert still fires, so no rule goes further than approve")

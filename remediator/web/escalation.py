@@ -109,14 +109,15 @@ def _told(message: Message) -> Told:
 
 def _next(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Next | None:
     """Return what a waiting message will do as things stand, None when it will do nothing."""
-    level, at, why = policy.first(incident.severity), message.due_at, ""
+    (receivers, _), at, why, number = policy.first_at(incident.severity, message.due_at), message.due_at, "", _level(message)
     if message.kind is MessageKind.PAGE and not message.body.get("sending"):
         due = ahead(message, incident, policy, now=now)
         if due is None or incident.state is IncidentState.RESOLVED:
             return None
-        level, at, why = due.level, due.at, due.why
-    names = () if level is None else tuple(receiver.name for receiver in level.receivers)
-    return Next(message.key, message.kind, 1 if level is None else level.number, names, at, why)
+        receivers, at, why, number = due.level.receivers, due.at, due.why, due.level.number
+    elif message.kind is MessageKind.PAGE:
+        receivers = policy.receivers(number)
+    return Next(message.key, message.kind, number, tuple(receiver.name for receiver in receivers), at, why)
 
 
 ROUTES = (
