@@ -29,6 +29,7 @@ from remediator.execution import Execution
 from remediator.freezes import Freezes
 from remediator.freezing import Freezer
 from remediator.guards import ALL_GUARDS, Bounds
+from remediator.heartbeat import Heartbeat
 from remediator.housekeeping_loops import Keeper
 from remediator.identity import find_identity
 from remediator.ingest import Intake
@@ -51,6 +52,7 @@ from remediator.scrubber import Scrubber
 from remediator.secrets import SecretStore
 from remediator.service import Accepted, Reloaded
 from remediator.settings import Settings, read_settings, reloadable_changes
+from remediator.settings.stopping import AliveAlert
 from remediator.silencer import Silencer
 from remediator.store.choosing import Reachable, make_store
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
@@ -157,6 +159,16 @@ class Daemon:
             metrics=self.metrics,
             host=socket.gethostname(),
         )
+        self._heartbeat = Heartbeat(
+            self._store,
+            settings=lambda: self._settings.heartbeat,
+            ended=self._ended,
+            busy=lambda: not self.runner.free,
+            context=lambda: self.connections.context(key="heartbeat"),
+            say_alive=self._say_alive,
+            metrics=self.metrics,
+            host=socket.gethostname(),
+        )
         self._watchdogs = Watchdogs(
             self._store,
             watch=lambda: self._settings.watchdog.watch,
@@ -179,8 +191,8 @@ class Daemon:
             scrub=self.scrubber.text,
             held=lambda: self.runner.held,
             on_pauses=self.metrics.pauses,
-            connections=lambda: tuple(self._settings.all_connections),
             still_stopped=self._kill_switches.still,
+            connections=lambda: tuple(self._settings.all_connections),
         )
         self._takes = Takes(self._store, on_pauses=self.metrics.pauses)
         self._authenticator = Authenticator(settings.identities)
@@ -201,8 +213,8 @@ class Daemon:
         self.metrics.reloaded(ok=True, rules=len(self._rules.rules), at=datetime.now(UTC).timestamp())
         self._tell_settings()
         self.metrics.pauses(tuple(await self._store.pauses()))
-        await self._kill_switches.look()
         await self._freezer.use(self._settings.freezes)
+        await self._kill_switches.look()
         self.runner.start()
         self.outbox.start()
         loops = (
@@ -215,6 +227,7 @@ class Daemon:
             self._silencer.keep,
             self._freezer.keep,
             self._watchdogs.keep,
+            self._heartbeat.keep,
             self._kill_switches.keep_file,
             self._kill_switches.keep_configmap,
             self._takes.keep,
@@ -232,6 +245,7 @@ class Daemon:
             loop.cancel()
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._receiving.aclose()
+        await self._heartbeat.aclose()
         await self.runner.aclose()
         await self.outbox.aclose()
         try:
@@ -247,6 +261,17 @@ class Daemon:
         """Say so when a bug ended what should run for ever; without that nobody would notice."""
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("daemon.loop_ended", loop=task.get_name(), error=f"{type(error).__name__}: {error}")
+
+    def _ended(self) -> str | None:
+        """Name something that should run for ever and does not any more; None when all do."""
+        ended = [task.get_name() for task in self._loops if task.done()]
+        ended += [] if self.runner.alive else ["runner"]
+        ended += [] if self.outbox.alive else ["outbox"]
+        return f"{ended[0]} has ended" if ended else None
+
+    async def _say_alive(self, alert: AliveAlert, since: datetime, until: datetime) -> None:
+        labels = {"severity": "none", **alert.labels, "instance": socket.gethostname()}
+        await self.connections.say_alive(alert.connection, labels, since=since, until=until)
 
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""
@@ -310,8 +335,8 @@ class Daemon:
             identity=self.connections.identity,
             knows_alertmanager=bool(self._settings.alertmanager),
             clock_skew=limits.clock_skew,
-            freezes=self._freezer.freezes,
             stopped=self._kill_switches.stopped() or "",
+            freezes=self._freezer.freezes,
         )
 
     # --- alerts and rehearsals

@@ -300,6 +300,11 @@ class Connections:
         value = ((found.get("metadata") or {}).get("annotations") or {}).get(name)
         return None if value is None else str(value)
 
+    async def say_alive(self, alertmanager: str, labels: Mapping[str, str], *, since: datetime, until: datetime) -> None:
+        """Have the alert fire until `until` by which we say that we work. Raises `TemporaryError` naming peers that did not take it."""
+        tell = importlib.import_module("actions.alertmanager.alive").say_alive
+        await tell(LiveContext(self, key="heartbeat", values={}), alertmanager, labels, since=since, until=until)
+
 
 async def _object_of(ctx: LiveContext, cluster: str, path: str) -> Mapping[str, Any]:
     # The cluster's own module knows how to sign in; it is reached by name, like every system.

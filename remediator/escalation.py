@@ -73,6 +73,11 @@ class Outbox:
         """Begin delivering."""
         self._task = asyncio.create_task(self._deliver_due(), name="outbox")
 
+    @property
+    def alive(self) -> bool:
+        """Whether it still looks for what is due."""
+        return self._task is not None and not self._task.done()
+
     def wake(self) -> None:
         """Look for due messages now."""
         self._woken.set()

@@ -40,6 +40,9 @@ AFTER_STORM = "storm:after"
 WATCHDOG = "watchdog"
 """Scope that holds while no watchdog was ever heard; `watchdog:…` while one is not heard any more (`remediator.watchdog`)."""
 
+PROBE = "heartbeat:probe"
+"""Scope that is there for a moment while it is looked whether the store can be written. It stops nothing."""
+
 WATCHDOG_AWAITED = "watchdog:awaited"
 """Scope that says since when a watchdog is awaited that was never heard. It stops nothing."""
 

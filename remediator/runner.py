@@ -67,6 +67,11 @@ class Runner:
             self._reserved -= granted
 
     @property
+    def alive(self) -> bool:
+        """Whether it still takes runs and keeps their leases."""
+        return bool(self._loops) and not any(task.done() for task in self._loops)
+
+    @property
     def held(self) -> tuple[str, ...]:
         """Ids of the runs it works on."""
         return tuple(self._tasks)

@@ -14,7 +14,7 @@ from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
 from remediator.freezes import is_freeze
-from remediator.records import AFTER_STORM, EVERYWHERE, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
+from remediator.records import AFTER_STORM, EVERYWHERE, PROBE, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
 Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
@@ -40,6 +40,8 @@ def status(client: Client, as_json: AsJson = False) -> None:
                 continue
             if pause["scope"] == AFTER_STORM:
                 say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
+                continue
+            if pause["scope"] == PROBE:
                 continue
             if pause["scope"].partition(":")[0] == WATCHDOG:
                 _say_watchdog(pause)

@@ -318,7 +318,7 @@ def test_roles_are_exactly_what_is_declared() -> None:
         assert granted(role) == declared(values("armed")["rbac"]["actions"])
     assert of(documents, "ClusterRole") == of(documents, "ClusterRoleBinding") == []
     bindings = of(documents, "RoleBinding")
-    assert {one["metadata"]["namespace"] for one in bindings} == {"shop", "checkout"}
+    assert {one["metadata"]["namespace"] for one in bindings} == {"shop", "checkout", "platform"}
     for binding in bindings:
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": pod(documents)["serviceAccountName"], "namespace": "ops"}]
         assert binding["roleRef"]["name"] == binding["metadata"]["name"]
@@ -355,6 +355,19 @@ def test_secrets_are_read_one_by_one() -> None:
     (role,) = [one for one in of(render(values("armed")), "Role") if one["metadata"]["name"] == "remediator-secrets"]
     assert role["metadata"]["namespace"] == "shop"
     assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["api-key"], "verbs": ["get"]}]
+
+
+def test_kill_switch_needs_one_configmap_only() -> None:
+    """The ConfigMap that stops the daemon can be read, alone, where it is; nobody gets more where it lies in another cluster."""
+    documents = render(values("armed"))
+    (role,) = [one for one in of(documents, "Role") if one["metadata"]["name"] == "remediator-kill-switch"]
+    assert role["metadata"]["namespace"] == "platform"
+    assert role["rules"] == [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["remediator"], "verbs": ["get"]}]
+    (binding,) = [one for one in of(documents, "RoleBinding") if one["metadata"]["name"] == "remediator-kill-switch"]
+    assert binding["subjects"][0]["namespace"] == "ops"
+    given = values("armed")
+    given["settings"]["connections"]["production"] = {"kind": "kubernetes", "kubeconfig": "/etc/kubeconfig"}
+    assert "remediator-kill-switch" not in str(render(given))
 
 
 def test_no_right_is_a_wildcard() -> None:
@@ -449,12 +462,17 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
         f"remediator_storm{{{labels}}}": "0x300",
         f"remediator_reconciliation_last_complete_timestamp_seconds{{{labels}}}": "0+60x300",
         f'remediator_alerts_received_total{{{labels}, status="firing"}}': "0+1x300",
+        f"remediator_watchdog_stale{{{labels}}}": "0x300",
+        f'remediator_kill_switch_unreadable{{{labels}, source="configmap"}}': "0x300",
+        f'remediator_heartbeats_total{{{labels}, outcome="withheld"}}': "0x300",
     }
     sick = {
         series: {"0x300": "1+1x300", "1x300": "0x300", "0+1x300": "5x300", "0+60x300": "60x300"}[course]
         for series, course in healthy.items()
     }
     sick |= {f"{name}{{{labels}}}": "1x300" for name in ("remediator_paused", "remediator_storm")}
+    sick[f'remediator_kill_switch_unreadable{{{labels}, source="configmap"}}'] = "1x300"
+    sick['ALERTS{alertname="SiteDown", alertstate="firing", remediate="true"}'] = "1x300"
     alerts = [rule["alert"] for rule in groups["groups"][0]["rules"]]
     cases = [
         {
@@ -476,4 +494,32 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", "test.yaml"]):
         done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert len(alerts) == 10
+    assert len(alerts) == 14
+
+
+def test_example_holds_the_same_alerts(groups: Document, tmp_path: Path) -> None:
+    """Who installs without Helm gets the same rules from `examples/alerts.yaml`, for a job `remediator`; Prometheus takes the file."""
+    path = ROOT / "examples/alerts.yaml"
+    text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE)
+    wanted = yaml.safe_load(yaml.safe_dump(groups).replace(', namespace="ops"', "").replace("job, namespace, instance", "job, instance"))
+    assert yaml.safe_load(text) == wanted, f"write it anew:\n{yaml.safe_dump(wanted, sort_keys=False, width=140)}"
+    checked = subprocess.run([find_binary("promtool", "prometheus"), "check", "rules", path], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_example_of_routes_is_valid() -> None:
+    """Alertmanager's own checker takes the routes that page when the daemon dies."""
+    path = ROOT / "examples/alertmanager.yaml"
+    tool = find_binary("amtool", "prometheus-alertmanager")
+    checked = subprocess.run([tool, "check-config", path], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    for labels, receiver in (
+        ("alertname=RemediatorAlive", "nobody"),
+        ("alertname=Watchdog", "remediator"),
+        ("alertname=RemediatorBackstop remediate=true", "pager"),
+        ("alertname=SiteDown remediate=true", "remediator"),
+        ("alertname=Other", "pager"),
+    ):
+        command = [tool, "config", "routes", "test", f"--config.file={path}", f"--verify.receivers={receiver}", *labels.split()]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert found.returncode == 0, (labels, found.stdout + found.stderr)
