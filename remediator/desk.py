@@ -93,6 +93,7 @@ class Desk:
         """End a manual freeze. Raises `NotFound` when there is none of that scope."""
         why = self._scrub(why)
         await self._store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why=why, actor=actor))
+        await wake_waiting(self._store)
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
         """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""
@@ -110,9 +111,10 @@ class Desk:
 
         def build(snapshot: Snapshot) -> Changes:
             acknowledged = operations.acknowledge(snapshot, incident, actor=actor)
-            return taking.take(snapshot, incident, why=why, span=span, actor=actor, acknowledged=acknowledged, ids=ids)
+            return taking.take(snapshot, incident, why=why, span=span, actor=actor, acknowledged=acknowledged, ids=ids, scrub=self._scrub)
 
         committed = await self._store.transact(Reads(incidents=[incident], active_runs_of=[incident]), build)
+        self._on_pauses(tuple(await self._store.pauses()))
         return committed.changes.pauses[-1]
 
     async def take_target(self, target: str, why: str, actor: Actor, *, span: timedelta | None = None) -> Pause:
@@ -121,12 +123,14 @@ class Desk:
         committed = await self._store.transact(
             Reads(), lambda snapshot: taking.take_target(snapshot, target, why=why, span=span, actor=actor, active=self._held())
         )
+        self._on_pauses(tuple(await self._store.pauses()))
         return committed.changes.pauses[-1]
 
     async def release(self, scope: str, why: str, actor: Actor) -> None:
         """Let automation go on with what was taken under `scope`. Raises `NotFound`, `NotYours`."""
         why = self._scrub(why)
         await self._store.transact(Reads(), lambda snapshot: taking.release(snapshot, scope, why=why, actor=actor))
+        self._on_pauses(tuple(await self._store.pauses()))
 
     async def acknowledge(self, incident: str, actor: Actor) -> Incident:
         """Make `actor` the incident's owner. Raises `NotFound`."""

@@ -20,7 +20,7 @@ from remediator.events import Kind
 from remediator.freezes import Effect, Source
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
-from remediator.records import EVERYWHERE, STORM, MessageKind
+from remediator.records import EVERYWHERE, STORM, TAKEN, MessageKind
 
 OTHER = "other"
 MOST_BEGUN = 10_000
@@ -179,6 +179,7 @@ class Metrics:
         self.freezes_unreadable = self._gauge(
             "freezes_unreadable", "Windows whose calendar can't be read: nobody knows whether they are in force, so that a person is asked."
         )
+        self.taken = self._gauge("taken", "Incidents and targets that people have taken out of automation's hands.")
         self.paused_rules = self._gauge("paused_rules", "Rules whose own kill switch is thrown.")
         self.watchdog_seen = self._gauge(
             "watchdog_last_seen_timestamp_seconds", "When the watchdog was last heard: of several, the one that has been quiet longest."
@@ -324,6 +325,7 @@ class Metrics:
         """Set the gauges of the kill switch from all thrown scopes."""
         self.paused.set(int(EVERYWHERE in scopes))
         self.storm.set(int(STORM in scopes))
+        self.taken.set(sum(scope.startswith(TAKEN) for scope in scopes))
         self.paused_rules.set(sum(scope.startswith("rule:") for scope in scopes))
 
     def freezes(self, in_force: Sequence[tuple[Source, Effect]], *, unreadable: int) -> None:

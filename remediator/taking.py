@@ -7,7 +7,7 @@ holds it: no step, no undo, no next remedy. What that person tells a run is foll
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from remediator import domains
@@ -158,11 +158,13 @@ def take(
     actor: Actor,
     acknowledged: Changes,
     ids: Iterable[str] = (),
+    scrub: Callable[[str], str] = lambda text: text,
 ) -> Changes:
     """Give an incident to a person, who becomes its owner; its run stops before its next call.
 
     `acknowledged` is what acknowledging it changes, which is part of this; `ids` are canonical ids that earlier runs of it touched:
-    the active ones' are in the snapshot. Raises `NotFound`, `IllegalTransition` when it is over, `NotYours` when somebody else has it.
+    the active ones' are in the snapshot. `scrub` takes secrets out of what the event shows. Raises `NotFound`, `IllegalTransition`
+    when it is over, `NotYours` when somebody else has it.
     """
     found = snapshot.incidents.get(incident)
     if found is None:
@@ -173,7 +175,8 @@ def take(
     covered = tuple(sorted({*ids, *known_ids(active)}))
     hold = _hold(snapshot, scope_of(incident), why=why, span=span, actor=actor)
     hold = replace(hold, covers=covered, target=found.target)
-    event = Event(incident, Kind.INCIDENT_TAKEN, snapshot.now, {**_told(hold), "rule": found.rule, "covers": list(covered)}, actor.name)
+    shown: list[JSON] = [scrub(one) for one in covered]
+    event = Event(incident, Kind.INCIDENT_TAKEN, snapshot.now, {**_told(hold), "rule": found.rule, "covers": shown}, actor.name)
     wake = dict.fromkeys((*acknowledged.wake, *(run.id for run in active)))
     return replace(acknowledged, pauses=[*acknowledged.pauses, hold], wake=list(wake), events=[*acknowledged.events, event])
 
