@@ -38,6 +38,9 @@ class Operation(StrEnum):
     SIGNAL = "signal"
     """Lead a run on that waits for a person: settle, resume, undo, close."""
     APPROVE = "approve"
+    PROMOTE = "promote"
+    """Let a rule act by itself that has earned it. An unearned promotion is an admin's."""
+    PROMOTE_UNEARNED = "promote_unearned"
     REHEARSE = "rehearse"
     RELOAD = "reload"
 
@@ -49,7 +52,7 @@ _RESPONDER = _VIEWER | {_O.READ_EVIDENCE, _O.ACKNOWLEDGE, _O.TAKE, _O.PAUSE, _O.
 PERMISSIONS: Mapping[Role, frozenset[Operation]] = {
     Role.VIEWER: _VIEWER,
     Role.RESPONDER: _RESPONDER,
-    Role.APPROVER: _RESPONDER | {_O.APPROVE, _O.RESUME},
+    Role.APPROVER: _RESPONDER | {_O.APPROVE, _O.RESUME, _O.PROMOTE},
     Role.RULE_EDITOR: _VIEWER | {_O.REHEARSE, _O.RELOAD},
     Role.ADMIN: frozenset(Operation),
     Role.ALERT_SENDER: frozenset({_O.SEND_ALERTS}),

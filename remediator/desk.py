@@ -9,12 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import cast
 
-from remediator import manual_freezes, operations, taking
+from remediator import manual_freezes, operations, promotion, taking
 from remediator.errors import IllegalTransition
+from remediator.guards import Bounds
 from remediator.manual_freezes import Order
-from remediator.model import Actor
+from remediator.model import Actor, Authority
 from remediator.records import EVERYWHERE, WATCHDOG, Approval, Incident, Pause, Run, SignalKind
 from remediator.replacing import replace
+from remediator.rules.model import Rule
+from remediator.scorecard import arms_of
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.watchdogs import forget
 
@@ -94,6 +97,21 @@ class Desk:
         why = self._scrub(why)
         await self._store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why=why, actor=actor))
         await wake_waiting(self._store)
+
+    async def promote(self, rule: Rule, to: Authority, why: str, actor: Actor, *, force: bool, bounds: Bounds) -> None:
+        """Let a rule go further again, at most as far as its file says. Raises `IllegalTransition` when it has not earned that."""
+        why, window = self._scrub(why), max(arm.window for arm in arms_of(rule, bounds))
+        await self._store.transact(
+            Reads(attempts=[rule.name], attempts_window=window),
+            lambda snapshot: promotion.promote(snapshot, rule, to, why=why, actor=actor, force=force, bounds=bounds),
+        )
+        self._on_pauses(tuple(await self._store.pauses()))
+
+    async def demote(self, rule: Rule, to: Authority, why: str, actor: Actor) -> None:
+        """Lower a rule below what its file says. Raises `IllegalTransition` when it is that low already."""
+        why = self._scrub(why)
+        await self._store.transact(Reads(), lambda snapshot: promotion.demote(snapshot, rule, to, why=why, actor=actor))
+        self._on_pauses(tuple(await self._store.pauses()))
 
     async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
         """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""

@@ -63,7 +63,7 @@ class Kind(StrEnum):
     WATCHDOG_LOST = "watchdog.lost"  # scope, reason (nothing acts by itself until it is heard again)
     WATCHDOG_HEARD = "watchdog.heard"  # scope, away (heard again, after so long)
     RULE_DEMOTED = "rule.demoted"  # scope, rule, to, why, run (the failure that cost it the trust; none when a person demoted it)
-    RULE_PROMOTED = "rule.promoted"  # scope, rule, to, why, forced, record
+    RULE_PROMOTED = "rule.promoted"  # scope, rule, to, why, forced, lacks (what its record lacks, when forced)
     REMEDY_STOPPED = "remedy.stopped"  # scope, rule, remedy, why, run
     AUDIT_CHECKPOINTED = "audit.checkpointed"  # chains
     AUDIT_ARCHIVED = "audit.archived"  # chains, file, sha256

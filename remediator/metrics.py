@@ -20,7 +20,7 @@ from remediator.events import Kind
 from remediator.freezes import Effect, Source
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
-from remediator.records import EVERYWHERE, STORM, TAKEN, MessageKind
+from remediator.records import DEMOTED, EVERYWHERE, INEFFECTIVE, STORM, TAKEN, MessageKind
 
 OTHER = "other"
 MOST_BEGUN = 10_000
@@ -181,6 +181,12 @@ class Metrics:
         )
         self.taken = self._gauge("taken", "Incidents and targets that people have taken out of automation's hands.")
         self.paused_rules = self._gauge("paused_rules", "Rules whose own kill switch is thrown.")
+        self.demoted_rules = self._gauge("demoted_rules", "Rules that may go less far than their files say, until a person promotes them.")
+        self.stopped_remedies = self._gauge("stopped_remedies", "Remedies that are stopped everywhere, until a person resumes them.")
+        self.demotions = self._counter("demotions_total", "Rules demoted, by their record or by a person.")
+        self.remedies_stopped = self._counter(
+            "remedies_stopped_total", "Remedies stopped everywhere, since they failed on several targets."
+        )
         self.watchdog_seen = self._gauge(
             "watchdog_last_seen_timestamp_seconds", "When the watchdog was last heard: of several, the one that has been quiet longest."
         )
@@ -327,6 +333,8 @@ class Metrics:
         self.storm.set(int(STORM in scopes))
         self.taken.set(sum(scope.startswith(TAKEN) for scope in scopes))
         self.paused_rules.set(sum(scope.startswith("rule:") for scope in scopes))
+        self.demoted_rules.set(sum(scope.startswith(DEMOTED) for scope in scopes))
+        self.stopped_remedies.set(sum(scope.startswith(INEFFECTIVE) for scope in scopes))
 
     def freezes(self, in_force: Sequence[tuple[Source, Effect]], *, unreadable: int) -> None:
         """Set the gauges of the freezes in force, and of windows of which nobody knows whether they are."""
@@ -381,6 +389,8 @@ class Metrics:
             Kind.MESSAGE_FAILED: lambda _: self.messages.labels("failed").inc(),
             Kind.MESSAGE_FOLDED: lambda _: self.messages.labels("folded").inc(),
             Kind.STORM_TRIPPED: lambda _: self.storms.inc(),
+            Kind.RULE_DEMOTED: lambda _: self.demotions.inc(),
+            Kind.REMEDY_STOPPED: lambda _: self.remedies_stopped.inc(),
             Kind.AUDIT_CHECKPOINTED: lambda event: self.audit_checkpoint.set(event.at.timestamp()),
         }
 

@@ -9,7 +9,7 @@ from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
-from remediator.records import EVERYWHERE, STORM, SYSTEM_CHAIN, Pause, Signal, SignalKind
+from remediator.records import DEMOTED, EVERYWHERE, PROMOTED, STORM, SYSTEM_CHAIN, Pause, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
 
@@ -40,9 +40,11 @@ def pause(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, active: tup
 
 
 def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
-    """Lift the kill switch, or end the storm. Raises `NotFound` when it was not thrown."""
+    """Lift the kill switch, let a stopped remedy be tried again, or end the storm. Raises `NotFound` when it was not thrown."""
     if scope == STORM:
         return storm.end(snapshot, actor=actor, why=why or "a person ended it")
+    if scope.startswith((DEMOTED, PROMOTED)):
+        raise IllegalTransition(f"{scope!r} is no kill switch: `remediator promote {scope.partition(':')[2]}` lifts a demotion")
     if scope not in snapshot.pauses:
         thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")

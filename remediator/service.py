@@ -12,6 +12,7 @@ from typing import Protocol
 
 from remediator.desk import Desk
 from remediator.freezes import Freezes
+from remediator.guards import Bounds
 from remediator.model import JSON, Actor, Alert
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
@@ -67,6 +68,9 @@ class Service(Protocol):
     @property
     def freezes(self) -> Freezes:
         """The windows in force, with their calendars as they were read last."""
+
+    def bounds(self) -> Bounds:
+        """Return the operator's bounds in force."""
 
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""

@@ -9,7 +9,21 @@ from pathlib import Path
 import typer
 
 import remediator
-from remediator.cli import approvals, audit, catalogue, control, escalation, files, freezes, incidents, permissions, store, taking, token
+from remediator.cli import (
+    approvals,
+    audit,
+    catalogue,
+    control,
+    escalation,
+    files,
+    freezes,
+    incidents,
+    permissions,
+    scorecard,
+    store,
+    taking,
+    token,
+)
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, Config
 from remediator.cli.output import complain, say
@@ -44,6 +58,9 @@ COMMANDS = (
     control.resume,
     control.status,
     control.reload,
+    scorecard.scorecard,
+    scorecard.promote,
+    scorecard.demote,
     token.token,
 )
 

@@ -28,6 +28,7 @@ from remediator.web import (
     rehearsal,
     rules,
     runs,
+    scorecard,
     taking,
 )
 from remediator.web.access import authenticate, authorise, check_origin
@@ -48,6 +49,7 @@ ROUTES: tuple[Route, ...] = (
     *freezes.ROUTES,
     *events.ROUTES,
     *rules.ROUTES,
+    *scorecard.ROUTES,
     *catalogue.ROUTES,
     *rehearsal.ROUTES,
     *audit.ROUTES,

@@ -18,8 +18,9 @@ Scope = Annotated[str, Field(pattern=r"^(global|rule:.{1,200})$", description="`
 Lifted = Annotated[
     str,
     Field(
-        pattern=r"^(global|storm|rule:.{1,200}|watchdog:.{1,300})$",
-        description="`global`, `rule:NAME`, `storm`: end the storm, or `watchdog:…`: that one will not come back",
+        pattern=r"^(global|storm|rule:.{1,200}|watchdog:.{1,300}|remedy:.{1,500})$",
+        description="`global`, `rule:NAME`, `storm`: end the storm, `watchdog:…`: that one will not come back, or `remedy:RULE/REMEDY`: it "
+        "may be tried again",
     ),
 ]
 

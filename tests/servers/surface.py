@@ -23,6 +23,7 @@ from remediator.authentication import Authenticator
 from remediator.desk import Desk
 from remediator.events import Kind
 from remediator.freezes import Freezes
+from remediator.guards import Bounds
 from remediator.metrics import Metrics
 from remediator.model import (
     JSON,
@@ -138,6 +139,10 @@ class SurfaceService:
     def desk(self) -> Desk:
         """Hear people as the daemon does."""
         return Desk(self.store, rules=lambda: [rule.name for rule in self.rules.rules], connections=lambda: ("prod",))
+
+    def bounds(self) -> Bounds:
+        """Return the defaults."""
+        return Bounds()
 
     def ready(self) -> str | None:
         """Say what the test wants said."""
