@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from actions.notify.delivery import Delivery, Message, check_secret_url, nothing_to_say, target_of
-from actions.notify.showing import facts_of, heading, is_link, known_links, unknown_mentions
-from actions.notify.wording import CALLING, Kind, Nothing, Telling, Words, moment, one_line, word
+from actions.notify.sending import parts_of
+from actions.notify.showing import clip, facts_of, heading, is_link, known_links, size, unknown_mentions
+from actions.notify.wording import CALLING, LATER, Kind, Nothing, Telling, Words, moment, one_line, word
 from remediator.action import Connection, Context, Permission, PermissionKind, SecretRef
 from remediator.errors import PlanRefused
 from remediator.httpclient import WebConnection
@@ -37,6 +38,7 @@ _COLOURS: Mapping[Kind | None, int] = {
 class DiscordConnection(WebConnection):
     """One channel, reached through a webhook."""
 
+    model_config = LATER
     url: SecretRef = Field(description="reference of the webhook's URL, which is a secret; with `?thread_id=…` it posts to a thread")
     mentions: Mapping[str, str] = Field(
         default_factory=dict, description="who may be mentioned: name → Discord's text, e.g. oncall: <@&ROLE_ID>, alice: <@USER_ID>"
@@ -57,16 +59,11 @@ class _DiscordParams(Telling):
     links: Mapping[str, str] = Field(default_factory=dict, max_length=10, description="title → http(s) URL")
 
 
-def size(text: str) -> int:
-    """Count characters as the strictest reader of the limits would: in units of UTF-16."""
-    return len(text.encode("utf-16-le", "surrogatepass")) // 2
-
-
 def cut(text: str, limit: int) -> str:
     """Cut text to a limit, never in the middle of a character or of an escape."""
     if size(text) <= limit:
         return text
-    kept = text.encode("utf-16-le", "surrogatepass")[: 2 * (limit - 1)].decode("utf-16-le", "ignore")
+    kept = clip(text, limit - 1)
     loose = len(kept) - len(kept.rstrip("\\"))
     return (kept[:-1] if loose % 2 else kept) + "…"
 
@@ -131,7 +128,7 @@ class Discord(Delivery[_DiscordParams]):
         """Return the webhook's request. It waits for the message to be kept: without that, one that is not kept looks delivered."""
         url = check_secret_url(await ctx.secret(ctx.connection(DiscordConnection, plan.connection).url), plan.connection)
         waiting = f"{url}{'&' if '?' in url else '?'}wait=true"
-        return [Message(waiting, json.dumps(plan.intent["payload"]).encode(), secrets=(url, url.partition("?")[0]))]
+        return [Message(waiting, json.dumps(plan.intent["payload"]).encode(), secrets=parts_of(url))]
 
 
 def render(words: Words, mentions: Sequence[str], links: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, JSON]:

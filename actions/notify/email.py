@@ -21,7 +21,7 @@ from actions.notify.delivery import Messenger, nothing_to_say, target_of
 from actions.notify.sending import hide
 from actions.notify.showing import known_links, shown
 from actions.notify.templates import Audience
-from actions.notify.wording import Nothing, Telling, Words, one_line, word
+from actions.notify.wording import LATER, Nothing, Telling, Words, one_line, word
 from remediator.action import Connection, Context, SecretRef
 from remediator.duration import Duration
 from remediator.errors import OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
@@ -69,6 +69,7 @@ _PORTS = {Security.STARTTLS: 587, Security.TLS: 465, Security.NONE: 25}
 class EmailConnection(Connection):
     """One mail server, who writes, and to whom may be written."""
 
+    model_config = LATER
     host: Annotated[str, AfterValidator(_host)] = Field(description="the mail server")
     port: int | None = Field(None, ge=1, le=65_535, description="its port; by default 587 for starttls, 465 for tls, 25 for none")
     security: Security = Field(Security.STARTTLS, description="starttls (never less: a server that offers none is refused), tls or none")
@@ -276,12 +277,18 @@ async def _client(connection: EmailConnection) -> SMTP:
     return SMTP(
         hostname=connection.host,
         port=connection.port or _PORTS[connection.security],
-        local_hostname=socket.gethostname(),  # not the fully qualified one, for which DNS would be asked
+        local_hostname=_own_name(),
         timeout=connection.timeout.total_seconds(),
         use_tls=connection.security is Security.TLS,
         start_tls=connection.security is Security.STARTTLS,
         tls_context=tls,
     )
+
+
+def _own_name() -> str:
+    """Return this host's name for the greeting; not the fully qualified one, for which DNS would be asked."""
+    name = socket.gethostname()
+    return name if _HOST.fullmatch(name) else "localhost"
 
 
 async def _greet(smtp: SMTP, connection: EmailConnection, password: str | None, what: str) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field
 from actions.notify.delivery import Delivery, Message, nothing_to_say, target_of
 from actions.notify.sending import PrivateUrl
 from actions.notify.showing import is_link, known_links, shown
-from actions.notify.wording import Kind, Nothing, Telling, Words, moment, one_line, word
+from actions.notify.wording import LATER, Kind, Nothing, Telling, Words, moment, one_line, word
 from remediator.action import Context, Permission, PermissionKind, SecretRef
 from remediator.errors import PermanentError, PlanRefused
 from remediator.httpclient import WebConnection
@@ -45,8 +45,12 @@ def _severities() -> Mapping[str, PagerSeverity]:
 class PagerDutyConnection(WebConnection):
     """One integration of a PagerDuty service, of the kind Events API v2."""
 
+    model_config = LATER
     routing_key: SecretRef = Field(description="reference of the integration key, 32 characters")
     region: Literal["us", "eu"] = Field("us", description="where the account lives")
+    prefix: str = Field(
+        "", max_length=50, description="put before each alert's key; two daemons that share an integration need different ones"
+    )
     url: PrivateUrl | None = Field(None, description="another address than the region's, such as a gateway's; `/v2/enqueue` is added")
     severities: Mapping[str, PagerSeverity] = Field(
         default_factory=_severities,
@@ -139,7 +143,7 @@ def dedup_key(name: str) -> str:
 
 def _events(words: Words, params: _PagerDutyParams, connection: PagerDutyConnection, ctx: Context) -> Iterable[dict[str, JSON]]:
     """Give the events of one message. Optional alerts have keys of their own: a later page must not be folded into a warning."""
-    page = one_line(shown(ctx.values, "page")) or one_line(shown(ctx.values, "incident")) or ctx.key
+    page = connection.prefix + (one_line(shown(ctx.values, "page")) or one_line(shown(ctx.values, "incident")) or ctx.key)
     severity = connection.severities.get(shown(ctx.values, "severity"), PagerSeverity.CRITICAL)
     match words.kind:
         case None if params.event != "trigger":

@@ -23,6 +23,8 @@ SHORTEST_SECRET = 4
 """Shorter texts stand in any sentence."""
 PATIENCE = 6.0
 """Seconds that one message waits for a receiver's pause to end; beyond that it goes back to the outbox."""
+LONGEST_PAUSE = 300.0
+"""Seconds for which a receiver is left alone at most, whatever it asks for: a page is worth another knock."""
 TOO_MANY = frozenset({420, 429})
 """Statuses of a receiver that took nothing and wants to be asked later; 420 is Statuspage's."""
 _SECONDS = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,9})?")
@@ -59,7 +61,7 @@ class Sender:
             await self._wait(give_up, what)
             answer = await self._once(message, ctx, what)
             pause = _pause(answer, ctx.now)
-            self._until = max(self._until, time.monotonic() + pause)
+            self._until = max(self._until, time.monotonic() + min(pause, LONGEST_PAUSE))
             if 200 <= answer.status < 300:
                 return answer
             if answer.status not in TOO_MANY or not pause or time.monotonic() + pause > give_up:
@@ -116,6 +118,18 @@ def hide(said: str, secrets: Sequence[str]) -> str:
         for part in (secret, *secret.split()):
             said = said.replace(part, HIDDEN) if len(part) >= SHORTEST_SECRET else said
     return said
+
+
+def parts_of(url: str) -> Sequence[str]:
+    """Return a secret URL in the forms in which a receiver repeats it: as a whole, without its query, its path, and long segments."""
+    parts = urlsplit(url)
+    return (
+        url,
+        url.partition("?")[0],
+        f"{parts.path}?{parts.query}",
+        parts.path,
+        *(one for one in parts.path.split("/") if len(one) >= 16),
+    )
 
 
 # --- addresses

@@ -51,3 +51,13 @@ def unknown_mentions(params: Any, connection: Connection) -> Sequence[str]:
     wanted, known = getattr(params, "mentions", ()), getattr(connection, "mentions", {})
     unknown = sorted(set(wanted) - known.keys())
     return [f"allows no mention of {unknown}; it allows {sorted(known)}"] if unknown else []
+
+
+def size(text: str) -> int:
+    """Count characters as the strictest reader of the limits would: in units of UTF-16."""
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
+
+
+def clip(text: str, limit: int) -> str:
+    """Cut text to so many of those units, never in the middle of a character."""
+    return text if size(text) <= limit else text.encode("utf-16-le", "surrogatepass")[: 2 * limit].decode("utf-16-le", "ignore")

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 from pydantic import Field, field_validator
 
 from actions.notify.delivery import Delivery, Message, check_secret_url, nothing_to_say, target_of
-from actions.notify.showing import facts_of, heading, is_link, known_links, unknown_mentions
-from actions.notify.wording import CALLING, Kind, Nothing, Telling, Words, one_line, word
+from actions.notify.sending import parts_of
+from actions.notify.showing import clip, facts_of, heading, is_link, known_links, size, unknown_mentions
+from actions.notify.wording import CALLING, LATER, Kind, Nothing, Telling, Words, one_line, word
 from remediator.action import Connection, Context, Permission, PermissionKind, SecretRef
 from remediator.errors import PlanRefused
 from remediator.httpclient import WebConnection
@@ -31,6 +32,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 class SlackConnection(WebConnection):
     """One channel, reached through an incoming webhook."""
 
+    model_config = LATER
     url: SecretRef = Field(description="reference of the incoming webhook's URL, which is a secret")
     mentions: Mapping[str, str] = Field(
         default_factory=dict, description="who may be mentioned: name → Slack's text, e.g. oncall: <!subteam^S0123>, all: <!channel>"
@@ -58,9 +60,9 @@ def escape(text: str, limit: int = MAX_TEXT) -> str:
     '&lt;!channel&gt; &amp; co'
     """
     parts = [_ENTITIES.get(char, char) for char in text if char >= " " or char == "\n"]
-    if sum(map(len, parts)) <= limit:
+    ends = list(accumulate(map(size, parts)))
+    if not ends or ends[-1] <= limit:
         return "".join(parts)
-    ends = list(accumulate(map(len, parts)))
     return "".join(parts[: bisect_left(ends, limit)]) + "…"
 
 
@@ -121,7 +123,7 @@ class Slack(Delivery[_SlackParams]):
         """Return the webhook's request."""
         url = await ctx.secret(ctx.connection(SlackConnection, plan.connection).url)
         body = json.dumps(plan.intent["payload"]).encode()
-        return [Message(check_secret_url(url, plan.connection), body, secrets=(url,))]
+        return [Message(check_secret_url(url, plan.connection), body, secrets=parts_of(url))]
 
 
 def render(words: Words, mentions: list[str], links: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, JSON]:
@@ -129,7 +131,7 @@ def render(words: Words, mentions: list[str], links: Mapping[str, str], values: 
     text = escape(words.text)
     blocks: list[JSON] = []
     if header := heading(words, values):
-        blocks.append({"type": "header", "text": {"type": "plain_text", "text": header[:MAX_HEADER], "emoji": False}})
+        blocks.append({"type": "header", "text": {"type": "plain_text", "text": clip(header, MAX_HEADER), "emoji": False}})
     # verbatim: Slack shall not turn words of an alert into links and channels.
     blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": text or "…", "verbatim": True}})
     if words.kind is not None and (facts := list(facts_of(values))):

@@ -13,9 +13,9 @@ from pydantic import Field, StrictBool, field_validator, model_validator
 
 from actions.notify.delivery import Messenger, nothing_to_say, target_of
 from actions.notify.sending import Message, PrivateUrl, Sender, open_sender
-from actions.notify.showing import shown
+from actions.notify.showing import clip, shown
 from actions.notify.templates import Audience, load
-from actions.notify.wording import Kind, Nothing, Wording, Words, known_template, one_line, status_of, tidy, word
+from actions.notify.wording import LATER, Kind, Nothing, Wording, Words, known_template, one_line, status_of, tidy, word
 from remediator.action import Connection, Context, Permission, PermissionKind, Reconciled, SecretRef, Settled
 from remediator.errors import PermanentError, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.httpclient import WebConnection
@@ -44,10 +44,14 @@ class ComponentStatus(StrEnum):
 class StatusPageConnection(WebConnection):
     """One status page. Its API key may change everything on all pages of the organisation: keep it as such."""
 
+    model_config = LATER
     api_key: SecretRef = Field(description="reference of the API key, sent as Authorization: OAuth")
     page: str = Field(pattern=r"^[A-Za-z0-9_-]{1,64}$", description="the page's id")
     url: PrivateUrl = Field("https://api.statuspage.io/v1", description="another address that speaks the same API")
     components: Mapping[str, str] = Field(default_factory=dict, description="components that may be changed: name → id")
+    prefix: str = Field(
+        "", max_length=50, description="put before an incident's id in the page's notes; two daemons that share a page need different ones"
+    )
 
     @field_validator("components")
     @classmethod
@@ -198,11 +202,20 @@ _VERBS: Mapping[Kind, str] = {Kind.PAGE: "create", Kind.UPDATE: "update", Kind.R
 
 def _words(params: _StatusPageParams, ctx: Context) -> Words | Nothing:
     published = {verb: kind.value for kind, verb in _VERBS.items()}[params.publish]
-    step = {} if ctx.values.get("kind") else {"kind": published, "page": _incident(ctx)}
+    step = {} if ctx.values.get("kind") else {"kind": published, "page": "step"}
     words = word(params, {**ctx.values, **step}, ctx.now)
     if isinstance(words, Nothing):
         return words
-    return Words(words.kind, one_line(params.name) or words.subject, tidy(params.body) or words.text, words.audience)
+    return Words(words.kind, plain(one_line(params.name) or words.subject), plain(tidy(params.body) or words.text), words.audience)
+
+
+def plain(text: str) -> str:
+    """Return text in which a page that renders HTML or Markdown finds neither: what a rule put in may come from an alert.
+
+    >>> plain("<b>down</b>, see [here](https://evil.example.com)").isascii()
+    False
+    """
+    return text.replace("<", "\u2039").replace(">", "\u203a").replace("](", "] (")
 
 
 def _verb(words: Words | Nothing) -> str | None:
@@ -234,12 +247,12 @@ def _request(
     status = {"create": "investigating", "resolve": "resolved"}.get(verb) or status_of(ctx.values).lower()
     incident: dict[str, JSON] = {
         "status": status,
-        "body": words.text[:MAX_BODY] or words.subject,
+        "body": clip(words.text, MAX_BODY) or words.subject,
         "deliver_notifications": params.deliver_notifications,
-        "metadata": {OURS: {"incident": _incident(ctx), "keys": _keys(seen.open, ctx)}},
+        "metadata": {OURS: {"incident": _incident(connection, ctx), "keys": _keys(seen.open, connection, ctx)}},
     }
     if verb == "create":
-        incident["name"] = words.subject[:MAX_NAME]
+        incident["name"] = clip(words.subject, MAX_NAME)
         if params.impact is not None:
             incident["impact_override"] = params.impact
     wanted = {connection.components[name]: status.value for name, status in params.components.items()}
@@ -254,17 +267,17 @@ def _request(
 # --- the page
 
 
-def _incident(ctx: Context) -> str:
-    return one_line(shown(ctx.values, "incident") or ctx.key)
+def _incident(connection: StatusPageConnection, ctx: Context) -> str:
+    return connection.prefix + (one_line(shown(ctx.values, "incident")) or ctx.key)
 
 
-def _key(ctx: Context) -> str:
+def _key(connection: StatusPageConnection, ctx: Context) -> str:
     """Return what stands for this message on the page; its own key would show how we work."""
-    return hashlib.sha256(ctx.key.encode("utf-8", "replace")).hexdigest()[:16]
+    return hashlib.sha256(f"{connection.prefix}{ctx.key}".encode("utf-8", "replace")).hexdigest()[:16]
 
 
-def _keys(incident: Mapping[str, JSON] | None, ctx: Context) -> str:
-    return " ".join([*_note(incident or {}).get("keys", "").split()[-KEPT + 1 :], _key(ctx)])
+def _keys(incident: Mapping[str, JSON] | None, connection: StatusPageConnection, ctx: Context) -> str:
+    return " ".join([*_note(incident or {}).get("keys", "").split()[-KEPT + 1 :], _key(connection, ctx)])
 
 
 def _note(incident: Mapping[str, JSON]) -> Mapping[str, str]:
@@ -287,7 +300,7 @@ async def _look(name: str, ctx: Context) -> _Seen:
     _, newest = await _call(sender, connection, ctx, name, method="GET", place=f"incidents?limit={LISTED}")
     if not isinstance(unresolved, list) or not isinstance(newest, list):
         raise TemporaryError(f"the status page {name!r} did not answer with lists of incidents")
-    here, key = _incident(ctx), _key(ctx)
+    here, key = _incident(connection, ctx), _key(connection, ctx)
     ours = [one for one in unresolved if isinstance(one, dict) and _id(one) and _note(one).get("incident") == here]
     others = [one for one in unresolved if isinstance(one, dict) and one not in ours]
     told = [one for one in (*unresolved, *newest) if isinstance(one, dict) and key in _note(one).get("keys", "").split()]

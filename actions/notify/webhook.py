@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field_validator
 
 from actions.notify.delivery import Delivery, Message, nothing_to_say, target_of
-from actions.notify.sending import check_secret_url
+from actions.notify.sending import check_secret_url, parts_of
 from actions.notify.templates import Audience
-from actions.notify.wording import Nothing, Telling, one_line, word
+from actions.notify.wording import LATER, Nothing, Telling, one_line, word
 from remediator.action import Context, Permission, PermissionKind, SecretRef
 from remediator.httpclient import WebConnection, WebUrl
 from remediator.model import JSON, Change, Plan, encode_value
@@ -28,6 +28,7 @@ _PUBLIC = ("kind", "incident", "severity", "state", "opened_at", "resolved_at", 
 class WebhookConnection(WebConnection):
     """An endpoint that takes incidents as JSON."""
 
+    model_config = LATER
     url: WebUrl | SecretRef = Field(description="where to POST; a reference when the URL has a query or is itself a secret")
     signing: SecretRef | None = Field(None, description=f"key of the HMAC-SHA256 in the header {SIGNATURE}")
 
@@ -100,10 +101,11 @@ class Webhook(Delivery[_WebhookParams]):
         """Return the signed request."""
         connection = ctx.connection(WebhookConnection, plan.connection)
         body = json.dumps(plan.intent["payload"], allow_nan=False).encode()
-        url, secrets = connection.url, []
+        url = connection.url
+        secrets: list[str] = []
         if isinstance(url, SecretRef):
             url = check_secret_url(await ctx.secret(url), plan.connection)
-            secrets.append(url)
+            secrets.extend(parts_of(url))
         headers = {}
         if connection.signing is not None:
             key = await ctx.secret(connection.signing)

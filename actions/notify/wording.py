@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from actions.notify.templates import FIELDS, Audience, Template, load, names
 from remediator.action import Params
@@ -27,6 +27,10 @@ LONGEST_SUBJECT = 200
 _PLACE = re.compile(r"\$\{([a-z_]+)\}")
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Controls, marks that turn the direction of writing, lone surrogates and other line ends: nothing that a reader needs."""
+
+
+LATER = ConfigDict(defer_build=True)
+"""Validators are made when a channel is first used: a daemon that uses one of six should not wait for the others at its start."""
 
 
 class Kind(StrEnum):
@@ -73,6 +77,7 @@ Fields = Annotated[Mapping[str, str], AfterValidator(_known_fields)]
 class Wording(Params):
     """What every message takes: through which connection, what it says, and of what."""
 
+    model_config = LATER
     all_updates: ClassVar[bool] = False
     """True where customers get every update: where those that say nothing new are left out."""
 

@@ -224,7 +224,8 @@ async def test_refusals_are_told_without_the_secret(
     discord: DiscordDouble, tmp_path: Path, status: int, error: type[RemediatorError]
 ) -> None:
     """A webhook's address is its only key."""
-    discord.set(DiscordDouble.PATH, Reply(status, f"not {discord.url}{DiscordDouble.PATH}?wait=true"))
+    token = DiscordDouble.PATH.rpartition("/")[2]
+    discord.set(DiscordDouble.PATH, Reply(status, f"not {discord.url}{DiscordDouble.PATH}?wait=true, nor {DiscordDouble.PATH} or {token}"))
     with pytest.raises(error, match=str(status)) as caught:
         await tell(discord, tmp_path)
     assert "s3cret" not in str(caught.value)

@@ -269,6 +269,16 @@ async def test_plan_and_receipt_hold_no_password(authority: Authority, tmp_path:
     assert b"s3cret" not in canonical([to_json(plan), to_json(receipt)])
 
 
+async def test_password_of_any_letters_works_and_is_never_shown(authority: Authority, tmp_path: Path) -> None:
+    """UTF-8 goes over the wire; a wrong one is refused without a word of it."""
+    async with SmtpServer(login=True, starttls=authority.issue("mail-letters")) as server:
+        connection = secured(server, authority, tmp_path)
+        (tmp_path / "password").write_text("pässwörd-ключ-s3cret")
+        with pytest.raises(PermanentError, match="refused the login") as caught:
+            await Teller(connection).tell()
+    assert "s3cret" not in f"{caught.value!r}{caught.value.__context__!r}"
+
+
 # --- failures
 
 

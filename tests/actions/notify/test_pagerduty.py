@@ -196,6 +196,16 @@ async def test_no_values_break_pagerdutys_schema(values: dict[str, str], tmp_pat
     assert answer.status == 202, answer.body
 
 
+async def test_two_daemons_on_one_integration_keep_apart(pager: PagerDutyDouble, tmp_path: Path) -> None:
+    """Both count incidents from 001: a prefix keeps the one from resolving the other's alert."""
+    production = connect(tmp_path, pager)
+    staging = production.model_copy(update={"prefix": "staging/"})
+    for connection in (production, staging):
+        await tell(connection, VALUES)
+    await tell(staging, {**VALUES, "kind": "resolved"})
+    assert pager.alerts == {"INC-20260101-001": "triggered", "staging/INC-20260101-001": "resolved"}
+
+
 def test_long_key_stays_the_same_key() -> None:
     """PagerDuty takes 255 characters; a hash of more is as good."""
     assert dedup_key("INC-1") == "INC-1"

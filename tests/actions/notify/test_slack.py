@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -314,7 +313,9 @@ def test_no_values_break_slacks_limits(values: dict[str, str]) -> None:
         )
     )
     assert answer.status == 200, answer.body
-    assert "<" not in "".join(re.findall(r'"text": "([^"]*)"', json.dumps(payload)))
+    marked = [block["text"]["text"] for block in payload["blocks"] if block.get("text", {}).get("type") == "mrkdwn"]
+    marked += [field["text"] for block in payload["blocks"] for field in block.get("fields", ())]
+    assert "<" not in payload["text"] + "".join(marked)
 
 
 async def test_slacks_pause_is_kept_by_all_messages(strict: SlackDouble, tmp_path: Path) -> None:
@@ -334,6 +335,20 @@ async def test_slacks_pause_is_kept_by_all_messages(strict: SlackDouble, tmp_pat
     assert second.value.delay is not None
     assert timedelta(seconds=55) < second.value.delay <= timedelta(seconds=60)
     assert len(strict.received) == 3
+
+
+async def test_receiver_is_asked_again_after_five_minutes_at_most(strict: SlackDouble, tmp_path: Path) -> None:
+    """Whatever pause it asks for: a page is worth another knock."""
+    strict.next_replies = [Reply(429, "rate_limited", headers={"Retry-After": "3600"})]
+    ctx = LocalContext({"incidents": connect(tmp_path, strict.url + SlackDouble.PATH)}, values=FACTS)
+    plan = await Slack().plan(Slack.Params.model_validate({"connection": "incidents", "text": "x"}), ctx)
+    with pytest.raises(TemporaryError, match="429"):
+        await Slack().apply(plan, ctx)
+    with pytest.raises(TemporaryError) as caught:
+        await Slack().apply(plan, ctx)
+    await ctx.aclose()
+    assert caught.value.delay is not None
+    assert caught.value.delay <= timedelta(minutes=5)
 
 
 async def test_kill_switch_ends_the_wait_for_slack(strict: SlackDouble, tmp_path: Path) -> None:

@@ -205,6 +205,26 @@ async def test_world_that_moved_is_planned_anew(page: StatuspageDouble, teller: 
     assert len(page.incidents) == 1
 
 
+async def test_markup_in_a_steps_words_is_none_on_the_page(page: StatuspageDouble, teller: Teller) -> None:
+    """A rule may put a label into its own words; no tag and no disguised link comes of that, and the operator's link stays."""
+    evil = "<a href='https://evil.example.com'>x</a> [y](https://evil.example.com)"
+    await teller.tell("m1", "", {**WISH, "name": evil, "body": f"{evil} https://status.example.com"})
+    published = page.taken[0].json["incident"]
+    assert not set("<>") & set(published["name"] + published["body"])
+    assert "](" not in published["name"] + published["body"]
+    assert published["body"].endswith(" https://status.example.com")
+
+
+async def test_two_daemons_on_one_page_keep_apart(page: StatuspageDouble, tmp_path: Path) -> None:
+    """Both count incidents from 001: a prefix keeps the one from resolving what the other published."""
+    production, staging = Teller(page, tmp_path), Teller(page, tmp_path)
+    staging.connection = staging.connection.model_copy(update={"prefix": "staging/"})
+    await production.tell("m1", "page")
+    await staging.tell("m1", "page")
+    await staging.tell("m2", "resolved")
+    assert [one["status"] for one in page.incidents] == ["resolved", "investigating"]
+
+
 async def test_component_of_another_open_incident_stays_down(page: StatuspageDouble, teller: Teller) -> None:
     """Two incidents, one component: the end of the first does not make it well."""
     await teller.tell("m1", "page")
