@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from actions.kubernetes import Cordon, Uncordon
 from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Settled
+from remediator.domains import Domain, domains_of
 from remediator.engine.following import unexplained
 from remediator.errors import PermissionMissing, PlanRefused, PreconditionChanged
 from remediator.leftovers import left_behind
@@ -124,6 +125,15 @@ async def test_a_node_is_one_target_and_all_nodes_share_a_lock(nodes: OwnNodes, 
     await nodes.merge(one, {"metadata": {"annotations": {"remediator.test/ready": "False"}}})
     await nodes.until(one, lambda item: not ready(item), what="it is not ready")
     assert not (await CORDON.plan(params(CORDON, one), node_ctx)).impact.shrinks
+
+
+async def test_nodes_lie_in_the_failure_domain_of_their_zone(nodes: OwnNodes, node_ctx: LocalContext) -> None:
+    """Nodes of two zones are two domains of their cluster, or of the group that the connection names; a node without a zone is in none."""
+    plans = [await CORDON.plan(params(CORDON, await nodes(zone)), node_ctx) for zone in ("zone-p", "zone-q")]
+    assert [domains_of(plan) for plan in plans] == [(Domain("kubernetes:prod", zone),) for zone in ("zone-p", "zone-q")]
+    assert domains_of(plans[0], domain="eu-1", group="eu") == (Domain("eu", "zone-p"),)
+    nowhere = await CORDON.plan(params(CORDON, await nodes("")), node_ctx)
+    assert domains_of(nowhere) == ()
 
 
 async def test_a_cordoned_node_is_left_behind_until_it_is_uncordoned(nodes: OwnNodes, node_ctx: LocalContext) -> None:
