@@ -16,13 +16,14 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from remediator import __version__
+from remediator import __version__, undo
 from remediator.action import Identity
 from remediator.authentication import Authenticator
 from remediator.connections import Connections
 from remediator.desk import Desk
+from remediator.engine import byhand
 from remediator.engine.core import Engine
-from remediator.errors import InvalidFiles, RemediatorError, StoreUnavailable, TemporaryError
+from remediator.errors import InvalidFiles, NotFound, RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
@@ -41,7 +42,7 @@ from remediator.model import JSON, SYSTEM, Actor, Alert, ChainedEvent, Event
 from remediator.receiving import Receiving
 from remediator.reconciliation_peers import Peers
 from remediator.reconciliation_rounds import Reconciliation
-from remediator.records import SYSTEM_CHAIN
+from remediator.records import SYSTEM_CHAIN, Run
 from remediator.registry import Registry
 from remediator.rehearse import rehearse
 from remediator.revalidation import Revalidation, Sources
@@ -360,6 +361,26 @@ class Daemon:
         """Decide and plan for an alert, writing nothing."""
         matching = self._matching(alert)
         return await rehearse(alert, matching, engine=self.engine, store=self._store, bounds=self.bounds())
+
+    # --- undo by hand
+
+    async def undo(self, run: str, why: str, actor: Actor) -> Run:
+        """Make the run that undoes an ended one. Raises `NotFound`, `IllegalTransition` saying why it can't be undone."""
+        why = self.scrubber.text(why)
+        committed = await self._store.transact(
+            Reads(runs=[run]),
+            lambda snapshot: undo.begin(snapshot, run, why=why, actor=actor, kinds=self._registry.action, dry_run=self._settings.dry_run),
+        )
+        return committed.changes.runs[0]
+
+    async def undo_plan(self, run: str) -> Mapping[str, JSON]:
+        """Return what undoing a run would do now, or why it can't be. Raises `NotFound`, `IllegalTransition`. Writes nothing."""
+        seen = await self._store.read(Reads(runs=[run]))
+        found = seen.runs.get(run)
+        if found is None:
+            raise NotFound(f"there is no run {run!r}, or it is archived")
+        undo.check(found, seen.incidents[found.incident], self._registry.action)
+        return await byhand.preview(self.engine, found)
 
     # --- reload
 

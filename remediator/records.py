@@ -197,6 +197,10 @@ class Run:
     """Where an interrupted run was."""
     storm: str = ""
     """The storm that held it back, by its beginning; it stays when the run is let go on."""
+    undoes: str = ""
+    """The run that it undoes because a person asked for it; its steps are those of that run then."""
+    asked_by: str = ""
+    """Who asked for it, who therefore can't approve it; empty: the daemon made it."""
     led_by: tuple[str, ...] = ()
     """Holds (`taking.seal`) whose holder told it to go on; under these it is not stopped."""
 

@@ -14,6 +14,7 @@ from remediator.desk import Desk
 from remediator.freezes import Freezes
 from remediator.guards import Bounds
 from remediator.model import JSON, Actor, Alert
+from remediator.records import Run
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
 from remediator.settings import Settings
@@ -80,6 +81,12 @@ class Service(Protocol):
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert against the live systems, writing nothing; return the whole trace."""
+
+    async def undo(self, run: str, why: str, actor: Actor) -> Run:
+        """Make the run that undoes an ended one. Raises `NotFound`, `IllegalTransition` saying why it can't be undone."""
+
+    async def undo_plan(self, run: str) -> Mapping[str, JSON]:
+        """Return what undoing a run would do now, or why it can't be. Raises `NotFound`, `IllegalTransition`. Writes nothing."""
 
     async def reload(self, actor: Actor) -> Reloaded:
         """Read settings' reloadable parts and all rules again, all or nothing."""

@@ -174,6 +174,8 @@ class Turn:
 
     def _count(self) -> None:
         """Write down what came of the ended run; what was tried and was no success may cost its rule or its remedy the trust."""
+        if self.run.undoes:
+            return  # it is a person's, and tells nothing about the rule
         attempt = trust.attempt_of(self.run, self.incident, self.rule, self.snapshot)
         self.attempts.append(attempt)
         if self.bounds is None or not attempt.counts or attempt.succeeded:

@@ -13,6 +13,7 @@ from remediator.cli.freezes import say_frozen
 from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
+from remediator.cli.timeline import step_lines
 from remediator.freezes import is_freeze
 from remediator.records import AFTER_STORM, EVERYWHERE, PROBE, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 
@@ -111,6 +112,28 @@ def settle(
 ) -> None:
     """Say whether a call of unknown outcome took effect."""
     _send(client, run, f"settle_{outcome}", comment=comment, as_json=as_json)
+
+
+@connected
+def undo(
+    client: Client,
+    run: Run,
+    comment: Comment = "",
+    plan: Annotated[bool, typer.Option("--plan", help="only show what would be done; nothing is changed")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Undo what an ended run changed: a run of its own, planned, guarded and approved."""
+    found = client.post("api", "v1", "runs", run, "undo", body={"comment": comment, "plan": plan})
+    if as_json:
+        return print_json(found)
+    if not plan:
+        return say(f"{found['run']['id']} undoes {run}. See `remediator show {found['run']['incident']}`.", style="bold")
+    for step in found["steps"]:
+        for line in step_lines(step):
+            say(line)
+    if not found["possible"]:
+        raise CommandFailed(f"it can't be undone now: {found['reason']}")
+    return say("Nothing was changed.", style="bold")
 
 
 @connected

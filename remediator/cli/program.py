@@ -51,6 +51,7 @@ COMMANDS = (
     taking.release,
     control.settle,
     control.signal,
+    control.undo,
     freezes.freeze,
     freezes.thaw,
     freezes.freezes,

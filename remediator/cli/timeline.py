@@ -56,6 +56,9 @@ def _opened(data: Data) -> str:
 def _created(data: Data) -> str:
     tried = f"; tried before: {word(data['tried'])}" if data.get("tried") else ""
     dry = " in DRY RUN" if data.get("dry_run") else ""
+    if data.get("undoes"):
+        why = f": {data['why']}" if data.get("why") else ""
+        return _fill("{asked_by} asks to UNDO run {undoes}; run {run} does it", data) + dry + why
     return _fill("Run {run} begins", data) + dry + tried
 
 

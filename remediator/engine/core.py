@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from remediator import guards, trust
-from remediator.engine import acting, people, preparing, stuck, undoing, verifying
+from remediator.engine import acting, byhand, people, preparing, stuck, undoing, verifying
 from remediator.engine.authority import holds_approval, lacking, mandate_of
 from remediator.engine.freezing import under_way
 from remediator.engine.work import Work
@@ -26,6 +26,7 @@ from remediator.rules.model import OnFailure, Rule
 from remediator.silencing import followed, own
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.turn import HistoryWantedError, Turn
+from remediator.undo import mirrored
 
 T = TypeVar("T")
 
@@ -87,6 +88,15 @@ class Engine:
             RunState.INTERRUPTED: people.await_word,
         }
 
+        self._by_hand: Mapping[RunState, Callable[[Engine, Work], Awaitable[None]]] = {
+            **self._phases,
+            RunState.QUEUED: byhand.begin,
+            RunState.WAITING: byhand.begin,
+            RunState.DIAGNOSING: byhand.plan,
+            RunState.PLANNING: byhand.plan,
+            RunState.AWAITING_APPROVAL: byhand.await_approval,
+        }
+
     async def advance(self, run: Run) -> None:
         """Lead a claimed run on until it ends or must wait; its lease is given back then.
 
@@ -97,7 +107,8 @@ class Engine:
             work = await self._load(run)
             try:
                 while not work.parked:
-                    await self._phases[work.run.state](self, work)
+                    phases = self._by_hand if work.run.undoes else self._phases
+                    await phases[work.run.state](self, work)
             finally:
                 work.forget_question()
         except (LeaseLost, Conflict, StoreUnavailable):
@@ -137,7 +148,7 @@ class Engine:
     def _reads(self, work: Work, locks: Sequence[str] = (), below: Sequence[str] = ()) -> Reads:
         windows = [budget.window for spec in work.specs() for budget in spec.budgets]
         return Reads(
-            runs=[work.run.id],
+            runs=[work.run.id, *([work.run.undoes] if work.run.undoes else [])],
             locks=locks,
             lock_prefixes=below,
             usage=[(work.run.rule, work.run.target)],
@@ -158,7 +169,8 @@ class Engine:
             turn = Turn(work.run, snapshot, work.rule, events=list(work.events), bounds=work.bounds, current=work.current)
             parks = bool(play(turn)) or park or turn.run.ended_at is not None
             made[:] = [(turn, parks)]
-            return followed(self.scrubbed(turn).changes(release=parks), turn.run, work.rule, snapshot, over=work.alert_over)
+            changes = followed(self.scrubbed(turn).changes(release=parks), turn.run, work.rule, snapshot, over=work.alert_over)
+            return mirrored(changes, turn.run, snapshot)
 
         began = time.monotonic()
         try:
@@ -272,11 +284,13 @@ class Engine:
         if row is None or row.fence != work.run.fence:
             return "another worker has taken the run over"
         # A way back that was begun is gone to its end, should a freeze begin meanwhile.
-        against = self.judge(guards.STOPPED if undo else guards.BETWEEN_STEPS, seen, plans=under_way(seen.run))
+        stopping = guards.STOPPED_BY_HAND if work.run.undoes else guards.STOPPED
+        against = self.judge(stopping if undo else guards.BETWEEN_STEPS, seen, plans=under_way(seen.run))
         if against:
             return against[0].reason
         if undo:
-            return "nothing may be changed any more" if mandate_of(self, seen).authority is Authority.OBSERVE else None
+            held = (byhand.authority_of if work.run.undoes else mandate_of)(self, seen)
+            return "nothing may be changed any more" if held.authority is Authority.OBSERVE else None
         lack = lacking(self, seen, approved=holds_approval(seen))
         return None if lack is None else "its authority was taken away: " + "; ".join(lack[1])
 

@@ -68,7 +68,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
     elif approval.state is ApprovalState.APPROVED:
         await _approved(engine, work)
     elif work.snapshot.now >= approval.expires_at:
-        await engine.turn(work, _expire, park=True)
+        await engine.turn(work, expire, park=True)
     else:
         wake = approval.expires_at
         await engine.turn(work, lambda turn: turn.sleep(wake), park=True)
@@ -111,7 +111,8 @@ def _go_on(engine: Engine, work: Work, turn: Turn, reason: str) -> bool:
     return False
 
 
-def _expire(turn: Turn) -> None:
+def expire(turn: Turn) -> None:
+    """End a run whose question nobody answered in time."""
     approval = turn.snapshot.approvals[turn.run.approval or ""]
     if approval.state is not ApprovalState.PENDING:
         return  # somebody decided in the last moment; that wakes the run again
@@ -186,7 +187,7 @@ def _settled_not_applied(turn: Turn, signal: Signal) -> None:
 def _resumed(turn: Turn, signal: Signal) -> None:
     turn.signalled(signal)
     state = turn.run.resume_state
-    if state is RunState.AWAITING_APPROVAL:
+    if state is RunState.AWAITING_APPROVAL and not turn.run.undoes:
         state = RunState.APPLYING  # it was asking about a further step, and asks again
     back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
     words = f"resumed by {signal.who}: {signal.comment}"
@@ -199,6 +200,9 @@ def _resumed(turn: Turn, signal: Signal) -> None:
 
 
 def _told_to_undo(turn: Turn, signal: Signal) -> None:
+    if turn.run.undoes:
+        _resumed(turn, signal)  # with what it was at: an undo that nobody agreed to yet is still to be agreed to
+        return
     turn.signalled(signal)
     _led_on(turn, signal)
     turn.move(RunState.UNDOING, f"{signal.who} asked to undo it: {signal.comment}")

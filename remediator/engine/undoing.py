@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
-from remediator.engine import acting, freezing
+from remediator.engine import acting, byhand, freezing
 from remediator.engine.authority import mandate_of
 from remediator.engine.work import Work, plan_of
 from remediator.errors import PermanentError, RemediatorError
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 async def undo(engine: Engine, work: Work) -> None:
     """Undo the last applied step that is left, or look into one whose undo was intended when the process died."""
     step = next((step for step in reversed(work.run.steps) if _is_left(engine, step)), None)
+    if step is None and work.run.undoes:
+        await byhand.finish(engine, work)
+        return
     if step is None:
         await engine.stop(work, RunState.UNDONE, f"undone, since: {work.run.reason}")
         return
@@ -35,13 +38,17 @@ async def undo(engine: Engine, work: Work) -> None:
         await _record(engine, work, step, outcome)
         return
     await engine.look(work)
-    against = engine.judge(guards.STOPPED, work)
+    against = engine.judge(guards.STOPPED_BY_HAND if work.run.undoes else guards.STOPPED, work)
     if against:
         await engine.held(work, against)
-    elif mandate_of(engine, work).authority is Authority.OBSERVE:
+    elif _authority(engine, work) is Authority.OBSERVE:
         await engine.stop(work, RunState.ESCALATED, f"nothing may be changed any more, so step {step.number} ({step.action}) stays applied")
     else:
         await _undo_step(engine, work, step, key)
+
+
+def _authority(engine: Engine, work: Work) -> Authority:
+    return (byhand.authority_of if work.run.undoes else mandate_of)(engine, work).authority
 
 
 def _is_left(engine: Engine, step: Step) -> bool:
@@ -55,12 +62,16 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
     except RemediatorError as error:
         await engine.stop(work, RunState.ESCALATED, f"step {step.number} ({step.action}) can't be undone: {error}")
         return
+    if (reason := byhand.drifted(step, plan)) is not None:
+        await engine.stop(work, RunState.ESCALATED, reason)
+        return
     if plan.noop:
         await _record(engine, work, step, Outcome(Result.APPLIED, "there was nothing left to undo"))
         return
 
     def play(turn: Turn) -> bool:
-        against = engine.judge(guards.BEFORE_UNDOING, work, turn.snapshot, [plan])
+        judges = guards.UNDOING_BY_HAND if work.run.undoes else guards.BEFORE_UNDOING
+        against = engine.judge(judges, work, turn.snapshot, [plan])
         if against and freezing.only_waits(against):
             freezing.hold_undo(turn, against, max_wait=engine.max_wait(work))
         elif against:

@@ -26,6 +26,8 @@ __all__ = [
     "GOING_ON",
     "ON_PLAN",
     "STOPPED",
+    "STOPPED_BY_HAND",
+    "UNDOING_BY_HAND",
     "Answer",
     "BlastRadius",
     "Bounds",
@@ -82,6 +84,12 @@ BETWEEN_STEPS: tuple[Guard, ...] = (*STOPPED, Ineffective(), Freeze())
 
 BEFORE_UNDOING: tuple[Guard, ...] = (*STOPPED, Freeze(), EmptyTarget(), Scope(), NotItself())
 """Asked about the plan of an undo; neither budget nor size speak against a way back."""
+
+STOPPED_BY_HAND: tuple[Guard, ...] = (KillSwitch(), Responder())
+"""Asked about an undo that a person asked for. That its rule is gone or disabled may be the very reason why."""
+
+UNDOING_BY_HAND: tuple[Guard, ...] = (*STOPPED_BY_HAND, Freeze(), EmptyTarget(), Scope(), NotItself())
+"""Asked about the plan of such an undo."""
 
 ALL_GUARDS: tuple[Guard, ...] = tuple(dict.fromkeys((*BEFORE_PLANNING, *BEFORE_ACTING)))
 """Every guard once, for the catalogue."""

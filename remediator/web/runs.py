@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from remediator.authentication import Operation, allows
-from remediator.model import Receipt, RunState, to_json
+from remediator.model import JSON, Receipt, RunState, to_json
 from remediator.records import Run, SignalKind
 from remediator.web.problems import Refused
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok
@@ -77,6 +77,40 @@ async def signal(call: Call) -> web.Response:
     return ok(to_json(run_summary(run)))
 
 
+class UndoBody(BaseModel):
+    """What a person says when he asks for an undo."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    comment: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
+    plan: Annotated[bool, Field(description="only tell what would be done: nothing is changed")] = False
+
+
+@dataclass(frozen=True)
+class Undo:
+    """An undo that was begun, or what it would do."""
+
+    possible: bool
+    reason: str
+    """Why it can't be undone now."""
+    steps: tuple[JSON, ...] = ()
+    """What it would do, in order; only where a plan was asked for."""
+    run: RunSummary | None = None
+    """The run that does it."""
+
+
+async def undo(call: Call) -> web.Response:
+    """Undo an ended run, or show what that would do. It lets the daemon act again, and so needs what that needs."""
+    sent, name = call.sent(UndoBody), call.path("run")
+    if sent.plan:
+        found = await call.service.undo_plan(name)
+        return ok(to_json(Undo(bool(found["possible"]), str(found["reason"]), tuple(found["steps"]))))
+    if not allows(call.actor, Operation.RESUME):
+        raise Refused(403, "undo lets the daemon act again: that needs a role that includes resume", reason="forbidden")
+    run = await call.service.undo(name, sent.comment, call.actor)
+    return ok(to_json(Undo(possible=True, reason="", run=run_summary(run))))
+
+
 _UNKNOWN = {404: "There is no such run."}
 
 ROUTES = (
@@ -114,5 +148,19 @@ ROUTES = (
         description="`resume` and `undo` also need a role that includes `resume`.",
         body=SignalBody,
         refusals={**_UNKNOWN, 409: "The run does not wait for this."},
+    ),
+    Route(
+        "POST",
+        "/api/v1/runs/{run}/undo",
+        "undoRun",
+        "Undo what an ended run changed",
+        undo,
+        Operation.SIGNAL,
+        Answer("The run that does it; with `plan`, what it would do.", Undo),
+        "runs",
+        description="Without `plan` it also needs a role that includes `resume`. Where the remedy needs an approval, so does its undo, "
+        "by somebody else than who asked for it.",
+        body=UndoBody,
+        refusals={**_UNKNOWN, 409: "There is nothing that could be undone; the detail says why."},
     ),
 )

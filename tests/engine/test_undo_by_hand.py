@@ -1,0 +1,380 @@
+"""`remediator undo RUN`: what a person may have undone, and that it is planned, guarded, approved, and done once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from remediator import taking
+from remediator.engine import byhand
+from remediator.errors import ApprovalRefused, IllegalTransition, NotFound, NotYours
+from remediator.model import Actor, ApprovalState, Authority, IncidentState, RunState, StepState
+from remediator.records import SignalKind
+from remediator.replacing import replace
+from remediator.rules.model import ApprovalSpec, OnFailure
+from remediator.store.protocol import Changes, Reads
+from remediator.undo import begin
+from tests.builders import alert, bounds
+from tests.engine.conftest import Start
+from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedRegistry, dies_at, fails_at
+from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, lift, pause, playbook, step, tell
+
+BEN = Actor("ben", frozenset({"approver"}), frozenset({"sre"}))
+UNDO = "INC-20261121-001-2"
+RESTORED = {"a": "bad", "b": "bad"}
+
+
+async def ask(harness: Harness, run: str = FIRST_RUN, *, who: Actor = BEN, work: bool = True) -> None:
+    """Ask to undo a run, then let the engine work."""
+    kinds = ScriptedRegistry(harness.world).action
+    await harness.store.transact(
+        Reads(runs=[run]),
+        lambda snapshot: begin(snapshot, run, why="it made it worse", actor=who, kinds=kinds, dry_run=harness.limits.dry_run),
+    )
+    if work:
+        await harness.work()
+
+
+async def fixed(start: Start, *remedies: Any, resolved: bool = True, **fields: Any) -> Harness:
+    """Have a run succeed."""
+    harness = await start(playbook(*(remedies or (act("both", *TWO),)), **fields))
+    await harness.send(alert())
+    await harness.work()
+    harness.world.firing = not resolved
+    await harness.tick(timedelta(minutes=2))
+    await harness.tick(timedelta(minutes=2))
+    return harness
+
+
+async def succeeded(start: Start, *remedies: Any, **fields: Any) -> Harness:
+    """Have a run succeed and its incident be over."""
+    harness = await fixed(start, *remedies, **fields)
+    harness.world.firing = True  # the engine asks before acting; whether it fires makes no difference to an undo
+    assert await harness.state() is RunState.SUCCEEDED
+    return harness
+
+
+# --- what it does ----------------------------------------------------------------------------------------------------------------
+
+
+async def test_s20_undo_by_hand_goes_back_last_step_first(start: Start) -> None:
+    """Every step is taken back, the last one first, each intended before it is called, in a run of its own."""
+    harness = await succeeded(start)
+    await ask(harness)
+    assert harness.world.writes == ["a=good", "b=good", "b=bad", "a=bad"]
+    assert harness.world.things == RESTORED
+    run = await harness.run(2)
+    assert (run.state, run.undoes, run.asked_by) == (RunState.UNDONE, FIRST_RUN, "ben")
+    assert [event["undo"] for event in harness.said("action.intended")] == [False, False, True, True]
+    assert harness.said("run.created")[-1]["undoes"] == FIRST_RUN
+    assert "it made it worse" in run.reason or "ben asked" in run.reason
+
+
+async def test_s20_undone_run_remembers_that_it_is(start: Start) -> None:
+    """The steps of the run that was undone say so, in the same transaction: asking again is refused."""
+    harness = await succeeded(start)
+    await ask(harness)
+    assert [one.state for one in (await harness.run()).steps] == [StepState.UNDONE, StepState.UNDONE]
+    with pytest.raises(IllegalTransition, match="is undone already"):
+        await ask(harness)
+    assert len(harness.world.writes) == 4
+
+
+async def test_undo_works_when_the_incident_is_over(start: Start) -> None:
+    """The alert has resolved and the incident is closed: what was done can still be taken back, and the incident stays closed."""
+    harness = await succeeded(start)
+    await harness.send(alert(firing=False))
+    assert (await harness.incident()).state is IncidentState.RESOLVED
+    harness.world.firing = False
+    await ask(harness)
+    assert await harness.state(2) is RunState.UNDONE
+    assert (await harness.incident()).state is IncidentState.RESOLVED
+
+
+async def test_undo_of_a_failed_run_takes_back_what_it_did(start: Start) -> None:
+    """Also what was applied before a later step failed."""
+    harness = await start(playbook(act("both", *TWO)))
+    harness.world.fault = fails_at("before b=good", BROKEN)
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is RunState.FAILED
+    harness.world.fault = lambda _point: None
+    await ask(harness)
+    assert harness.world.things == RESTORED
+    assert [one.state for one in (await harness.run()).steps] == [StepState.UNDONE, StepState.FAILED]
+
+
+async def test_undo_of_two_steps_on_one_target_goes_through_both(start: Start) -> None:
+    """The first step's way back can only be compared once the second is undone."""
+    harness = await succeeded(start, act("twice", step(1, thing="a", value="better"), step(2, thing="a", value="good")))
+    await ask(harness)
+    assert harness.world.writes == ["a=better", "a=good", "a=better", "a=bad"]
+    assert await harness.state(2) is RunState.UNDONE
+
+
+async def test_undo_holds_locks_and_gives_them_back(start: Start) -> None:
+    """It takes the same locks as any run: while another run holds one, it waits."""
+    harness = await succeeded(start)
+    held = {"test:world/-/thing/a": "INC-1-1"}
+    await harness.store.transact(Reads(runs=[FIRST_RUN]), lambda snapshot: Changes(take_locks=held))
+    await ask(harness)
+    assert await harness.state(2) is RunState.WAITING
+    assert len(harness.world.writes) == 2
+    await harness.store.transact(Reads(), lambda snapshot: Changes(release_locks=["INC-1-1"]))
+    await harness.tick(timedelta(seconds=10))
+    assert await harness.state(2) is RunState.UNDONE
+    assert await harness.store.locks() == {}
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------------------
+
+
+async def test_s20_undo_is_refused_when_somebody_changed_it_since(start: Start) -> None:
+    """The world is compared first: nothing is written over another person's change, and people hear what changed."""
+    harness = await succeeded(start)
+    harness.world.things["a"] = "by hand"
+    await ask(harness)
+    run = await harness.run(2)
+    assert run.state is RunState.FAILED
+    assert "step 1 (test.set) can't be undone: somebody changed a since" in run.reason
+    assert len(harness.world.writes) == 2
+
+
+async def test_nothing_to_undo_is_refused(start: Start) -> None:
+    """A run that changed nothing is not undone."""
+    harness = await start(playbook(), limits=bounds(authority=Authority.OBSERVE))
+    await harness.send(alert())
+    await harness.work()
+    with pytest.raises(IllegalTransition, match="changed nothing"):
+        await ask(harness)
+    with pytest.raises(NotFound):
+        await ask(harness, "INC-20261121-009-1")
+
+
+async def test_irreversible_action_is_named(start: Start) -> None:
+    """Which step of which action stands in the way; the others are not half undone."""
+    harness = await succeeded(start, act("mixed", step(1), step(2, "test.once", thing="b")))
+    with pytest.raises(IllegalTransition, match=r"step 2 of run .*: test.once can't be undone"):
+        await ask(harness)
+    assert len(harness.world.writes) == 2
+
+
+async def test_run_at_work_is_not_undone(start: Start) -> None:
+    """Neither the run itself while it works, nor an earlier one of its incident."""
+    harness = await start(playbook(approval_needed()))
+    await harness.send(alert())
+    await harness.work()
+    with pytest.raises(IllegalTransition, match="still at work"):
+        await ask(harness)
+
+
+async def test_second_request_is_refused_while_the_first_works(start: Start) -> None:
+    """Two people who press the button: one undo."""
+    harness = await succeeded(start)
+    await ask(harness, work=False)
+    with pytest.raises(IllegalTransition, match=f"run {UNDO} of incident INC-20261121-001 is at work"):
+        await ask(harness, work=False)
+
+
+async def test_undo_of_an_undo_is_refused(start: Start) -> None:
+    """What a person took back is not put there again by taking back the taking back."""
+    harness = await succeeded(start)
+    await ask(harness)
+    with pytest.raises(IllegalTransition, match="itself the undo"):
+        await ask(harness, UNDO)
+
+
+async def test_kill_switch_refuses_an_undo_and_stops_one(start: Start) -> None:
+    """Thrown before: refused, with who threw it. Thrown while it works: interrupted, and resumed with what is left."""
+    harness = await succeeded(start)
+    await pause(harness)
+    with pytest.raises(IllegalTransition, match="paused by anna"):
+        await ask(harness)
+    await lift(harness)
+    await ask(harness, work=False)
+    await pause(harness)
+    await harness.work()
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.INTERRUPTED, 2)
+    await lift(harness)
+    await tell(harness, SignalKind.RESUME, run=UNDO)
+    assert await harness.state(2) is RunState.UNDONE
+
+
+# --- who must agree ------------------------------------------------------------------------------------------------------------------
+
+
+def approval_needed() -> Any:
+    """Make a remedy that asks people."""
+    return act("both", *TWO, approval=ApprovalSpec(frozenset({"sre"})))
+
+
+async def approved(start: Start) -> Harness:
+    """Have a run succeed that people agreed to."""
+    harness = await start(playbook(approval_needed()))
+    await harness.send(alert())
+    await harness.work()
+    harness.world.firing = True
+    await decide(harness)
+    harness.world.firing = False
+    await harness.tick(timedelta(minutes=2))
+    harness.world.firing = True
+    await harness.tick(timedelta(minutes=2))
+    assert await harness.state() is RunState.SUCCEEDED
+    return harness
+
+
+async def test_undo_needs_the_approval_that_its_remedy_needed(start: Start) -> None:
+    """By somebody else than who asked for it."""
+    harness = await approved(start)
+    await ask(harness)
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.AWAITING_APPROVAL, 2)
+    with pytest.raises(ApprovalRefused, match="asked for this himself"):
+        await decide(harness, who=BEN, approval=f"{UNDO}-A")
+    await decide(harness, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.UNDONE
+    assert harness.world.things == RESTORED
+
+
+async def test_denied_undo_changes_nothing(start: Start) -> None:
+    """And says who denied it."""
+    harness = await approved(start)
+    await ask(harness)
+    await decide(harness, approve=False, approval=f"{UNDO}-A")
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.DENIED, 2)
+    assert [one.state for one in (await harness.run()).steps] == [StepState.APPLIED, StepState.APPLIED]
+
+
+async def test_s12_undo_is_not_what_was_approved_when_the_world_moved(start: Start) -> None:
+    """After the approval the world is looked at again: somebody's change in between is not written over."""
+    harness = await approved(start)
+    await ask(harness)
+    harness.world.things["b"] = "by hand"
+    await decide(harness, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.FAILED
+    assert len(harness.world.writes) == 2
+
+
+async def test_unanswered_undo_expires(start: Start) -> None:
+    """A question does not stand for ever, and a voided approval is none."""
+    harness = await approved(start)
+    await ask(harness)
+    await harness.tick(timedelta(hours=2))
+    assert await harness.state(2) is RunState.EXPIRED
+    found = await harness.store.approval(f"{UNDO}-A")
+    assert found is not None
+    assert found.state is ApprovalState.EXPIRED
+
+
+@pytest.mark.parametrize("word", [SignalKind.UNDO, SignalKind.RESUME])
+async def test_s18_interrupted_undo_still_needs_its_approval(start: Start, word: SignalKind) -> None:
+    """Resumed, or told to undo, it asks again: an interruption is no way around the second person."""
+    harness = await approved(start)
+    await ask(harness)
+    await pause(harness)
+    await harness.store.transact(Reads(runs=[UNDO]), lambda snapshot: Changes(wake=[UNDO]))
+    await harness.work()
+    assert await harness.state(2) is RunState.INTERRUPTED
+    await lift(harness)
+    await tell(harness, word, run=UNDO)
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.AWAITING_APPROVAL, 2)
+
+
+async def test_disabled_or_deleted_rule_can_still_be_undone(start: Start) -> None:
+    """That the rule did harm may be why it was switched off: what it did must be taken back all the same, by two people."""
+    harness = await succeeded(start)
+    harness.rules["site-down"] = replace(harness.rules["site-down"], enabled=False, mode=Authority.OBSERVE)
+    await ask(harness)
+    assert await harness.state(2) is RunState.AWAITING_APPROVAL
+    await decide(harness, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.UNDONE
+
+
+async def test_s13_dry_run_only_rehearses_an_undo(start: Start) -> None:
+    """Nothing is changed; the plan is in the timeline."""
+    harness = await succeeded(start)
+    harness.limits = bounds(dry_run=True)
+    await ask(harness)
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.REHEARSED, 2)
+    assert len(harness.said("plan.made")[-1]["steps"]) == 2
+
+
+async def test_person_who_took_the_incident_may_undo_and_others_may_not(start: Start) -> None:
+    """Automation keeps its hands off; the holder's own word is followed."""
+    harness = await succeeded(start)
+    await harness.store.transact(
+        Reads(), lambda snapshot: taking.take_target(snapshot, "test:world/-/thing/a", why="", span=None, actor=BEN)
+    )
+    with pytest.raises(NotYours):
+        await ask(harness, who=ANNA)
+    assert len(harness.world.writes) == 2
+    await ask(harness, who=BEN)
+    assert await harness.state(2) is RunState.UNDONE
+
+
+# --- crashes -------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", ["undo", "before", "before b=bad", "after", "before a=bad", "verify"])
+@pytest.mark.parametrize("nth", [1, 2])
+async def test_s17_killed_in_the_middle_undoes_every_step_once(start: Start, point: str, nth: int) -> None:
+    """Kill -9 anywhere: the next process goes on with what is left, and takes nothing back twice."""
+    harness = await succeeded(start)
+    harness.world.fault = dies_at(point, nth=nth)
+    try:
+        await ask(harness)
+    except Death:
+        harness.world.fault = lambda _point: None
+        harness.now += timedelta(minutes=1)
+        await harness.restart()
+        await harness.work()
+    assert harness.world.writes == ["a=good", "b=good", "b=bad", "a=bad"]
+    assert await harness.state(2) is RunState.UNDONE
+    assert [one.state for one in (await harness.run()).steps] == [StepState.UNDONE, StepState.UNDONE]
+
+
+async def test_s17_lost_answer_of_an_undo_is_looked_into(start: Start) -> None:
+    """Its effect is found by reading, and it is not repeated."""
+    harness = await succeeded(start)
+    harness.world.fault = fails_at("after", LOST)
+    await ask(harness)
+    assert harness.world.writes == ["a=good", "b=good", "b=bad", "a=bad"]
+    assert await harness.state(2) is RunState.UNDONE
+
+
+async def test_undo_that_does_not_hold_is_not_called_undone_silently(start: Start) -> None:
+    """What was restored is looked at; what does not look so at its deadline goes to people."""
+    harness = await succeeded(start)
+    harness.world.healthy = False
+    await ask(harness)
+    assert await harness.state(2) is RunState.UNDOING
+    for _ in range(200):
+        await harness.tick(timedelta(seconds=10))
+    run = await harness.run(2)
+    assert run.state is RunState.ESCALATED
+    assert "it was undone, but does not look so" in run.reason
+
+
+# --- showing it ----------------------------------------------------------------------------------------------------------------------
+
+
+async def test_plan_shows_the_way_back_and_writes_nothing(start: Start) -> None:
+    """Last step first, before and after; and when it can't be, why."""
+    harness = await succeeded(start)
+    seen = len(harness.events)
+    found = await byhand.preview(harness.engine, await harness.run())
+    assert [one["summary"] for one in found["steps"]] == ["set b from good to bad", "set a from good to bad"]
+    harness.world.things["b"] = "by hand"
+    found = await byhand.preview(harness.engine, await harness.run())
+    assert (found["possible"], "somebody changed b" in found["reason"]) == (False, True)
+    assert (len(harness.events), len(harness.world.writes)) == (seen, 2)
+
+
+async def test_automatic_undo_leaves_nothing_to_undo_by_hand(start: Start) -> None:
+    """What `on_failure: undo` took back is undone already."""
+    harness = await fixed(start, act("both", *TWO, on_failure=OnFailure.UNDO), resolved=False)
+    await harness.tick(timedelta(minutes=20))
+    assert await harness.state() is RunState.UNDONE
+    with pytest.raises(IllegalTransition, match="is undone already"):
+        await ask(harness)
