@@ -9,8 +9,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from remediator.errors import RemediatorError
-from remediator.model import RunState, StepState
-from remediator.records import EVERYWHERE, Run, SignalKind
+from remediator.model import IncidentState, RunState, StepState
+from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, TAKEN, Run, SignalKind
 from tests.simulation.daemon import GoneError
 from tests.simulation.storage import Remote
 
@@ -29,10 +29,11 @@ async def rage(simulation: Simulation, seconds: float) -> None:
     for _ in range(count):
         fault = dice.choice(FAULTS)
         tasks.append(loop.create_task(_strike(simulation, fault, dice.random() * seconds)))
-    meddling = loop.create_task(between_steps(simulation)) if simulation.ledger.max_acting == 1 else None
+    meddling = [loop.create_task(between_steps(simulation))] if simulation.ledger.max_acting == 1 else []
+    meddling += [loop.create_task(freezes(simulation)), loop.create_task(takes(simulation))] if simulation.hands else []
     await asyncio.sleep(seconds)
-    if meddling is not None:
-        meddling.cancel()
+    for task in meddling:
+        task.cancel()
     await asyncio.gather(*tasks)
 
 
@@ -201,6 +202,39 @@ async def between_steps(simulation: Simulation) -> None:
             simulation.world.network.alertmanager_cut = False
         await asyncio.sleep(dice.uniform(0.1, 5))
         await _let_go_on(simulation, run.id)
+
+
+async def freezes(simulation: Simulation) -> None:
+    """Have a person freeze everything or one rule, for a time or until somebody thaws it, again and again."""
+    dice = random.Random(f"freezes {simulation.seed}")  # noqa: S311 - no secret
+    while True:
+        await asyncio.sleep(dice.uniform(1, 25))
+        scope = dice.choice((FREEZE, FREEZE, f"{FREEZE_RULE}{dice.choice(sorted(simulation.editions[0].rules))}"))
+        await simulation.people[2].freeze(scope, timedelta(seconds=dice.choice((3, 10, 40))) if dice.random() < 0.5 else None)
+        simulation.faults["freeze"] += 1
+        await asyncio.sleep(dice.uniform(1, 30))
+        if scope in simulation.ledger.pauses:
+            await simulation.people[3].give_back(scope)
+
+
+async def takes(simulation: Simulation) -> None:
+    """Have a person take an incident that is open, at any moment, now and then lead its run on, and give it back."""
+    dice = random.Random(f"takes {simulation.seed}")  # noqa: S311 - no secret
+    while True:
+        await asyncio.sleep(dice.uniform(0.5, 12))
+        open_ones = [one.id for one in simulation.ledger.incidents.values() if one.state is not IncidentState.RESOLVED]
+        if not open_ones:
+            continue
+        incident, who = dice.choice(open_ones), simulation.people[dice.choice((0, 3))]
+        await who.take(incident, timedelta(seconds=dice.choice((5, 30))) if dice.random() < 0.5 else None)
+        simulation.faults["take"] += 1
+        await asyncio.sleep(dice.uniform(0.5, 10))
+        stopped = [run.id for run in simulation.ledger.waiting() if run.incident == incident and run.state is RunState.INTERRUPTED]
+        for run in stopped:
+            await who.say(run, dice.choice((SignalKind.RESUME, SignalKind.UNDO, SignalKind.CLOSE)))
+        await asyncio.sleep(dice.uniform(0.5, 20))
+        if f"{TAKEN}{incident}" in simulation.ledger.pauses:
+            await who.give_back(f"{TAKEN}{incident}")
 
 
 def _half_done(run: Run) -> bool:

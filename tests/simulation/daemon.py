@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from remediator import escalation, execution, operations, receiving, runner
+from remediator import escalation, execution, manual_freezes, operations, receiving, runner, taking
 from remediator.engine.core import Engine
 from remediator.errors import StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox
@@ -22,6 +22,7 @@ from remediator.execution import Execution
 from remediator.guards import Bounds
 from remediator.ingest import Intake
 from remediator.levels import Receiver, plain
+from remediator.manual_freezes import Order
 from remediator.model import JSON, Actor, Alert, Event
 from remediator.receiving import Receiving
 from remediator.records import SYSTEM_CHAIN, SignalKind
@@ -186,6 +187,29 @@ class SimDaemon:
     async def resume(self, scope: str, actor: Actor) -> None:
         """Lift the kill switch."""
         await self.store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why="done", actor=actor))
+
+    async def freeze(self, order: Order, actor: Actor) -> None:
+        """Freeze something."""
+        await self.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=actor))
+
+    async def thaw(self, scope: str, actor: Actor) -> None:
+        """End a freeze."""
+        await self.store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why="done", actor=actor))
+
+    async def take(self, incident: str, actor: Actor, span: timedelta | None) -> None:
+        """Give an incident to a person, as the desk does."""
+        before = await self.store.runs(incident=incident, limit=1000)
+        ids = taking.known_ids(before.items)
+
+        def build(snapshot: Snapshot) -> Changes:
+            acknowledged = operations.acknowledge(snapshot, incident, actor=actor)
+            return taking.take(snapshot, incident, why="mine", span=span, actor=actor, acknowledged=acknowledged, ids=ids)
+
+        await self.store.transact(Reads(incidents=[incident], active_runs_of=[incident]), build)
+
+    async def release(self, scope: str, actor: Actor) -> None:
+        """End a hold."""
+        await self.store.transact(Reads(), lambda snapshot: taking.release(snapshot, scope, why="done", actor=actor))
 
     async def signal(self, run: str, kind: SignalKind, actor: Actor) -> None:
         """Give a run a person's word."""

@@ -12,7 +12,7 @@ from datetime import datetime
 from remediator.events import Kind
 from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
-from remediator.records import EVERYWHERE, Approval, Incident, Message, Run, Step
+from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, TAKEN, Approval, Incident, Message, Pause, Run, Step
 from remediator.rules.model import BudgetScope, Rule
 from remediator.store.protocol import Changes, Committed
 from remediator.turn import NEEDS_PERSON
@@ -40,6 +40,10 @@ class Ledger:
         self.approvals: dict[str, Approval] = {}
         self.locks: dict[str, str] = {}
         self.pauses: set[str] = set()
+        self.held_back: dict[str, Pause] = {}
+        """The rows behind `pauses`: who, since when, until when."""
+        self.led: dict[str, list[tuple[str, datetime]]] = {}
+        """Who told a run something, and when."""
         self.heads: dict[str, tuple[int, str]] = {}
         self.updates: dict[str, Message] = {}
         self.intended: Counter[str] = Counter()
@@ -47,6 +51,8 @@ class Ledger:
         """Words of people by run that it has not followed yet."""
         self.calls: Counter[str] = Counter()
         self.effects: Counter[str] = Counter()
+        self.reached: Counter[str] = Counter()
+        """Things that each call changed."""
         self.began: dict[str, tuple[Run, datetime]] = {}
         """When each run last entered `applying` from `planning`."""
         self.beside: set[str] = set()
@@ -102,14 +108,17 @@ class Ledger:
 
     def _words(self, one: Committed) -> None:
         self.words.update(signal.run for signal in one.changes.signals)
+        for signal in one.changes.signals:
+            self.led.setdefault(signal.run, []).append((signal.who, signal.at))
         heard = Counter(str(event.data["run"]) for event in one.events if event.kind == Kind.SIGNAL_RECEIVED)
         self.words.subtract(heard)
         for run in heard:
             self.hold("word_once", that=self.words[run] >= 0, words=f"{run} followed one word more than once")
 
     def _pauses(self, changes: Changes) -> None:
-        self.pauses |= {pause.scope for pause in changes.pauses}
-        self.pauses -= set(changes.lift)
+        self.held_back |= {pause.scope: pause for pause in changes.pauses}
+        self.held_back = {scope: pause for scope, pause in self.held_back.items() if scope not in changes.lift}
+        self.pauses = set(self.held_back)
 
     def _run(self, run: Run, before: Run | None, one: Committed) -> None:
         known = {} if before is None else {step.number: step for step in before.steps}
@@ -119,18 +128,41 @@ class Ledger:
         for step in run.steps:
             old = known.get(step.number)
             if step.state is StepState.INTENDED and (old is None or old.state is not StepState.INTENDED):
-                self._intent(run, step, f"{run.id}/{step.number}")
+                self._intent(run, step, f"{run.id}/{step.number}", one.snapshot.now)
+                self._not_too_much(run, step)
             if step.undo_intended and (old is None or not old.undo_intended):
-                self._intent(run, step, f"{run.id}/{step.number}/undo")
+                self._intent(run, step, f"{run.id}/{step.number}/undo", one.snapshot.now)
         self.runs[run.id] = run
 
-    def _intent(self, run: Run, step: Step, key: str) -> None:
+    def _intent(self, run: Run, step: Step, key: str, now: datetime) -> None:
         self.intended[key] += 1
+        in_force = [pause for pause in self.held_back.values() if pause.until is None or now < pause.until]
+        frozen = [pause.scope for pause in in_force if pause.scope in (FREEZE, f"{FREEZE_RULE}{run.rule}")]
+        self.hold("frozen", that=not frozen, words=f"{key} was intended at {now} during {frozen}")
+        taken = [pause for pause in in_force if pause.scope.startswith(TAKEN) and self._in_the_way(pause, run, step)]
+        self.hold("taken", that=not taken, words=f"{key} was intended while {taken} was taken")
         stopped = self.pauses & {EVERYWHERE, f"rule:{run.rule}"}
         self.hold("paused", that=not stopped, words=f"{key} was intended while {stopped} was paused")
         self.hold("dry", that=not self._dry(run), words=f"{key} of a dry run was intended")
         never = step.action == NEVER and not key.endswith("/undo")
         self.hold("never_again", that=not (never and self.calls[key]), words=f"{key} was sent once, and is intended again")
+
+    def _in_the_way(self, pause: Pause, run: Run, step: Step) -> bool:
+        """Tell whether a step gets in the way of a person who has taken something and has not led this run on since."""
+        if any(who == pause.who and at >= pause.at for who, at in self.led.get(run.id, ())):
+            return False
+        ids = set() if step.plan is None else {name for target in step.plan.targets for name in (target.id, target.lock)}
+        same = pause.scope == f"{TAKEN}{run.incident}" or (pause.target != "" and pause.target == run.target)
+        return same or bool(ids & set(pause.covers))
+
+    def _not_too_much(self, run: Run, step: Step) -> None:
+        if step.plan is None:
+            return
+        touched, most = len(list(step.plan.intent.get("members") or [""])), self._most(run)  # type: ignore[call-overload]
+        self.hold("blast", that=touched <= most, words=f"{run.id}/{step.number} would touch {touched}, at most {most} are allowed")
+
+    def _most(self, run: Run) -> int:
+        return self.rules[run.rule_hash].guards.max_targets
 
     def _dry(self, run: Run) -> bool:
         rule = self.rules.get(run.rule_hash)
@@ -278,6 +310,10 @@ class Ledger:
         self.effects[key] += 1
         self.log.append(f"effective {key} {what} {process.name}")
         self.hold("effective_twice", that=self.effects[key] == 1, words=f"{key} took effect {self.effects[key]} times")
+        step = key.partition("#")[0]
+        self.reached[step] += 1
+        run = self.runs[step.split("/", maxsplit=1)[0]]
+        self.hold("blast", that=self.reached[step] <= self._most(run), words=f"{step} touched {self.reached[step]} things")
 
     def accepted(self, alerts: Iterable[Alert]) -> None:
         """A webhook was answered with 2xx."""

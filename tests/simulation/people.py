@@ -8,13 +8,15 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from remediator.alerts import fingerprint, parse_webhook
 from remediator.errors import RemediatorError
+from remediator.manual_freezes import Order
 from remediator.model import Actor, RunState
-from remediator.records import EVERYWHERE, Run, SignalKind
+from remediator.records import EVERYWHERE, FREEZE, TAKEN, Run, SignalKind
+from remediator.replacing import replace
 from tests.simulation.daemon import GoneError, SimDaemon
 from tests.simulation.world import Alarm
 
@@ -184,3 +186,26 @@ class Person(Client):
         if daemon := self.daemon():
             with suppress(RemediatorError, GoneError):
                 await daemon.request(lambda: daemon.resume(scope, self.who))
+
+    async def freeze(self, scope: str, lasts: timedelta | None = None) -> None:
+        """Freeze something, for a time or until somebody thaws it."""
+        if daemon := self.daemon():
+            with suppress(RemediatorError, GoneError):
+                await daemon.request(lambda: daemon.freeze(Order(scope, "a migration", lasts), self.who))
+
+    async def take(self, incident: str, span: timedelta | None = None) -> None:
+        """Say *I have it*."""
+        if daemon := self.daemon():
+            with suppress(RemediatorError, GoneError):
+                await daemon.request(lambda: daemon.take(incident, self.who, span))
+
+    async def give_back(self, scope: str) -> None:
+        """End whatever holds something back under a scope: a freeze, what somebody has taken, the kill switch."""
+        if daemon := self.daemon():
+            with suppress(RemediatorError, GoneError):
+                if scope.startswith(TAKEN):
+                    await daemon.request(lambda: daemon.release(scope, replace(self.who, roles=ROLES | {"admin"})))
+                elif scope.startswith(FREEZE):
+                    await daemon.request(lambda: daemon.thaw(scope, self.who))
+                else:
+                    await daemon.request(lambda: daemon.resume(scope, self.who))

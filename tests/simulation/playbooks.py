@@ -18,6 +18,7 @@ GUARDS = GuardSpec(
     cooldown=20 * SECOND,
     budgets=(Budget(4, 300 * SECOND), Budget(2, 120 * SECOND, BudgetScope.TARGET)),
     max_wait=120 * SECOND,
+    max_targets=7,
     plan_expires=60 * SECOND,
     relapse_window=300 * SECOND,
 )

@@ -44,6 +44,8 @@ class Options:
     dies_at: int | None = None
     """The first process dies right before this callback."""
     max_acting: int | None = None
+    hands: bool | None = None
+    """Whether people freeze things and take incidents."""
     rules: tuple[str, ...] = ()
     """Rules whose alerts fire; all when empty."""
 
@@ -76,6 +78,7 @@ class Simulation:
         self.world.sent, self.world.effective = self._sent, self._effective
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=MEMORY if MEMORY.is_dir() else None))
         self.editions = editions(cap)
+        self.hands = seed % 8 in (3, 5, 6) if self.options.hands is None else self.options.hands
         self.faults: Counter[str] = Counter()
         self.crashes: list[str] = []
         self.chaos = True
@@ -252,7 +255,7 @@ class Simulation:
             if loop.time() > until:
                 self.ledger.hold("settles", that=False, words="; ".join(left[:8]))
             for scope in sorted(self.ledger.pauses):
-                await self.people[0].lift(scope)
+                await self.people[0].give_back(scope)
             await asyncio.sleep(5)
         self.ledger.hold("settles", that=True)
 

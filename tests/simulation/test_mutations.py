@@ -123,6 +123,27 @@ def cap_is_ignored_when_going_on(patch: Patch) -> None:
     patch.setattr(guards, "GOING_ON", ())
 
 
+def freeze_is_ignored(patch: Patch) -> None:
+    """Nothing is frozen."""
+    patch.setattr(guards.Freeze, "judge", _allow)
+
+
+def responder_is_ignored(patch: Patch) -> None:
+    """It gets in the way of whoever has taken something."""
+    patch.setattr(guards.Responder, "judge", _allow)
+
+
+def size_is_ignored(patch: Patch) -> None:
+    """A plan touches as much as it likes."""
+    patch.setattr(guards.BlastRadius, "judge", _allow)
+
+
+def freeze_is_asked_before_planning_only(patch: Patch) -> None:
+    """A freeze that begins between the first look and a call is not seen."""
+    for name in ("ON_PLAN", "BEFORE_ACTING", "GOING_ON", "BETWEEN_STEPS", "BEFORE_UNDOING"):
+        patch.setattr(guards, name, tuple(guard for guard in getattr(guards, name) if not isinstance(guard, guards.Freeze)))
+
+
 def nobody_is_told(patch: Patch) -> None:
     """A run that needs a person says so to nobody."""
     patch.setattr(turn.Turn, "_needs_person", lambda *_values: None)
@@ -184,7 +205,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (approval_is_not_asked_for, {"approved", "dry"}, {}),
     (lost_call_is_repeated, {"never_again", "never_twice"}, {"strikes": 0.02, "rules": ("job", "evict")}),
     (kill_switch_is_ignored, {"paused"}, {"faults": 14}),
-    (budget_is_ignored, {"budget"}, {"alarms": 9}),
+    (budget_is_ignored, {"budget"}, {"alarms": 14, "faults": 0, "strikes": 0.0, "rules": ("set", "job"), "seconds": 180.0, "hands": False}),
     (cooldown_is_ignored, {"cooldown"}, {"alarms": 9}),
     (cap_is_ignored, {"max_acting"}, {"alarms": 14, "rules": ("set", "job", "evict"), "faults": 0}),
     (
@@ -192,6 +213,10 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
         {"max_acting"},
         {"alarms": 9, "faults": 14, "rules": HALF_WAY, "max_acting": 1, "replicas": 1, "strikes": 0.0},
     ),
+    (freeze_is_ignored, {"frozen"}, {"alarms": 9, "hands": True}),
+    (freeze_is_asked_before_planning_only, {"frozen"}, {"alarms": 9, "hands": True, "rules": ("ask", "careful", *HALF_WAY)}),
+    (responder_is_ignored, {"taken"}, {"alarms": 9, "hands": True}),
+    (size_is_ignored, {"blast"}, {"alarms": 14, "rules": ("evict",)}),
     (nobody_is_told, {"person_told", "owned"}, {}),
     (alerts_are_answered_too_early, {"accepted", "accepted_run"}, {}),
     (leases_outlive_their_process, {"settles", "durable"}, {"replicas": 1, "strikes": 0.02}),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from remediator.records import EVERYWHERE
+from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE
 from tests.simulation import chaos
 from tests.simulation.daemon import no_clock_but_the_loops
 from tests.simulation.people import WORDS
@@ -74,6 +75,23 @@ class Machine(RuleBasedStateMachine):
     @rule(scope=st.sampled_from([EVERYWHERE, "rule:set", "rule:job"]))
     def resume(self, scope: str) -> None:
         self.do(lambda: self.simulation.people[1].lift(scope))
+
+    @rule(scope=st.sampled_from([FREEZE, f"{FREEZE_RULE}set"]), seconds=st.sampled_from([None, 5, 40]))
+    def freeze(self, scope: str, seconds: int | None) -> None:
+        self.do(lambda: self.simulation.people[2].freeze(scope, None if seconds is None else timedelta(seconds=seconds)))
+
+    @rule(who=st.integers(0, 1), place=st.integers(0, 20), seconds=st.sampled_from([None, 20]))
+    @precondition(lambda self: bool(self.simulation.ledger.incidents))
+    def take(self, who: int, place: int, seconds: int | None) -> None:
+        incidents = sorted(self.simulation.ledger.incidents)
+        span = None if seconds is None else timedelta(seconds=seconds)
+        self.do(lambda: self.simulation.people[who].take(incidents[-1 - place % len(incidents)], span))
+
+    @rule(place=st.integers(0, 20))
+    @precondition(lambda self: bool(self.simulation.ledger.pauses))
+    def give_back(self, place: int) -> None:
+        scopes = sorted(self.simulation.ledger.pauses)
+        self.do(lambda: self.simulation.people[0].give_back(scopes[place % len(scopes)]))
 
     @rule(host=st.integers(0, 1))
     def crash(self, host: int) -> None:

@@ -42,9 +42,10 @@ def test_every_fault_and_invariant_is_met(seeds: Sequence[Told]) -> None:
     faults = {fault for one in seeds for fault in one.faults}
     checks = {check for one in seeds for check in one.checks}
     assert {"crash", "stop", "crash at a commit", "stop at a commit", "reload", "kill switch", "duplicate webhook"} <= faults
-    assert {"between steps", "store cut off", "target cut off", "clock jumps", "somebody else writes"} <= faults
+    assert {"between steps", "store cut off", "target cut off", "clock jumps", "somebody else writes", "freeze", "take"} <= faults
     assert {"budget", "cooldown", "max_acting", "lock", "never_twice", "effective_twice", "approval_once", "quorum", "dry"} <= checks
     assert {"chained", "audit", "durable", "delivered", "owned", "one_run", "accepted", "accepted_end", "settles", "paused"} <= checks
+    assert {"frozen", "taken", "blast"} <= checks
 
 
 def test_every_state_and_nearly_every_transition_is_met(seeds: Sequence[Told]) -> None:

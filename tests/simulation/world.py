@@ -287,7 +287,8 @@ class EvictMembers(Action[ThingParams]):
         members = sorted(self.world.things[params.thing].members)
         if not members:
             raise PlanRefused("nobody is there")
-        return Plan(self.name, f"evict {len(members)}", _target(params.thing), {"thing": params.thing, "members": members})
+        intent = {"thing": params.thing, "members": members}
+        return Plan(self.name, f"evict {len(members)}", _target(params.thing), intent, impact=Impact(len(members)))
 
     async def apply(self, plan: Plan, ctx: Any) -> Receipt:
         await self.world.look()
