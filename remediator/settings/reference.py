@@ -116,7 +116,13 @@ def _type(node: Mapping[str, Any]) -> str:
     )
 
 
-_WORDS = {"Authority": "`observe`, `approve`, `auto`", "Reset": "`auto`, `person`", "Role": "role"}
+_WORDS = {
+    "Authority": "`observe`, `approve`, `auto`",
+    "Reset": "`auto`, `person`",
+    "Role": "role",
+    "Unless": "`acknowledged`, `resolved`",
+    "Effect": "`freeze`, `approve`",
+}
 
 
 def _default(info: FieldInfo) -> str:
@@ -133,7 +139,7 @@ def _default(info: FieldInfo) -> str:
 
 def _plain(value: Any) -> JSON:
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return _plain(value[""]) if set(value) == {""} else {name: _plain(item) for name, item in value.items()}
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_defaults=True)
     if isinstance(value, list | tuple | set | frozenset):

@@ -579,6 +579,22 @@ class StoreContract:
         assert await world.store.next_message() is None
         assert [one.kind for one in await world.store.events(event().chain)] == ["message.failed"]
 
+    async def test_messages_of_an_owner_come_back_as_they_are(self, world: World) -> None:
+        """Those of the incident, of its run, not of one whose id only begins alike; cancelled and released ones as the columns say."""
+        first, run_, other = "INC-20261121-001", "INC-20261121-001-1", "INC-20261121-0011"
+        later = NOW + timedelta(hours=1)
+        keys = [f"{first}/page/0", f"{first}/page/0/2", f"{first}/resolved/0", f"{run_}/failed", f"{other}/page/0"]
+        await put(world.store, messages=[message(key, due_at=later) for key in keys])
+        await put(world.store, cancel_messages=[keys[1]], release_messages=[keys[0]])
+        found = await world.store.messages(first)
+        assert [(one.key, one.cancelled, one.due_at) for one in found] == [
+            (keys[0], False, NOW),
+            (keys[1], True, later),
+            (keys[2], False, later),
+        ]
+        assert [one.key for one in await world.store.messages(run_)] == [keys[3]]
+        assert await world.store.messages("INC-20261121-002") == []
+
     async def test_an_unknown_message_can_not_be_updated(self, world: World) -> None:
         """Noting an attempt on a message that is not there is an error, and writes no event."""
         with pytest.raises(NotFound):
