@@ -19,6 +19,7 @@ from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.scorecard import arms_of
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
+from remediator.waking import waiting_runs
 from remediator.watchdogs import forget
 
 
@@ -95,8 +96,8 @@ class Desk:
     async def thaw(self, scope: str, why: str, actor: Actor) -> None:
         """End a manual freeze. Raises `NotFound` when there is none of that scope."""
         why = self._scrub(why)
-        await self._store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why=why, actor=actor))
-        await wake_waiting(self._store)
+        waiting = await waiting_runs(self._store)
+        await self._store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why=why, actor=actor, waiting=waiting))
 
     async def promote(self, rule: Rule, to: Authority, why: str, actor: Actor, *, force: bool, bounds: Bounds) -> None:
         """Let a rule go further again, at most as far as its file says. Raises `IllegalTransition` when it has not earned that."""

@@ -7,7 +7,7 @@ restart. What is kept here is only what was read from calendars.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,17 +15,18 @@ from typing import Any, cast
 
 import structlog
 
-from remediator import manual_freezes, storm
+from remediator import manual_freezes
 from remediator.calendars import read_calendar
 from remediator.errors import PermanentError, RemediatorError
 from remediator.events import Kind
 from remediator.freezes import Calendar, Effect, Freezes, Source, around, manual
 from remediator.metrics import Metrics
-from remediator.model import JSON, RunState
-from remediator.records import Pause, Run
+from remediator.model import JSON
+from remediator.records import Pause
 from remediator.replacing import replace
 from remediator.settings.freezes import FreezeSettings, windows_of
-from remediator.store.protocol import Build, Changes, Reads, Store
+from remediator.store.protocol import Changes, Reads, Store
+from remediator.waking import waiting_runs
 
 EVERY = timedelta(seconds=2)
 PATIENCE = timedelta(seconds=10)
@@ -34,7 +35,6 @@ READ_AGAIN = timedelta(days=1)
 """A calendar that did not change is read again so often: its events are listed for some time ahead only."""
 TRY_AGAIN = timedelta(seconds=30)
 """One that can't be read is tried again so often, and whenever it changed."""
-PAGE = 500
 
 _Stamp = tuple[int, int, int] | None
 
@@ -150,23 +150,8 @@ class Freezer:
             self._log.warning("freeze.ended", freeze=name)
         if self._changed or before - self._frozen:
             self._changed = False
-            await self._wake()
-
-    async def _wake(self) -> None:
-        """Have runs that wait for guards ask them again; what a storm holds back waits for its own end."""
-        before: str | None = None
-        while True:
-            page = await self._store.runs(states=[RunState.WAITING, RunState.UNDOING], before=before, limit=PAGE)
-            waiting = [run.id for run in (cast("Run", item) for item in page.items) if not storm.is_held(run)]
-            if waiting:
-                await self._store.transact(Reads(), _waking(waiting))
-            before = page.next
-            if before is None:
-                return
-
-
-def _waking(runs: Sequence[str]) -> Build:
-    return lambda _snapshot: Changes(wake=runs)
+            waiting = await waiting_runs(self._store)
+            await self._store.transact(Reads(), lambda _snapshot: Changes(wake=waiting))
 
 
 def _carried(wanted: Reading, old: Reading | None) -> Reading:

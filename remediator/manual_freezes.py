@@ -50,14 +50,14 @@ def freeze(snapshot: Snapshot, order: Order, *, actor: Actor) -> Changes:
     return Changes(pauses=[row], events=[Event(SYSTEM_CHAIN, Kind.FREEZE_SET, snapshot.now, data, actor.name)])
 
 
-def thaw(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
-    """End a manual freeze. Raises `NotFound` when there is none of that scope."""
+def thaw(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, waiting: Sequence[str] = ()) -> Changes:
+    """End a manual freeze, and have `waiting` runs look again. Raises `NotFound` when there is none of that scope."""
     if scope not in snapshot.pauses:
         frozen = ", ".join(sorted(filter(is_freeze, snapshot.pauses))) or "nothing"
         raise NotFound(
             f"nobody froze {scope!r}; frozen by hand is {frozen}. A window of the settings ends when it is over, or with a reload"
         )
-    return Changes(lift=[scope], events=[_lifted(snapshot, scope, why=why, who=actor.name)])
+    return Changes(lift=[scope], wake=waiting, events=[_lifted(snapshot, scope, why=why, who=actor.name)])
 
 
 def over(snapshot: Snapshot) -> Changes:
