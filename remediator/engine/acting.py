@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -51,13 +52,15 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
         if turn.incident.state is IncidentState.RESOLVED:
             turn.move(RunState.CANCELLED, "the alert is resolved")
             return True
+        if lacking(engine, dataclasses.replace(work, snapshot=turn.snapshot), approved=approved):
+            return False  # what is written took it away since the plan was made (a lost watchdog, say): it is asked for anew
         turn.begin_acting(plans, touched)
         turn.intend(step)
         return False
 
     own = [domain.lock(work.run.id) for domain in touched]
     await engine.turn(work, play, locks=[*guards.lock_keys(plans), *own], below=domains.prefixes(touched))
-    work.calling = None if work.parked else step.number
+    work.calling = step.number if not work.parked and work.first(StepState.INTENDED) is not None else None
 
 
 async def act(engine: Engine, work: Work) -> None:

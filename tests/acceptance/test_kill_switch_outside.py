@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
+import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from remediator.store import sqlite_file
 from tests.acceptance.world import CALLS, World, leaving, open_world
 from tests.servers.daemon import DaemonProcess, alert
 from tests.servers.ports import eventually
@@ -173,3 +177,27 @@ async def test_file_on_one_replica_stops_all(tmp_path: Path) -> None:
                 await world.daemon.start()
                 assert (await world.daemon.get("status"))["pauses"] == []
                 assert world.calls("replica") == 0
+
+
+async def test_switch_thrown_in_an_older_version_is_thrown_after_the_upgrade(tmp_path: Path) -> None:
+    """A store of the first schema with a thrown switch: the newer daemon that opens it is stopped, and says by whom."""
+    async with open_world(tmp_path, starts=False) as world:
+        old_store(world.daemon.store)
+        await world.daemon.start()
+        pause = await _thrown(world.daemon)
+        assert (pause["who"], pause["why"]) == ("anna", "before the upgrade")
+        (incident,) = (await world.fire("Call", id="upgraded"))["incidents"]
+        await world.daemon.reaches(f"{incident}-1", "interrupted")
+        assert world.calls("upgraded") == 0
+
+
+def old_store(path: Path) -> None:
+    """Make a store as the first version left it, with the switch thrown."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    body = {"scope": "global", "who": "anna", "why": "before the upgrade", "at": "2026-01-01T00:00:00+00:00"}
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        for statement in sqlite_file.statements(sqlite_file.migrations()[0]):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {sqlite_file.APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+        connection.execute("INSERT INTO pause (scope, body) VALUES ('global', ?)", [json.dumps(body).encode()])

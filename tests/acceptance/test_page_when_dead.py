@@ -33,7 +33,7 @@ rules:
     guards: {cooldown: 0s}
 """
 FIRES = [
-    {"alert": "SiteDown", "expr": "vector(1)", "labels": {"severity": "critical", "remediate": "true"}},
+    {"alert": "SiteDown", "expr": "vector(1)", "labels": {"severity": "critical", "remediate": "yes"}},
     {"alert": "Watchdog", "expr": "vector(1)", "labels": {"severity": "none"}},
 ]
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.acceptance.world import CALLS, World, open_world
-from tests.servers.daemon import alert
+from tests.acceptance.world import CALLS, World, leaving, open_world
+from tests.servers.daemon import DaemonProcess, alert
+from tests.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-watchdog")]
 
@@ -142,3 +144,32 @@ async def test_lost_cluster_leaves_the_others_alone_until_a_person_forgets_it(wo
     assert code == 0, output
     assert pause["scope"] not in [one["scope"] for one in await _lost(world)]
     assert await world.daemon.audit_holds()
+
+
+async def test_watchdog_heard_by_one_replica_counts_for_all(tmp_path: Path) -> None:
+    """Whichever replica hears it: the other takes its end, its silence and its return from rows, and neither undoes what the other saw."""
+    async with PostgresServer() as postgres:
+        url = f"postgresql://{postgres.user}@127.0.0.1:{postgres.port}/{postgres.database}"
+        store = {"url": url, "password": {"env": "STORE_PASSWORD"}}
+        environment = {"STORE_PASSWORD": postgres.password}
+        settings = {"store": store, "watchdog": {"stale_after": "4s"}}
+        async with open_world(tmp_path, rules=CALLS, settings=settings, environment=environment) as world:
+            other = DaemonProcess(tmp_path / "other", rules=CALLS, environment=environment)
+            other.write_settings(**{name: world.daemon.settings[name] for name in ("store", "connections", "alertmanager", "watchdog")})
+            await other.start()
+            async with leaving(other):
+                first, second = World(world.alertmanager, world.target, world.daemon), World(world.alertmanager, world.target, other)
+                await _hear(first)
+                assert await _acts(second, "pair-fresh")
+                await _hear(first)
+                world.daemon.kill()
+                pause = await _until_lost(second)
+                assert pause["scope"].startswith("watchdog:")
+                assert not await _acts(second, "pair-stale")
+                await world.daemon.start()
+                await _hear(first)
+                assert await _lost(second) == []
+                for turn in range(8):  # over more than one stale_after: neither of them calls it lost while one hears it
+                    await _hear(first if turn % 4 else second)
+                    assert await _lost(first) == []
+                    assert await _acts(second if turn % 2 else first, f"pair-{turn}")

@@ -1,11 +1,17 @@
-"""The kill switch from outside, thrown in the moment before a call: the call is not made, and a person says how to go on."""
+"""The kill switch from outside, thrown in the moment before a call: the call is not made, and a person says how to go on.
+
+And a watchdog that is lost in the moment before a run begins to act.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from remediator.model import RunState, StepState
+from remediator.records import Pause
 from remediator.rules.model import OnFailure
+from remediator.store.protocol import Changes, Reads
 from tests.builders import alert
 from tests.engine.conftest import Start
 from tests.scripted import Harness, replace
@@ -79,3 +85,24 @@ async def test_s18_call_of_several_writes_makes_no_further_one(start: Start) -> 
     harness.engine.stopped = lambda: WHY  # type: ignore[method-assign]
     work = await harness.engine._load(run)
     assert await harness.engine.halted(work) == WHY
+
+
+async def test_s13_watchdog_lost_while_a_plan_is_made_asks_a_person(start: Start) -> None:
+    """Authority is looked at again in the transaction that enters `applying`: what was written meanwhile counts."""
+    harness = await start()
+
+    plain = harness.engine.execution.plan
+
+    async def plan(*arguments: Any, **named: Any) -> Any:
+        made = await plain(*arguments, **named)
+        pause = Pause("watchdog", "remediator", "none within 5m", harness.now)
+        await harness.store.transact(Reads(), lambda _: Changes(pauses=[pause]))
+        return made
+
+    harness.engine.execution.plan = plan  # type: ignore[method-assign]
+    await harness.send(alert())
+    await harness.work()
+    run = await harness.run()
+    assert run.state is RunState.AWAITING_APPROVAL
+    assert "watchdog" in run.reason
+    assert harness.world.writes == []

@@ -472,7 +472,7 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
     }
     sick |= {f"{name}{{{labels}}}": "1x300" for name in ("remediator_paused", "remediator_storm")}
     sick[f'remediator_kill_switch_unreadable{{{labels}, source="configmap"}}'] = "1x300"
-    sick['ALERTS{alertname="SiteDown", alertstate="firing", remediate="true"}'] = "1x300"
+    sick['ALERTS{alertname="SiteDown", alertstate="firing", remediate="yes"}'] = "1x300"
     alerts = [rule["alert"] for rule in groups["groups"][0]["rules"]]
     cases = [
         {
@@ -516,8 +516,8 @@ def test_example_of_routes_is_valid() -> None:
     for labels, receiver in (
         ("alertname=RemediatorAlive", "nobody"),
         ("alertname=Watchdog", "remediator"),
-        ("alertname=RemediatorBackstop remediate=true", "pager"),
-        ("alertname=SiteDown remediate=true", "remediator"),
+        ("alertname=RemediatorBackstop remediate=yes", "pager"),
+        ("alertname=SiteDown remediate=yes", "remediator"),
         ("alertname=Other", "pager"),
     ):
         command = [tool, "config", "routes", "test", f"--config.file={path}", f"--verify.receivers={receiver}", *labels.split()]
