@@ -19,6 +19,7 @@ from remediator.ingest import new_run, page_key
 from remediator.leftovers import left_behind, told, without
 from remediator.lifecycle import ENDS, HOLDS_PAGE, advance
 from remediator.model import JSON, SYSTEM, ApprovalState, Authority, Event, IncidentState, Plan, RunState, StepState
+from remediator.notice import notice
 from remediator.records import (
     DEMOTED,
     STORM,
@@ -200,10 +201,14 @@ class Turn:
         data: dict[str, JSON] = {"scope": pause.scope, "rule": attempt.rule, "run": attempt.run, "why": pause.why}
         data |= {"to": pause.mark} if demoted else {"remedy": attempt.remedy}
         self.events.append(Event(SYSTEM_CHAIN, kind, self.now, data, SYSTEM.name))
-        words = f"rule {attempt.rule!r} is demoted to {pause.mark}" if demoted else f"remedy {attempt.remedy!r} is stopped everywhere"
+        of_rule = f"remedy {attempt.remedy!r} of rule {attempt.rule!r} is stopped everywhere"
+        words = f"rule {attempt.rule!r} is demoted to {pause.mark}" if demoted else of_rule
         self.run = replace(self.run, reason=f"{self.run.reason}; {words}")
         way = f"`remediator promote {attempt.rule}`" if demoted else f"`remediator resume --scope '{pause.scope}'`"
-        self.tell(kind.value, MessageKind.UPDATE, subject=kind.value, reason=f"{words}: {pause.why}. Only a person lifts that: {way}")
+        text = f"{pause.why}. Only a person lifts that: {way}"
+        key = f"{pause.scope}@{self.now:%Y%m%dT%H%M%S%f}"
+        # The incident's own page says it too, in its run's reason; this one does not end with the incident.
+        self.messages.append(notice(key, words, text, policy=self.rule.escalation, due=self.now, dry_run=self.run.dry_run))
 
     # --- before planning
 

@@ -210,9 +210,10 @@ async def test_azure_2012_a_remedy_that_fails_on_three_targets_is_stopped_everyw
     assert "on 3 targets within 1h" in stopped.why
     (event,) = harness.said(Kind.REMEDY_STOPPED)
     assert (event["scope"], event["remedy"]) == (STOPPED, "set a")
-    messages = [one for one in await harness.store.due_messages(limit=100) if one.body.get("subject") == "remedy.stopped"]
-    assert len(messages) == 1
-    assert "remediator resume --scope 'remedy:site-down/set a'" in str(messages[0].body["reason"])
+    (message,) = [one for one in await harness.store.due_messages(limit=100) if one.key.startswith(STOPPED)]
+    assert "remediator resume --scope 'remedy:site-down/set a'" in str(message.body["text"])
+    ends = [(await harness.run(incident=f"INC-20261121-00{number}")).reason for number in (1, 2, 3)]
+    assert sum("remedy 'set a' of rule 'site-down' is stopped everywhere" in reason for reason in ends) == 1  # what its page shows
     await harness.restart()
     await fail(harness, "d")
     run = await latest(harness)
