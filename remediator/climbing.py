@@ -218,10 +218,10 @@ def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Po
 def other(message: Message, incident: Incident | None, policy: Policy, *, now: datetime) -> Verdict:
     """Decide about a question or a word on a run: it goes to the first level, within its hours."""
     if message.kind is MessageKind.DIGEST:
-        severity, since = str(message.body.get("severity", "")), storm_age(message)
-        return Send(message, reached(policy, severity, since) or tuple(policy.everybody().values()))
-    if incident is None:
-        return Send(message, policy.levels[0].receivers if policy.levels else ())
+        severity = str(message.body.get("severity") or policy.urgent)  # one without counts may be about anything
+        return Send(message, reached(policy, severity, storm_age(message)) or reached(policy, policy.urgent, timedelta()))
+    if incident is None:  # a notice about the daemon itself
+        return Send(message, reached(policy, policy.urgent, timedelta()))
     receivers, opens = policy.first_at(incident.severity, now)
     return Later(replace(message, due_at=opens), "outside the hours of the first level") if opens > now else Send(message, receivers)
 

@@ -12,6 +12,7 @@ import pytest
 from remediator.events import Kind
 from remediator.levels import Hours, Policy, Unless
 from remediator.model import Authority, RunState
+from remediator.notice import notice
 from remediator.records import STORM, Message, MessageKind, Pause
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads
@@ -279,6 +280,17 @@ async def test_digests_climb_with_the_age_of_the_storm(begin: Begin) -> None:
         await paging.store.transact(Reads(), lambda _seen, one=digest: Changes(messages=[one]))
     await paging.passes(10 * MINUTE)
     assert paging.told("digest") == ["level-1", "level-1", "level-2"]
+
+
+async def test_notice_about_the_daemon_goes_to_those_who_hear_of_the_most_severe(begin: Begin) -> None:
+    """It belongs to no incident and waits for no hours; the least severe's mailbox is not the place for it."""
+    mailbox, oncall = level(1, severities=frozenset({"sev4"})), level(2, severities=frozenset({"sev1"}))
+    paging = await begin(policy=Policy("p", (mailbox, oncall), urgent="sev1"))
+    told = notice("watchdog/lost", "The watchdog is not heard", "Nothing acts by itself.", policy="p", due=paging.now, dry_run=False)
+    backstop = Message("storm/p/backstop", MessageKind.DIGEST, "p", "system", {"storm": "storm-x"}, paging.now)
+    await paging.store.transact(Reads(), lambda _seen: Changes(messages=[told, backstop]))
+    await paging.deliver()
+    assert (paging.told("update"), paging.told("digest")) == (["level-2"], ["level-2"])
 
 
 async def test_level_that_only_a_resolution_stops_is_told_although_acknowledged(begin: Begin) -> None:
