@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import structlog
 from aiohttp import web
@@ -13,6 +14,7 @@ from aiohttp.typedefs import Middleware
 from remediator.authentication import Authenticator
 from remediator.errors import RemediatorError
 from remediator.metrics import Metrics
+from remediator.model import JSON
 from remediator.service import Service
 from remediator.web import (
     alerts,
@@ -33,7 +35,6 @@ from remediator.web import (
 )
 from remediator.web.access import authenticate, authorise, check_origin
 from remediator.web.bodies import Room, parse_body, read_body
-from remediator.web.openapi import describe
 from remediator.web.problems import Refused, from_error, from_http, problem
 from remediator.web.query import parse_query
 from remediator.web.routes import NOBODY, Call, Route, Surface
@@ -79,7 +80,7 @@ def create_app(
         service=service,
         authenticator=authenticator,
         metrics=metrics,
-        document=describe(ROUTES),
+        document=functools.cache(_document),
         max_body=service.settings.listen.max_body,
         room=Room(max(service.settings.listen.max_bodies, service.settings.listen.max_body)),
         body_timeout=body_timeout,
@@ -87,6 +88,13 @@ def create_app(
     app = web.Application(middlewares=[_answering(metrics)])
     add_routes(app, surface, ROUTES)
     return app
+
+
+def _document() -> Mapping[str, JSON]:
+    # Made when somebody asks: the schemas of all records are megabytes that a daemon without such a caller need not hold.
+    from remediator.web.openapi import describe
+
+    return describe(ROUTES)
 
 
 def add_routes(app: web.Application, surface: Surface, routes: Iterable[Route]) -> None:

@@ -97,7 +97,7 @@ async def metrics(call: Call) -> web.Response:
 
 async def openapi(call: Call) -> web.Response:
     """Give the OpenAPI document."""
-    return ok(call.surface.document)
+    return ok(call.surface.document())
 
 
 def _route(path: str, name: str, summary: str, answer: Answer, **more: JSON) -> Route:

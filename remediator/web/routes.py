@@ -33,7 +33,7 @@ class Surface:
     authenticator: Callable[[], Authenticator]
     """Gives the authenticator in force; a reload replaces it."""
     metrics: Metrics
-    document: Mapping[str, JSON]
+    document: Callable[[], Mapping[str, JSON]]
     """The OpenAPI document."""
     max_body: int
     """Most bytes of a body."""
