@@ -177,7 +177,6 @@ async def soak(options: argparse.Namespace, folder: Path) -> int:
         server = stack.enter_context(PostgresServer(settings=SAFE)) if options.store == "postgres" else None
         daemons = await _daemons(stack, folder, around.port, server)
         sent, until = Sent(), time.monotonic() + options.minutes * 60
-        arrivals: Counter[str] = Counter()
         _, faults = await asyncio.gather(
             send(daemons, around.port, sent, rate=options.rate, until=until, chance=random.Random(options.seed)),
             disturb(daemons, server, until=until, chance=chance, every=options.every),
@@ -185,10 +184,12 @@ async def soak(options: argparse.Namespace, folder: Path) -> int:
         rows = _rows(daemons[0], server)
 
         async def rested() -> bool:
-            arrivals.update(name for name, _ in await subjects.ask(around.port, "GET", "/arrivals"))
             return not await rows("SELECT 1 FROM run WHERE ended_at IS NULL AND state != 'outcome_unknown' LIMIT 1")
 
         await eventually(rested, what="every run has ended, or waits for a person", within=300, every=1)
+        arrivals = Counter(
+            name for name, _ in await subjects.ask(around.port, "GET", "/arrivals")
+        )  # after the last run, lest one be missed
         found = await disagreements(rows, arrivals, sent)
         states = Counter(row[0] for row in await rows("SELECT state FROM run"))
         status, text = await daemons[0].command("audit", "verify", within=120)
