@@ -176,7 +176,8 @@ class Turn:
     def _count(self) -> None:
         """Write down what came of the ended run; what was tried and was no success may cost its rule or its remedy the trust."""
         if self.run.undoes:
-            return  # it is a person's, and tells nothing about the rule
+            self._count_undone()
+            return
         attempt = trust.attempt_of(self.run, self.incident, self.rule, self.snapshot)
         self.attempts.append(attempt)
         if self.bounds is None or not attempt.counts or attempt.succeeded:
@@ -187,6 +188,13 @@ class Turn:
         specs = [self.bounds.spec, *(rule.guards for rule in rules)]
         for pause in trust.lost(attempt, self.snapshot, specs, autonomous=self._autonomous(rules, self.bounds)):
             self._lose(pause, attempt)
+
+    def _count_undone(self) -> None:
+        """Let a success that a person had undone be no success any more; the undo itself is no attempt of the rule's."""
+        other = self.snapshot.runs.get(self.run.undoes)
+        if self.run.state is RunState.UNDONE and other is not None:
+            undone = replace(other, state=RunState.UNDONE, reason=self.run.reason)
+            self.attempts.append(trust.attempt_of(undone, self.incident, self.rule, self.snapshot))
 
     def _autonomous(self, rules: Sequence[Rule], bounds: Bounds) -> bool:
         limits = [*(rule.mode for rule in rules), bounds.authority]

@@ -82,6 +82,14 @@ async def test_s20_undone_run_remembers_that_it_is(start: Start) -> None:
     assert len(harness.world.writes) == 4
 
 
+async def test_success_that_a_person_undid_is_no_success_any_more(start: Start) -> None:
+    """The rule's record says so; the undo itself is no attempt of the rule's."""
+    harness = await succeeded(start)
+    await ask(harness)
+    (found,) = await harness.store.attempts(since=harness.now - timedelta(days=1))
+    assert (found.run, found.succeeded, found.tried) == (FIRST_RUN, False, True)
+
+
 async def test_undo_works_when_the_incident_is_over(start: Start) -> None:
     """The alert has resolved and the incident is closed: what was done can still be taken back, and the incident stays closed."""
     harness = await succeeded(start)
