@@ -21,7 +21,7 @@ from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.guards import Bounds
 from remediator.ingest import Intake
-from remediator.levels import Receiver, plain
+from remediator.levels import Level, Policy, Receiver
 from remediator.manual_freezes import Order
 from remediator.model import JSON, Actor, Alert, Event
 from remediator.receiving import Receiving
@@ -102,7 +102,10 @@ class SimDaemon:
             metrics=_NoMetrics(),  # type: ignore[arg-type]
         )
         receivers = [Receiver("sim.tell", {"text": "page"}), Receiver("sim.tell", {"text": "chat"})]
-        self.outbox = Outbox(store, self.execution, lambda name: plain(name, receivers), public_url=lambda: None)
+        boss = Receiver("sim.tell", {"text": "boss"})
+        levels = (Level(1, tuple(receivers)), Level(2, (boss,), timedelta(seconds=30)), Level(3, (boss,), timedelta(seconds=90)))
+        policy = Policy("sim", levels, acknowledged_for=timedelta(minutes=2))
+        self.outbox = Outbox(store, self.execution, lambda _name: policy, public_url=lambda: None)
         self.checkpoints: asyncio.Task[None] | None = None
 
     def _intake(self, room: int) -> Intake:
