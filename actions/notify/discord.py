@@ -133,6 +133,7 @@ class Discord(Delivery[_DiscordParams]):
 
 def render(words: Words, mentions: Sequence[str], links: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, JSON]:
     """Return a webhook's payload within all limits. Mentions stand before the embed, where they ring; in embeds they don't."""
+    values = {} if words.public else values
     title = cut(escape(heading(words, values) or words.subject), MAX_TITLE)
     fields: list[JSON] = [
         {"name": name, "value": cut(escape(value), MAX_FIELD), "inline": True} for name, value in list(facts_of(values))[:6] if words.kind

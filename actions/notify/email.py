@@ -20,7 +20,6 @@ from pydantic import AfterValidator, Field, model_validator
 from actions.notify.delivery import Messenger, nothing_to_say, target_of
 from actions.notify.sending import hide
 from actions.notify.showing import known_links, shown
-from actions.notify.templates import Audience
 from actions.notify.wording import LATER, Nothing, Telling, Words, one_line, word
 from remediator.action import Connection, Context, SecretRef
 from remediator.duration import Duration
@@ -161,13 +160,13 @@ class Email(Messenger[_EmailParams]):
         return self._plan(params.connection, target, to, words, ctx)
 
     def _plan(self, connection: str, target: Target, to: Sequence[str], words: Words, ctx: Context) -> Plan:
-        links = [] if words.audience is Audience.CUSTOMERS else [list(pair) for pair in known_links(ctx.values)]
+        links = [] if words.public else [list(pair) for pair in known_links(ctx.values)]
         intent: dict[str, JSON] = {
             "to": list(to),
             "subject": words.subject,
             "text": words.text,
             "links": links,
-            "hidden": words.audience is Audience.CUSTOMERS and len(to) > 1,
+            "hidden": words.public and len(to) > 1,
             "thread": one_line(shown(ctx.values, "page") or shown(ctx.values, "incident")),
         }
         return Plan(

@@ -23,7 +23,9 @@ from remediator.model import JSON, Change, Plan, Target
 MAX_SUMMARY = 1_024
 MAX_KEY = 255
 MAX_DETAIL = 8_000
-"""Most characters of one custom detail; an event may have 512 KB in all."""
+"""Most characters of one custom detail."""
+MAX_DETAILS = 300_000
+"""Most bytes of all custom details; a whole event may have 512 KB."""
 HOSTS: Mapping[str, str] = {"us": "https://events.pagerduty.com", "eu": "https://events.eu.pagerduty.com"}
 _ROUTING_KEY = re.compile(r"[A-Za-z0-9]{32}")
 _OPTIONAL = frozenset({Kind.APPROVAL, Kind.UPDATE, Kind.DIGEST})
@@ -187,10 +189,11 @@ def _details(words: Words, params: _PagerDutyParams, values: Mapping[str, Any]) 
     known = {name: one_line(shown(values, name), MAX_DETAIL) for name in names}
     taken = values.get("actions_taken")
     done = [one_line(one) for one in taken][:50] if isinstance(taken, list | tuple) else []
-    return {
-        "text": words.text[:MAX_DETAIL],
+    first: dict[str, JSON] = {"text": words.text[:MAX_DETAIL], **({"dry_run": True} if values.get("dry_run") else {})}
+    details = {
+        **first,
         **{name: value for name, value in known.items() if value},
         **({"actions_taken": done} if done else {}),
-        **({"dry_run": True} if values.get("dry_run") else {}),
         **{name: one_line(value, MAX_DETAIL) if isinstance(value, str) else value for name, value in params.details.items()},
     }
+    return details if len(json.dumps(details)) <= MAX_DETAILS else {**first, "left_out": "all details: together they were too large"}

@@ -129,8 +129,9 @@ class Slack(Delivery[_SlackParams]):
 def render(words: Words, mentions: list[str], links: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, JSON]:
     """Return an incoming webhook's payload. Raises ValueError for a link that is none."""
     text = escape(words.text)
+    values = {} if words.public else values
     blocks: list[JSON] = []
-    if header := heading(words, values):
+    if header := heading(words, values) or (words.subject if words.public else ""):
         blocks.append({"type": "header", "text": {"type": "plain_text", "text": clip(header, MAX_HEADER), "emoji": False}})
     # verbatim: Slack shall not turn words of an alert into links and channels.
     blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": text or "…", "verbatim": True}})

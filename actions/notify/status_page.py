@@ -71,8 +71,10 @@ class _StatusPageParams(Wording):
     all_updates = True
 
     template: str = Field("general-customers", description="name of a template for customers; others could tell them what is internal")
-    name: str = Field("", max_length=MAX_NAME, description="the incident's title instead of the template's; literal or from a rule's facts")
-    body: str = Field("", max_length=MAX_BODY, description="what is said instead of the template's text")
+    name: str = Field(
+        "", max_length=MAX_NAME, description="title of a step's incident, or of a policy's first notice, instead of the template's"
+    )
+    body: str = Field("", max_length=MAX_BODY, description="what it says, instead of the template's text")
     publish: Literal["create", "update", "resolve"] = Field("create", description="what a rule's own step does")
     components: Mapping[str, ComponentStatus] = Field(
         default_factory=dict,
@@ -206,7 +208,9 @@ def _words(params: _StatusPageParams, ctx: Context) -> Words | Nothing:
     words = word(params, {**ctx.values, **step}, ctx.now)
     if isinstance(words, Nothing):
         return words
-    return Words(words.kind, plain(one_line(params.name) or words.subject), plain(tidy(params.body) or words.text), words.audience)
+    own = params if step or words.kind is Kind.PAGE else None
+    name, body = (one_line(own.name), tidy(own.body)) if own else ("", "")
+    return Words(words.kind, plain(name or words.subject), plain(body or words.text), words.audience)
 
 
 def plain(text: str) -> str:

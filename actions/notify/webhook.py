@@ -14,7 +14,6 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, field
 
 from actions.notify.delivery import Delivery, Message, nothing_to_say, target_of
 from actions.notify.sending import check_secret_url, parts_of
-from actions.notify.templates import Audience
 from actions.notify.wording import LATER, Nothing, Telling, one_line, word
 from remediator.action import Context, Permission, PermissionKind, SecretRef
 from remediator.httpclient import WebConnection, WebUrl
@@ -78,9 +77,7 @@ class Webhook(Delivery[_WebhookParams]):
         words = word(params, ctx.values, ctx.now, text=params.text)
         if isinstance(words, Nothing):
             return nothing_to_say(self.name, params.connection, target, words.why)
-        facts = (
-            ctx.values if words.audience is not Audience.CUSTOMERS else {name: ctx.values[name] for name in _PUBLIC if name in ctx.values}
-        )
+        facts = {name: value for name, value in ctx.values.items() if not words.public or name in _PUBLIC}
         payload: dict[str, JSON] = {
             "version": "1",
             "subject": words.subject,

@@ -121,9 +121,9 @@ class Words:
     audience: Audience = Audience.TEAM
 
     @property
-    def calls(self) -> bool:
-        """True when somebody is wanted: a page, a question, a storm, or a rule's own step."""
-        return self.kind is None or self.kind in CALLING
+    def public(self) -> bool:
+        """True when nothing but these words may be shown: customers read them."""
+        return self.audience is Audience.CUSTOMERS
 
 
 @dataclass(frozen=True)

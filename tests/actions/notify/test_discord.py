@@ -181,6 +181,16 @@ def test_longest_text_fits() -> None:
     assert answer.status == 200, answer.body
 
 
+async def test_channel_of_customers_shows_nothing_internal(discord: DiscordDouble, tmp_path: Path) -> None:
+    """With a template for customers, headline, facts and links stay out as well."""
+    values = {**VALUES, "page": "INC-20260101-001", "state": "applying"}
+    await tell(discord, tmp_path, values, mentions=[], template="sre-customers", fields={"service": "Sync"})
+    (request,) = discord.taken
+    assert request.json["embeds"][0]["title"] == "Service Disruption Notification"
+    for word in ("INC-", "video", "wiki", "Uploads", "applying"):
+        assert word not in request.body.decode()
+
+
 async def test_only_allowed_mentions(discord: DiscordDouble, tmp_path: Path) -> None:
     """A name that the connection does not list mentions nobody: the plan is refused and names those it may."""
     with pytest.raises(PlanRefused, match=r"\['everyone'\].*\['alice', 'on-call-primary'\]"):

@@ -206,6 +206,13 @@ async def test_two_daemons_on_one_integration_keep_apart(pager: PagerDutyDouble,
     assert pager.alerts == {"INC-20260101-001": "triggered", "staging/INC-20260101-001": "resolved"}
 
 
+async def test_details_too_large_for_an_event_do_not_keep_the_page(pager: PagerDutyDouble, tmp_path: Path) -> None:
+    """It goes out with its text alone."""
+    await tell(connect(tmp_path, pager), VALUES, details={f"d{number}": "\u2026" * 8_000 for number in range(50)})
+    details = pager.taken[0].json["payload"]["custom_details"]
+    assert details == {"text": VALUES["text"], "left_out": "all details: together they were too large"}
+
+
 def test_long_key_stays_the_same_key() -> None:
     """PagerDuty takes 255 characters; a hash of more is as good."""
     assert dedup_key("INC-1") == "INC-1"

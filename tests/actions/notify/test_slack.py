@@ -337,6 +337,16 @@ async def test_slacks_pause_is_kept_by_all_messages(strict: SlackDouble, tmp_pat
     assert len(strict.received) == 3
 
 
+async def test_channel_of_customers_shows_nothing_internal(strict: SlackDouble, tmp_path: Path) -> None:
+    """With a template for customers, headline, facts and links stay out as well."""
+    values = about("page", page="INC-20260101-001", runbook="https://wiki.example.com/x", summary="internal")
+    message = await tell(strict, tmp_path, values, mentions=[], template="sre-customers", fields={"service": "Sync"})
+    shown = json.dumps(message)
+    assert message["blocks"][0]["text"]["text"] == "Service Disruption Notification"
+    for word in ("INC-", "site-down", "shop/web", "wiki", "internal", "remediator", "applying"):
+        assert word not in shown
+
+
 async def test_receiver_is_asked_again_after_five_minutes_at_most(strict: SlackDouble, tmp_path: Path) -> None:
     """Whatever pause it asks for: a page is worth another knock."""
     strict.next_replies = [Reply(429, "rate_limited", headers={"Retry-After": "3600"})]

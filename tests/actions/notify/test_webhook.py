@@ -96,6 +96,20 @@ async def test_message_is_signed_json(tmp_path: Path) -> None:
     assert not verified(request, "another-key")
 
 
+async def test_endpoint_of_customers_gets_nothing_internal(tmp_path: Path) -> None:
+    """With a template for customers only public facts go along."""
+    async with HttpServer({"/in": Reply(202)}) as server:
+        values = {**FACTS, "kind": "page", "page": "INC-20260101-001", "summary": "internal", "target": "internal", "text": "internal"}
+        ctx = LocalContext({"board": connect(tmp_path, f"{server.url}/in")}, values=values, now=lambda: NOW)
+        params = {"connection": "board", "text": "internal", "template": "sre-customers", "fields": {"service": "Sync"}}
+        await Webhook().apply(await Webhook().plan(Webhook.Params.model_validate(params), ctx), ctx)
+        await ctx.aclose()
+        (request,) = server.received
+    assert b"internal" not in request.body
+    assert request.json["incident"] == {"kind": "page", "incident": "INC-20260101-001", "severity": "sev1"}
+    assert request.json["subject"] == "Service Disruption Notification"
+
+
 def test_signature_covers_time_and_body() -> None:
     """Neither the time nor a byte of the body can be changed."""
     assert sign("k", NOW, b"{}") == "t=1767268800,v1=" + hmac.new(b"k", b"1767268800.{}", hashlib.sha256).hexdigest()
