@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from remediator import guards, operations
+from remediator import guards, manual_freezes, operations, taking
 from remediator.engine.core import Engine
 from remediator.ingest import Intake, reads_for, sort, take
+from remediator.manual_freezes import Order
 from remediator.model import JSON, Actor, Alert, RunState
-from remediator.records import EVERYWHERE, Run
+from remediator.records import EVERYWHERE, FREEZE, Run
 from remediator.replacing import replace
 from remediator.settings import Settings
 from remediator.store.protocol import Reads
@@ -87,6 +88,12 @@ class Plant(Live):
         await self.resolve()
         await self.receive(firing=False)
 
+    async def ends_and_fires_anew(self, name: str, **labels: str) -> str:
+        """Let what fires end, some time pass, and an alert fire that is another incident or a relapse."""
+        await self.ends()
+        await self.tick(timedelta(minutes=10))
+        return await self.fires(name, **labels)
+
     async def receive(self, *, firing: bool) -> str:
         """Take a webhook about the alert; return the incident that it belongs to, if it has any."""
         from remediator.alerts import fingerprint
@@ -107,6 +114,15 @@ class Plant(Live):
     async def pause(self, scope: str = EVERYWHERE) -> None:
         """Throw the kill switch."""
         await self.store.transact(Reads(), lambda snapshot: operations.pause(snapshot, scope, why="a migration", actor=ANNA))
+
+    async def takes_target(self, ident: str) -> None:
+        """Say *I have it* of a thing."""
+        await self.store.transact(Reads(), lambda snapshot: taking.take_target(snapshot, ident, why="mine", span=None, actor=ANNA))
+
+    async def freezes(self, scope: str = FREEZE) -> None:
+        """Freeze something until somebody thaws it."""
+        order = Order(scope, "a migration")
+        await self.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=ANNA))
 
     # --- looking
 

@@ -16,6 +16,8 @@ from remediator.engine import acting, preparing
 from remediator.errors import LeaseLost, RemediatorError
 from remediator.model import Health, RunState, Verdict
 from remediator.records import Run
+from remediator.replacing import replace
+from remediator.rules.model import Arm
 from remediator.runner import Runner
 from remediator.store import sqlite_queries
 from tests.failures.conftest import Start
@@ -241,6 +243,65 @@ async def test_reddit_2016_what_a_person_paused_stays_paused(
         assert run.state is RunState.INTERRUPTED
         assert run.reason.startswith("kill_switch: global was paused by anna") or "a migration" in run.reason
         assert plant.denials() == [("kill_switch", "deny")]
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_reddit_2016_a_freeze_holds_until_a_person_ends_it(
+    start: Start, target: HttpServer, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """Frozen for a migration, without an end: nothing acts, however often the alert comes, and after a restart neither."""
+    if not guarded:
+        without(monkeypatch, guards.Freeze)
+    plant = await start(SCALER, connections={"target": {"kind": "http", "base_url": target.url}})
+    await plant.freezes()
+    await plant.store.aclose()
+    await plant.store.open()
+    await plant.fires("AutoscalerOff", frozen=str(guarded))
+    run = await plant.works()
+    assert [one.path for one in target.received] == ([] if guarded else ["/autoscaler/on"])
+    if guarded:
+        assert run.state is RunState.WAITING
+        assert plant.denials() == [("freeze", "wait")]
+        assert "anna froze everything until somebody thaws it: a migration" in run.reason
+        await plant.tick(16 * MINUTE)
+        assert (await plant.run()).state is RunState.ESCALATED
+        assert target.received == []
+
+
+# --- Azure 2012: the remedy that spreads the bug --------------------------------------------------------------------------------------
+
+HEAL = """
+rules:
+  - name: heal
+    match: ['alertname = "HostBad"']
+    mode: auto
+    target: "host/${labels.host}"
+    remedies:
+      - name: move its machines
+        steps: [{http.request: {connection: target, path: "/move/{host}", args: {host: "${labels.host}"}}}]
+        verify: {within: 20s, hold: 0s, every: 1s, until: "alert.resolved"}
+    guards: {budget: [9999 per 1h]}
+"""
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+async def test_azure_2012_what_fails_on_several_targets_is_stopped_everywhere(
+    start: Start, target: HttpServer, monkeypatch: pytest.MonkeyPatch, *, guarded: bool
+) -> None:
+    """Moving machines off a bad host makes the next host bad. After three hosts that it did not help, nothing is moved any more."""
+    if not guarded:
+        without(monkeypatch, guards.Ineffective)
+    plant = await start(HEAL, connections={"target": {"kind": "http", "base_url": target.url}})
+    plant.limits = replace(plant.limits, arm=Arm(min_runs=100))  # a rule that fails is demoted as well, which is another guard
+    for host in range(6):
+        await plant.fires("HostBad", host=str(host), guarded=str(guarded))
+        for _ in range(3):
+            await plant.tick(timedelta(seconds=11))
+    assert len(target.received) == (3 if guarded else 6)
+    if guarded:
+        assert plant.denials() == [("ineffective", "deny")] * 3
+        assert plant.said("remedy.stopped")[0]["remedy"] == "move its machines"
+        assert (await plant.run()).state is RunState.ESCALATED
 
 
 # --- AWS EBS 2011: how many at once -----------------------------------------------------------------------------------------------
