@@ -663,8 +663,8 @@ def test_defaults_of_a_pack(load: Load) -> None:
             "defaults: {checks: {}}",
             {},
             (
-                "pack.yaml:1:12: unknown key 'checks'; valid are alive, enabled, escalation, for, guards, match, mode, "
-                "priority, runbook, severity, target"
+                "pack.yaml:1:12: unknown key 'checks'; valid are alive, arm, enabled, escalation, for, guards, match, mode, "
+                "priority, runbook, severity, silence, target"
             ),
         ),
         (
