@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,34 @@ async def test_daemon_dead_before_the_incident_is_paged_for(tmp_path: Path) -> N
             return [one.get("alert") for one in running.pages()] == ["SiteDown"]
 
         await eventually(paged, what="the pager was told", within=30)
+
+
+async def test_second_route_that_waits_pages_only_for_what_still_fires(tmp_path: Path) -> None:
+    """Without copies: the pager's own route waits longer than the daemon does. What is over by then pages nobody, what is not does."""
+    async with GatedServer() as target, HttpServer() as pager:
+        target.default = pager.default = Reply(200)
+        connection = {"kind": "http", "base_url": target.url}
+        daemon = DaemonProcess(tmp_path / "daemon", {"connections": {"target": connection}}, rules=RULES.replace("/slow/", "/quick/"))
+        config = yaml.safe_load(routes(f"{daemon.url}/api/v1/alerts", daemon.tokens["alert_sender"], f"{pager.url}/page"))
+        given = config["route"]["routes"][-1]
+        config["route"]["routes"] = [given | {"continue": True}, given | {"receiver": "pager", "group_wait": "5s"}]
+        async with AlertmanagerServer(tmp_path / "alertmanager", config=yaml.safe_dump(config)) as alertmanager, leaving(daemon):
+            daemon.write_settings(alertmanager=[alertmanager.url])
+            await daemon.start()
+            remedied = {"alertname": "SiteDown", "remediate": "yes", "id": "remedied"}
+            await alertmanager.post_alerts(remedied, age=timedelta())
+
+            async def called() -> bool:
+                return any(request.path == "/quick/site" for request in target.received)
+
+            await eventually(called, what="the daemon acts", within=30)
+            await alertmanager.post_alerts(remedied, firing=False)
+            daemon.kill()
+            await alertmanager.post_alerts({"alertname": "SiteDown", "remediate": "yes", "id": "left"}, age=timedelta())
+
+            async def paged() -> bool:
+                return bool(pager.received)
+
+            await eventually(paged, what="the pager was told", within=30)
+            told = [alert for request in pager.received for alert in json.loads(request.body)["alerts"]]
+            assert {alert["labels"]["id"] for alert in told if alert["status"] == "firing"} == {"left"}
