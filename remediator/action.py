@@ -297,6 +297,11 @@ class Action(ABC, Generic[P]):
         """
         return ()
 
+    @classmethod
+    def pages(cls, params: Any) -> bool:  # noqa: ARG003 - most messages go to our people
+        """Tell whether a policy's page reaches our own people through such parameters: not a post-mortem, nor a customers' notice."""
+        return True
+
     def repeat_of(self, plan: Plan) -> Repeat:
         """Return how this call may be repeated, for actions of which a rule says so."""
         return self.repeat

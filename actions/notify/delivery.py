@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from actions.notify.sending import Message, check_secret_url, open_sender
-from remediator.action import Action, Context, Params, Permission
+from actions.notify.wording import Wording, takes_pages
+from remediator.action import Action, Context, Permission
 from remediator.httpclient import WebConnection
 from remediator.model import Health, Plan, Receipt, Repeat, Risk, Target, Verdict
 
 __all__ = ["Delivery", "Message", "Messenger", "check_secret_url", "nothing_to_say", "target_of"]
 
-P = TypeVar("P", bound=Params)
+P = TypeVar("P", bound=Wording)
 
 
 class Messenger(Action[P]):
@@ -24,6 +25,11 @@ class Messenger(Action[P]):
     reversible = False
     notifies = True
     permissions: ClassVar[tuple[Permission, ...]] = ()
+
+    @classmethod
+    def pages(cls, params: Any) -> bool:
+        """Tell whether pages are taken, by kind and template."""
+        return takes_pages(params)
 
     async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002 - nothing more can be read
         """Compare the recorded status: the receiver took it. Whether anybody read it is for acknowledgement."""

@@ -166,6 +166,14 @@ def word(params: Wording, values: Mapping[str, Any], now: datetime, *, text: str
     return Words(kind, _marked(subject, values), _marked(fill(body.text, facts), values), template.audience)
 
 
+def takes_pages(params: Wording) -> bool:
+    """Tell whether our own people get pages through a receiver with these parameters."""
+    if Kind.PAGE not in params.kinds:
+        return False
+    template = load(params.template) if params.template else None
+    return template is None or (template.audience is Audience.TEAM and Kind.PAGE.value in template.bodies)
+
+
 def _not_for_customers(params: Wording, kind: Kind | None, values: Mapping[str, Any]) -> str:
     """Return why customers don't hear of a message, or an empty text."""
     if values.get("dry_run"):

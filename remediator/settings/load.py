@@ -56,6 +56,7 @@ class Loaded:
         found = {name: (_connection_loc(self.settings, name), model) for name, model in _connections(self.settings, registry)}
         models = {name: model for name, (_, model) in found.items()}
         faults = [Fault(loc, text, at_key=True) for name, (loc, model) in found.items() for text in model.doubts(name, models)]
+        faults += _silent_policies(self.settings, registry)
         return [_problem(fault, self.tree, self.environment) for fault in faults]
 
 
@@ -237,6 +238,26 @@ def _misfits(loc: Loc, action: type[Action[Any]], params: Mapping[str, JSON], se
         return  # told where the connection stands
     for text in action.misfits(action.Params.model_validate(params), connection):
         yield Fault(loc, f"{dotted(loc)}: connection {name!r} {text}", at_key=True)
+
+
+def _silent_policies(settings: Settings, registry: Registry) -> Iterator[Fault]:
+    """Name policies whose receivers all leave pages to others; one without receivers is told elsewhere."""
+    for policy, settings_of in settings.escalation.items():
+        entries = [(name, params) for _, entry in settings_of.notifications() for name, params in entry.items()]
+        if entries and not any(_pages(name, params, registry) for name, params in entries):
+            loc: Loc = ("escalation", policy)
+            yield Fault(loc, f"{dotted(loc)}: nobody is paged: each receiver leaves pages out, by its `kinds` or its template", at_key=True)
+
+
+def _pages(name: str, params: Mapping[str, JSON], registry: Registry) -> bool:
+    action = registry.action(name)
+    if action is None:
+        return True
+    text = {"text": "…"} if "text" in action.Params.model_fields else {}
+    try:
+        return action.pages(action.Params.model_validate({**text, **params}))
+    except ValidationError:
+        return True  # told as a fault
 
 
 def _faults_under(loc: Loc, model: type[BaseModel], data: Mapping[str, JSON]) -> Iterator[Fault]:

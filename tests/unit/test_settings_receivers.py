@@ -47,6 +47,26 @@ def test_messages_that_fit_are_taken(tmp_path: Path, notify: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("notify", "silent"),
+    [
+        ("notify.slack: {connection: chat}", False),
+        ("notify.slack: {connection: chat, kinds: [update, resolved]}", True),
+        ("notify.email: {connection: mail, to: [l1], template: sre-post-incident}", True),
+        ("notify.email: {connection: mail, to: [l1], template: sre}", False),
+        ("notify.status_page: {connection: public}", True),
+        ("notify.pagerduty: {connection: pager, kinds: [page]}", False),
+    ],
+)
+def test_policy_that_pages_nobody_is_doubted(tmp_path: Path, notify: str, silent: bool) -> None:
+    """Each message would count as delivered, and nobody would come."""
+    path = tmp_path / "remediator.yaml"
+    path.write_text(f"{CONNECTIONS}escalation: {{default: {{notify: [{{{notify}}}]}}}}\n")
+    found = [str(doubt) for doubt in read_settings(path, {}).doubts(Registry()) if "nobody is paged" in str(doubt)]
+    assert len(found) == silent
+    assert all("remediator.yaml:8:14: escalation.default: nobody is paged" in doubt for doubt in found)
+
+
+@pytest.mark.parametrize(
     ("notify", "fault"),
     [
         ("notify.slack: {connection: chatt}", "there is no connection 'chatt'; did you mean chat"),
