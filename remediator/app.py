@@ -142,6 +142,7 @@ class Daemon:
             lambda name: self._settings.policy(name),  # noqa: PLW0108 - a reload replaces the settings
             public_url=lambda: self._settings.public_url,
             contacts=lambda: {name: contact.words for name, contact in self._settings.contacts.items()},
+            on_failing=self.metrics.messages_failing.set,
         )
         self._storms = Storms(
             self._store,

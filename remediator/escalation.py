@@ -30,6 +30,8 @@ from remediator.storm import folded_into
 
 FIRST_RETRY = timedelta(seconds=2)
 LONGEST_RETRY = timedelta(minutes=5)
+FORGET_FAILING = timedelta(minutes=15)
+"""So long a failure counts without another attempt: longer than the longest retry, so that one which another replica tries on runs out."""
 LONGEST_SLEEP = timedelta(seconds=5)
 DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 40
@@ -55,14 +57,21 @@ class Outbox:
         public_url: Callable[[], str | None],
         contacts: Callable[[], Mapping[str, str]] = dict,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        on_failing: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """All callables give what is in force now; `contacts` says how to reach whom, by name."""
+        """All callables give what is in force now; `contacts` says how to reach whom, by name.
+
+        `on_failing` hears how many messages could not be delivered when this daemon tried last.
+        """
         self._store = store
         self._execution = execution
         self._policies = policies
         self._public_url = public_url
         self._contacts = contacts
         self._clock = clock
+        self._on_failing = on_failing
+        self._failing: dict[str, datetime] = {}
+        """Messages that could not be delivered, and when that was last tried here; another replica may have had more luck since."""
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flying: dict[str, asyncio.Task[None]] = {}
@@ -92,6 +101,7 @@ class Outbox:
     async def _deliver_due(self) -> None:
         while True:
             self._woken.clear()
+            self._tell_failing()
             try:
                 await self._start_due()
                 pause = await self._pause()
@@ -106,6 +116,11 @@ class Outbox:
                     await self._woken.wait()
             except TimeoutError:
                 pass
+
+    def _tell_failing(self) -> None:
+        since = self._clock() - FORGET_FAILING
+        self._failing = {key: at for key, at in self._failing.items() if at > since}
+        self._on_failing(len(self._failing))
 
     async def _start_due(self) -> None:
         """Begin to deliver what is due: side by side, since one dead receiver must not hold up a page, but in order for an incident."""
@@ -144,12 +159,12 @@ class Outbox:
         incident = await self._store.incident(message.incident)
         run = await self._latest_run(message, incident)
         if not still_wanted(message, incident, run):
-            await self._store.update_message(replace(message, cancelled=True))
+            await self._drop(message)
             return
         storm = None if climbing.follows(message) else folded_into(message, run, await self._store.pauses())
         if storm is not None:
             folded = Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})
-            await self._store.update_message(replace(message, cancelled=True), events=[folded])
+            await self._drop(message, folded)
             return
         match await self._decide(message, incident, run):
             case Send(message=made, receivers=receivers):
@@ -157,7 +172,7 @@ class Outbox:
             case Later(message=waiting, why=why):
                 await self._put_off(message, waiting, why)
             case _:
-                await self._store.update_message(replace(message, cancelled=True))
+                await self._drop(message)
 
     async def _decide(self, message: Message, incident: Incident | None, run: Run | None) -> climbing.Verdict:
         """Decide what becomes of a message; the rows that follow from it are durable before anything is sent."""
@@ -199,6 +214,10 @@ class Outbox:
             runs = [cast("Run", one) for one in reversed(page.items)]
         return facts_for(message, incident, run, public_url=self._public_url(), runs=runs, contacts=self._contacts(), now=self._clock())
 
+    async def _drop(self, message: Message, *events: Event) -> None:
+        await self._store.update_message(replace(message, cancelled=True), events=events)
+        self._failing.pop(message.key, None)
+
     async def _put_off(self, message: Message, waiting: Message, why: str) -> None:
         """Write down until when a message waits, and once for each reason that it does."""
         waiting = replace(waiting, body={**waiting.body, "waits": why})
@@ -207,6 +226,7 @@ class Outbox:
             data = {"key": message.key, "level": waiting.body.get("level", 1), "until": waiting.due_at.isoformat(), "reason": why}
             events = [Event(message.incident, Kind.MESSAGE_POSTPONED, self._clock(), data)]
         await self._store.update_message(waiting, events=events)
+        self._failing.pop(message.key, None)
 
     async def _latest_run(self, message: Message, incident: Incident | None) -> Run | None:
         ident = message.body.get("run")
@@ -229,6 +249,7 @@ class Outbox:
             after = replace(message, attempts=attempts, delivered_to=tuple(reached), error="; ".join(errors)[:1000], due_at=now + delay)
             event = Event(message.incident, Kind.MESSAGE_FAILED, now, {"key": message.key, "error": after.error, "attempts": attempts})
             self._log.warning("message.failed", key=message.key, error=after.error, attempts=attempts)
+            self._failing[message.key] = now
             # One event tells that it fails; the retries are counted in the row, so that an outage does not fill the audit.
             await self._store.update_message(after, events=[event] if attempts == 1 else [])
             return
@@ -236,3 +257,4 @@ class Outbox:
         data = {"key": message.key, "receivers": list(reached), "message": message.kind.value, "level": message.body.get("level", 1)}
         event = Event(message.incident, Kind.MESSAGE_DELIVERED, now, data)
         await self._store.update_message(after, events=[event])
+        self._failing.pop(message.key, None)

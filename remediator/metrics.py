@@ -125,6 +125,7 @@ class Metrics:
         self.acknowledged_after = self._histogram(
             "acknowledgement_seconds", "From the moment a page went out until somebody acknowledged.", buckets=HUMAN
         )
+        self.messages_failing = self._gauge("messages_failing", "Messages that could not be delivered when this daemon tried last.")
         self.messages_undelivered = self._gauge("messages_undelivered", "Messages in the outbox, held ones too.")
 
     def _build_durations(self) -> None:

@@ -319,3 +319,19 @@ async def test_severity_that_a_policy_tells_nobody_of_is_loud(begin: Begin) -> N
     await paging.fires()
     assert any("names nobody for sev2" in str(data["error"]) for data in paging.said(Kind.MESSAGE_FAILED))
     assert (await paging.store.counts())["messages.undelivered"] > 0
+
+
+async def test_failing_messages_are_counted_until_they_are_taken(begin: Begin) -> None:
+    """The gauge that wakes whoever watches the daemon: it does not dip between two attempts, and ends with the delivery."""
+    paging = await begin()
+    counts: list[int] = []
+    paging.outbox._on_failing = counts.append
+    paging.line.dead.add("level-1")
+    await paging.fires()
+    paging.outbox._tell_failing()
+    await paging.passes(5 * MINUTE)
+    paging.outbox._tell_failing()
+    paging.line.dead.clear()
+    await paging.passes(7 * MINUTE)
+    paging.outbox._tell_failing()
+    assert counts == [2, 2, 0]
