@@ -6,13 +6,14 @@ A window begins by cron expression, by dates or by the events of a calendar that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from itertools import islice
 from typing import Protocol
 
+from remediator.model import Plan
 from remediator.records import FREEZE, FREEZE_CONNECTION, FREEZE_RULE, Pause
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -132,6 +133,16 @@ class Subject:
     rule: str
     severity: str
     connections: frozenset[str] = frozenset()
+
+
+def connections_of(plans: Iterable[Plan]) -> frozenset[str]:
+    """Return the connections that plans act on: those that they go through, and those of all that they touch."""
+    found: set[str] = set()
+    for plan in plans:
+        if not plan.noop:
+            ids = [one for target in plan.targets for one in (target.id, target.lock)]
+            found |= {plan.connection, *(one.partition(":")[2].partition("/")[0] for one in ids)}
+    return frozenset(found - {"", "-"})
 
 
 @dataclass(frozen=True)

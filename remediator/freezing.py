@@ -7,7 +7,9 @@ restart. What is kept here is only what was read from calendars.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -63,7 +65,7 @@ class Freezer:
         self._note = note
         self._settings: Mapping[str, FreezeSettings] = {}
         self._readings: Readings = {}
-        self._reading: asyncio.Task[Readings] | None = None
+        self._reading: asyncio.Future[Readings] | None = None
         self._frozen: frozenset[str] | None = None
         """What was in force when it was looked last; None: nobody has looked yet."""
         self._changed = False
@@ -90,7 +92,7 @@ class Freezer:
         """Read what changed since it was read last. While a file system hangs, its calendars are unreadable."""
         before = self._readings
         if self._reading is None:
-            self._reading = asyncio.create_task(asyncio.to_thread(read_all, before, now=datetime.now(UTC)))
+            self._reading = _beside(before)
         reading = self._reading
         done, _ = await asyncio.wait({reading}, timeout=PATIENCE.total_seconds())
         if self._readings is not before:
@@ -98,8 +100,7 @@ class Freezer:
         if not done:
             self._readings = _unreadable(before, f"it could not be read within {PATIENCE.seconds} s")
         else:
-            self._reading, error = None, reading.exception()
-            self._readings = reading.result() if error is None else _unreadable(before, f"{type(error).__name__}: {error}")
+            self._reading, self._readings = None, reading.result()
         if self._readings != before:
             self.freezes = windows_of(self._settings, {name: one.calendar for name, one in self._readings.items()})
         await self._tell(before)
@@ -173,6 +174,17 @@ def _in_force(freezes: Freezes, pauses: Mapping[str, Pause], *, now: datetime) -
 
 
 # --- in a thread
+
+
+def _beside(readings: Readings) -> asyncio.Future[Readings]:
+    """Read in a thread of its own, which a process that ends does not wait for: reading from a file system that hangs never ends."""
+    answer: Future[Readings] = Future()
+
+    def read() -> None:
+        answer.set_result(read_all(readings, now=datetime.now(UTC)))
+
+    threading.Thread(target=read, name="calendars", daemon=True).start()
+    return asyncio.wrap_future(answer)
 
 
 def read_all(readings: Readings, *, now: datetime) -> Readings:

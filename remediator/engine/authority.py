@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from remediator.decide import Mandate, lowered, mandate, trusted, watched
 from remediator.engine.work import Work
-from remediator.freezes import Subject, asks
+from remediator.freezes import Subject, asks, connections_of
 from remediator.model import ApprovalState, Authority, Plan, Risk
 
 if TYPE_CHECKING:
@@ -45,8 +45,7 @@ def asked_by_windows(work: Work, plans: Sequence[Plan]) -> list[str]:
     freezes = work.bounds.freezes
     if not freezes.windows:
         return []
-    connections = frozenset(plan.connection for plan in plans if plan.connection)
-    return asks(freezes, Subject(work.run.rule, work.incident.severity, connections), now=work.snapshot.now)
+    return asks(freezes, Subject(work.run.rule, work.incident.severity, connections_of(plans)), now=work.snapshot.now)
 
 
 def holds_approval(work: Work) -> bool:

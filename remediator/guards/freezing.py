@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from remediator.freezes import Effect, Hold, Subject, holds
+from remediator.freezes import Effect, Hold, Subject, connections_of, holds
 from remediator.guards.base import Case, Guard, Judgement
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
@@ -29,8 +29,7 @@ class Freeze(Guard):
         """Wait until the last of all freezes ends that are in force."""
         if not case.bounds.freezes.windows and not case.snapshot.pauses:
             return self.allow()
-        connections = frozenset(plan.connection for plan in case.plans if plan.connection and not plan.noop)
-        subject = Subject(case.run.rule, case.incident.severity, connections)
+        subject = Subject(case.run.rule, case.incident.severity, connections_of(case.plans))
         found = holds(case.bounds.freezes, case.snapshot.pauses, subject, now=case.now)
         against = [hold for hold in found if hold.effect is Effect.FREEZE]
         if not against:

@@ -141,10 +141,16 @@ async def test_window_is_told_once_however_often_it_is_asked(start: Start) -> No
 
 
 @pytest.mark.parametrize(
-    ("scope", "acts"), [("freeze:rule:site-down", False), ("freeze:rule:other", True), ("freeze:connection:production", True)]
+    ("scope", "acts"),
+    [
+        ("freeze:rule:site-down", False),
+        ("freeze:rule:other", True),
+        ("freeze:connection:world", False),
+        ("freeze:connection:other", True),
+    ],
 )
 async def test_freeze_of_one_thing_leaves_the_others_alone(start: Start, scope: str, *, acts: bool) -> None:
-    """A rule or a connection that is frozen holds back only its own runs; the scripted plans act on no named connection."""
+    """A rule or a connection that is frozen holds back only its own runs; what counts is what the plan really touches."""
     harness = await start()
     await freeze(harness, scope)
     await harness.send(alert())

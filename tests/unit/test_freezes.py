@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cache
 from zoneinfo import ZoneInfo
@@ -25,9 +26,11 @@ from remediator.freezes import (
     Window,
     around,
     asks,
+    connections_of,
     holds,
 )
 from remediator.records import Pause
+from tests.builders import plan
 
 BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
 HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
@@ -243,6 +246,14 @@ def test_window_of_a_connection_waits_for_the_plan() -> None:
     limited = window(connections=frozenset({"production"}))
     assert holds(limited, {}, Subject("site-down", "sev1"), now=NOW) == []
     assert len(holds(limited, {}, SUBJECT, now=NOW)) == 1
+
+
+def test_plan_acts_on_what_it_goes_through_and_on_what_it_touches() -> None:
+    """A plan through one connection may touch what belongs to another: a freeze of either holds it back. What does nothing acts on none."""
+    through = plan("kubernetes:production/shop/deployment/api", connection="gitops")
+    assert connections_of([through]) == {"gitops", "production"}
+    assert connections_of([replace(through, noop=True)]) == set()
+    assert connections_of([plan("command:-/-/host/a")]) == set()
 
 
 def test_words_name_window_end_and_reason() -> None:
