@@ -8,7 +8,6 @@ import hashlib
 import html
 import re
 import socket
-import ssl
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -24,7 +23,7 @@ from actions.notify.wording import LATER, Nothing, Telling, Words, one_line, wor
 from remediator.action import Connection, Context, SecretRef
 from remediator.duration import Duration
 from remediator.errors import OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
-from remediator.httpclient import open_tls
+from remediator.httpclient import failure_of_socket, open_tls
 from remediator.model import JSON, Change, Plan, Receipt, Target
 
 if TYPE_CHECKING:
@@ -262,8 +261,8 @@ async def _send(message: bytes, to: Sequence[str], connection: EmailConnection, 
             await _hand_over(smtp, message, what, secrets)
     except aiosmtplib.SMTPException as error:
         raise _error_of(error, what, secrets) from None
-    except (OSError, ssl.SSLError) as error:
-        raise TemporaryError(f"{what} can't be reached: {type(error).__name__}; nothing was sent") from None
+    except OSError as error:
+        raise _unreachable(error, what) from None
     finally:
         smtp.close()
     return refused
@@ -349,9 +348,16 @@ def _error_of(error: Exception, what: str, secrets: Sequence[str]) -> Remediator
         case aiosmtplib.SMTPTimeoutError():
             return TemporaryError(f"{what} did not answer in time; nothing was sent")
         case aiosmtplib.SMTPServerDisconnected() | aiosmtplib.SMTPConnectError():
-            return TemporaryError(f"{what} can't be reached or hung up; nothing was sent")
+            return _unreachable(error.__cause__, what)
         case _:
             return PermanentError(f"{what} can't do what was asked: {hide(one_line(error), secrets)[:200]}; nothing was sent")
+
+
+def _unreachable(cause: BaseException | None, what: str) -> TemporaryError:
+    """Return why there is no connection, in the words that HTTP has for it."""
+    words = str(failure_of_socket(cause, what)) if isinstance(cause, OSError) else f"{what} hung up"
+    detail = getattr(cause, "verify_message", "")
+    return TemporaryError(f"{words}{f' ({detail})' if detail else ''}; nothing was sent")
 
 
 def _partly(refused: Mapping[str, tuple[int, str]], name: str) -> RemediatorError:

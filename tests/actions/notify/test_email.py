@@ -239,7 +239,7 @@ async def test_server_that_is_not_who_it_says_gets_nothing(authority: Authority,
     context = Authority(tmp_path / "other").issue("mail")
     server = SmtpServer(login=True, **({"starttls": context} if security == "starttls" else {"tls": context}))
     async with server:
-        with pytest.raises(TemporaryError, match="nothing was sent"):
+        with pytest.raises(TemporaryError, match=r"could not be trusted: .* \(.*certificate.*\); nothing was sent"):
             await Teller(secured(server, authority, tmp_path, security=security)).tell()
         assert (server.box.logins, server.box.mails) == ([], [])
 
@@ -331,8 +331,14 @@ async def test_s17_connection_lost_after_the_text_is_unknown(smtp: SmtpServer) -
 
 async def test_server_that_is_down_is_temporary() -> None:
     """Nothing was sent: try later."""
-    with pytest.raises(TemporaryError, match="nothing was sent"):
+    with pytest.raises(TemporaryError, match="refused the connection; nothing was sent"):
         await Teller(settings_of(free_port())).tell()
+
+
+async def test_name_that_can_not_be_resolved_is_said_to_be_so() -> None:
+    """Nothing was sent, and it is the name that is wrong."""
+    with pytest.raises(TemporaryError, match="name that can't be resolved now; nothing was sent"):
+        await Teller(settings_of(25, host="no-such-host.invalid")).tell()
 
 
 # --- settings
