@@ -174,6 +174,8 @@ class StandingParams(Params):
     connection: str
     fingerprint: str
     labels: dict[str, str]
+    own: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
 
 
 class ScriptedStanding(Check[StandingParams]):
