@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -212,3 +213,19 @@ async def test_freeze_holds_on_every_replica(tmp_path: Path) -> None:
                 assert code == 0, output
                 await other.reaches(run["id"], "succeeded")
                 assert world.calls("replica") == 1
+
+
+async def test_calendar_that_hangs_keeps_the_daemon_neither_from_starting_nor_from_ending(tmp_path: Path) -> None:
+    """On a file system that gives no answer a calendar is unreadable: the daemon works, asks a person, and ends when it is told to.
+
+    A FIFO that nobody writes to stands for that file system: opening it blocks as reading from a dead server does.
+    """
+    path = tmp_path / "releases.ics"
+    os.mkfifo(path)
+    settings = {"freezes": {"releases": {"ical": str(path), "timezone": "Europe/Berlin"}}}
+    async with open_world(tmp_path, settings=settings, starts=False) as world:
+        await world.daemon.start(within=40.0)
+        run = await _fire(world, "hangs", state="awaiting_approval")
+        assert "could not be read within 10 s" in run["reason"]
+        assert await world.daemon.stop() == 0
+        assert world.calls("hangs") == 0
