@@ -96,7 +96,7 @@ def test_yaml_is_taken_by_what_it_is_for(page: Path, tmp_path: Path) -> None:
         keys = set(yaml.safe_load(body))
         if keys == {"rules"}:
             assert compile_ruleset([PackSource("shown", {}, {"shown.yaml": body.encode()})], Registry()).rules
-        elif keys <= {"route", "receivers"}:
+        elif keys <= {"route", "receivers", "inhibit_rules"}:
             check_alertmanager(body, tmp_path)
         elif keys <= set(Settings.model_fields):
             (tmp_path / "remediator.yaml").write_text(body)
