@@ -23,7 +23,7 @@ from remediator.model import JSON, Change, Plan, Receipt, Repeat, Target
 
 MAX_NAME = 255
 MAX_BODY = 25_000
-LISTED = 100
+LISTED = 50
 """Incidents that one listing holds; the newest come first."""
 KEPT = 40
 """Keys of messages that an incident on the page remembers."""
@@ -109,7 +109,8 @@ class StatusPage(Messenger[_StatusPageParams]):
     """Create, update and resolve an incident on a public status page, and set its components.
 
     A page creates, an update updates, the end resolves. The page's own metadata remember incident and message, and are looked at first,
-    so that nothing is published twice. Customers read a template that takes nothing from alerts, and never hear of a dry run.
+    so that nothing is published twice. Once a person has changed the incident's status on the page, it is theirs: nothing more is written.
+    Customers read a template that takes nothing from alerts, and never hear of a dry run.
     """
 
     name = "notify.status_page"
@@ -146,11 +147,9 @@ class StatusPage(Messenger[_StatusPageParams]):
             why = words.why if isinstance(words, Nothing) else f"customers need not know of a message of kind {words.kind}"
             return nothing_to_say(self.name, params.connection, target, why)
         seen = await _look(params.connection, ctx)
-        if why := _needless(verb, seen):
-            return nothing_to_say(self.name, params.connection, target, why)
         request = _request(verb, words, params, connection, seen, ctx)
-        if verb == "update" and _says(seen.open, request["incident"]):
-            return nothing_to_say(self.name, params.connection, target, "the status page says just that already")
+        if why := _needless(verb, seen, request["incident"]):
+            return nothing_to_say(self.name, params.connection, target, why)
         return self._plan(params.connection, target, request, words)
 
     def _plan(self, connection: str, target: Target, request: Mapping[str, JSON], words: Words) -> Plan:
@@ -162,8 +161,8 @@ class StatusPage(Messenger[_StatusPageParams]):
             action=self.name,
             summary=f"{verb} on the status page ({connection}): {words.subject[:100]}",
             targets=(target,),
-            intent=request,
-            precondition={"open": request["at"]},
+            intent={"verb": verb, "incident": incident},
+            precondition=request["at"],
             changes=(Change(target.id, "incident", None, f"{incident['status']}: {incident['body'][:500]}"), *components),
             connection=connection,
         )
@@ -177,7 +176,7 @@ class StatusPage(Messenger[_StatusPageParams]):
             seen = await _look(plan.connection, ctx)
             if seen.told is not None:
                 return _receipt(plan, seen.told, 200)
-            if _id(seen.open) != plan.precondition["open"]:
+            if _at(seen.open) != plan.precondition:
                 raise PreconditionChanged("the incident on the status page is not the one that was planned for; plan again")
             connection = ctx.connection(StatusPageConnection, plan.connection)
             place = "" if plan.precondition["open"] is None else f"/{plan.precondition['open']}"
@@ -226,34 +225,38 @@ def _verb(words: Words | Nothing) -> str | None:
     return None if isinstance(words, Nothing) or words.kind is None else _VERBS.get(words.kind)
 
 
-def _needless(verb: str, seen: _Seen) -> str:
-    """Return why nothing has to be written, or an empty text."""
+def _needless(verb: str, seen: _Seen, asked: Mapping[str, JSON]) -> str:
+    """Return why nothing has to be written, or must be, or an empty text."""
     if seen.told is not None:
         return "the status page has this message already"
     if verb == "create" and seen.open is not None:
         return "the incident is on the status page already"
     if verb != "create" and seen.open is None:
         return "no open incident on the status page is ours"
+    note = _note(seen.open or {})
+    if seen.open is not None and note.get("status") != seen.open.get("status"):
+        return "a person has changed the incident's status on the page, and goes on with it there"
+    if verb == "update" and note.get("said") == asked["metadata"][OURS]["said"]:
+        return "the status page says just that already"
     return ""
-
-
-def _says(incident: Mapping[str, JSON] | None, asked: Mapping[str, JSON]) -> bool:
-    """Tell whether the newest update of an incident says the same: subscribers are not told twice."""
-    found = (incident or {}).get("incident_updates")
-    updates = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
-    newest = max(updates, key=lambda one: str(one.get("created_at", "")), default={})
-    return all(newest.get(name) == asked[name] for name in ("status", "body"))
 
 
 def _request(
     verb: str, words: Words, params: _StatusPageParams, connection: StatusPageConnection, seen: _Seen, ctx: Context
 ) -> dict[str, JSON]:
     status = {"create": "investigating", "resolve": "resolved"}.get(verb) or status_of(ctx.values).lower()
+    body = clip(words.text, MAX_BODY) or words.subject
+    note = {
+        "incident": _incident(connection, ctx),
+        "keys": _keys(seen.open, connection, ctx),
+        "status": status,
+        "said": _hash(f"{status} {body}"),
+    }
     incident: dict[str, JSON] = {
         "status": status,
-        "body": clip(words.text, MAX_BODY) or words.subject,
+        "body": body,
         "deliver_notifications": params.deliver_notifications,
-        "metadata": {OURS: {"incident": _incident(connection, ctx), "keys": _keys(seen.open, connection, ctx)}},
+        "metadata": {**_metadata(seen.open or {}), OURS: note},
     }
     if verb == "create":
         incident["name"] = clip(words.subject, MAX_NAME)
@@ -265,7 +268,7 @@ def _request(
         wanted = {ident: ComponentStatus.OPERATIONAL.value for ident in wanted if ident not in seen.busy}
     if wanted and verb != "update":
         incident |= {"components": wanted, "component_ids": sorted(connection.components[name] for name in params.components)}
-    return {"verb": verb, "incident": incident, "at": _id(seen.open)}
+    return {"verb": verb, "incident": incident, "at": _at(seen.open)}
 
 
 # --- the page
@@ -277,7 +280,11 @@ def _incident(connection: StatusPageConnection, ctx: Context) -> str:
 
 def _key(connection: StatusPageConnection, ctx: Context) -> str:
     """Return what stands for this message on the page; its own key would show how we work."""
-    return hashlib.sha256(f"{connection.prefix}{ctx.key}".encode("utf-8", "replace")).hexdigest()[:16]
+    return _hash(f"{connection.prefix}{ctx.key}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _keys(incident: Mapping[str, JSON] | None, connection: StatusPageConnection, ctx: Context) -> str:
@@ -286,14 +293,24 @@ def _keys(incident: Mapping[str, JSON] | None, connection: StatusPageConnection,
 
 def _note(incident: Mapping[str, JSON]) -> Mapping[str, str]:
     """Return what we wrote into an incident's metadata, nothing where somebody else wrote otherwise."""
+    ours = _metadata(incident).get(OURS, {})
+    return {name: value for name, value in ours.items() if isinstance(value, str)}
+
+
+def _metadata(incident: Mapping[str, JSON]) -> Mapping[str, Mapping[str, JSON]]:
+    """Return an incident's metadata as far as it is well-formed: other programs' notes are sent back as they are."""
     metadata = incident.get("metadata")
-    ours = metadata.get(OURS) if isinstance(metadata, dict) else None
-    return {name: value for name, value in ours.items() if isinstance(value, str)} if isinstance(ours, dict) else {}
+    return {name: value for name, value in metadata.items() if isinstance(value, dict)} if isinstance(metadata, dict) else {}
 
 
 def _id(incident: Mapping[str, JSON] | None) -> str | None:
     found = (incident or {}).get("id")
     return found if isinstance(found, str) and found.isalnum() and found.isascii() else None
+
+
+def _at(incident: Mapping[str, JSON] | None) -> dict[str, JSON]:
+    """Return where an incident stands, for a plan's precondition."""
+    return {"open": _id(incident), "status": (incident or {}).get("status")}
 
 
 async def _look(name: str, ctx: Context) -> _Seen:

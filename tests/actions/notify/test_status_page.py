@@ -100,7 +100,7 @@ class TestConformance(ActionConformance):
 
     async def disturb(self) -> None:
         """Somebody else opens the incident meanwhile."""
-        note = {"remediator": {"incident": VALUES["incident"], "keys": "0000000000000000"}}
+        note = {"remediator": {"incident": VALUES["incident"], "keys": "0000000000000000", "status": "investigating"}}
         self.server.incidents.insert(0, {"id": "other", "status": "investigating", "metadata": note, "components": []})
 
     async def cleanup(self) -> None:
@@ -225,6 +225,18 @@ async def test_two_daemons_on_one_page_keep_apart(page: StatuspageDouble, tmp_pa
     assert [one["status"] for one in page.incidents] == ["resolved", "investigating"]
 
 
+async def test_person_who_writes_between_plan_and_apply_is_not_overwritten(page: StatuspageDouble, teller: Teller) -> None:
+    """The page is read again right before it is written."""
+    await teller.tell("m1", "page")
+    ctx = teller.context("m2", {**VALUES, "kind": "resolved"})
+    plan = await StatusPage().plan(StatusPage.Params.model_validate(WISH), ctx)
+    page.incidents[0]["status"] = "identified"
+    with pytest.raises(PreconditionChanged):
+        await StatusPage().apply(plan, ctx)
+    await ctx.aclose()
+    assert page.incidents[0]["status"] == "identified"
+
+
 async def test_component_of_another_open_incident_stays_down(page: StatuspageDouble, teller: Teller) -> None:
     """Two incidents, one component: the end of the first does not make it well."""
     await teller.tell("m1", "page")
@@ -241,6 +253,25 @@ async def test_update_that_says_nothing_new_is_not_published(page: StatuspageDou
     for number, state in enumerate(("applying", "applying", "verifying", "verifying", "verifying")):
         await teller.tell(f"u{number}", "update", state=state)
     assert [one["status"] for one in page.incidents[0]["incident_updates"]] == ["monitoring", "identified", "investigating"]
+
+
+@pytest.mark.parametrize("kind", ["update", "resolved"])
+async def test_incident_that_a_person_goes_on_with_is_theirs(page: StatuspageDouble, teller: Teller, kind: str) -> None:
+    """Somebody wrote on the page what they know better; an alert that ends must not announce that all is well over their heads."""
+    await teller.tell("m1", "page")
+    page.incidents[0]["status"] = "identified"
+    plan, receipt = await teller.tell("m2", kind)
+    assert (plan.noop, page.incidents[0]["status"]) == (True, "identified")
+    assert "a person has changed" in receipt.message
+
+
+async def test_notes_of_other_programs_stay(page: StatuspageDouble, teller: Teller) -> None:
+    """What somebody else keeps in the incident's metadata is sent back as it was."""
+    await teller.tell("m1", "page")
+    page.incidents[0]["metadata"]["tickets"] = {"id": "OPS-1"}
+    await teller.tell("m2", "resolved")
+    assert page.incidents[0]["metadata"]["tickets"] == {"id": "OPS-1"}
+    assert page.incidents[0]["status"] == "resolved"
 
 
 async def test_nothing_internal_is_published(page: StatuspageDouble, teller: Teller) -> None:
