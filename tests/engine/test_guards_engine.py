@@ -17,7 +17,7 @@ from remediator.action import Identity
 from remediator.guards import ALL_GUARDS, Guard
 from remediator.manual_freezes import Order
 from remediator.metrics import Metrics
-from remediator.model import Impact
+from remediator.model import Authority, Impact, RunState
 from remediator.records import FREEZE, STORM, Pause
 from remediator.replacing import replace
 from remediator.rules.model import Budget, GuardSpec, Rule
@@ -25,7 +25,7 @@ from remediator.store.protocol import Changes, Reads, Snapshot
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import Harness, ScriptedAction
-from tests.stories import ANNA, pause, playbook
+from tests.stories import ANNA, decide, pause, playbook
 
 ROOT = Path(__file__).resolve().parents[2]
 Doing = Callable[[Harness], Awaitable[None]]
@@ -171,3 +171,27 @@ def test_the_daemon_counts_every_guard(tmp_path: Path) -> None:
         assert isinstance(guard, Guard)
         labels = {"guard": guard.name, "verdict": "deny"}
         assert daemon.metrics.registry.get_sample_value("remediator_guard_denials_total", labels) == 0, guard.name
+
+
+async def test_s15_bounds_that_the_operator_tightens_reach_a_run_under_way(start: Start) -> None:
+    """People agreed to a plan; before it is carried out the operator allows less: it is not carried out, and no rule can change that."""
+    harness = await start(playbook(mode=Authority.APPROVE, guards=GuardSpec(allow_shrink=True)))
+    await harness.send(alert())
+    await harness.work()
+    harness.limits = replace(harness.limits, identity=Identity(protected=frozenset({"test:world/-/thing/a"})), plan_expires=MINUTE)
+    await decide(harness)
+    assert [one["guard"] for one in harness.said("guard.denied")] == ["not_itself"]
+    assert harness.world.writes == []
+    assert await harness.state() is RunState.ESCALATED
+
+
+@pytest.mark.parametrize(("rule", "operator", "waits"), [(1, 15, 1), (15, 1, 1), (15, 15, 15)])
+async def test_s06_longest_wait_is_the_shorter_of_rule_and_operator(start: Start, rule: int, operator: int, waits: int) -> None:
+    """Neither rule nor operator alone decides how long a run may wait: whoever wants to know sooner does."""
+    harness = await start(limited(max_wait=rule * MINUTE), limits=bounds(max_acting=0, max_wait=operator * MINUTE))
+    await harness.send(alert())
+    await harness.work()
+    await harness.tick(waits * MINUTE - timedelta(seconds=1))
+    assert await harness.state() is RunState.WAITING
+    await harness.tick(timedelta(seconds=1))
+    assert await harness.state() is RunState.ESCALATED

@@ -9,6 +9,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from remediator import guards
 from remediator.domains import Domain
@@ -17,7 +19,7 @@ from remediator.guards.catalogue import catalogue
 from remediator.ingest import Intake
 from remediator.model import Authority, Impact, IncidentState, RunState
 from remediator.records import Attempt, Ending, Use
-from remediator.rules.model import Budget, GuardSpec
+from remediator.rules.model import Budget, BudgetScope, GuardSpec
 from remediator.rules.schema import GuardsText, RuleText
 from remediator.settings.model import Limits, Settings
 from remediator.store.protocol import Snapshot
@@ -186,3 +188,77 @@ def test_s13_authority_of_the_operator_is_a_ceiling() -> None:
     for own, operator in itertools.product(Authority, Authority):
         least = min(own, operator, key=lambda one: one.rank)
         assert mandate(rule(mode=own), bounds(authority=operator)).authority is least
+
+
+# --- for any case and any texts ------------------------------------------------------------------------------------------------------
+
+_spans = st.sampled_from([timedelta(), MINUTE, 10 * MINUTE, HOUR, 5 * HOUR, DAY])
+_longer = _spans.filter(bool)
+_budgets = st.lists(st.builds(Budget, st.integers(0, 4), _longer, st.sampled_from(BudgetScope)), max_size=3).map(tuple)
+_specs = st.builds(
+    GuardSpec,
+    firing_for=_spans,
+    max_age=_longer,
+    cooldown=_spans,
+    budgets=_budgets,
+    max_targets=st.integers(1, 6),
+    max_percent=st.integers(1, 100),
+    max_domains=st.integers(1, 3),
+    allow_shrink=st.booleans(),
+    plan_expires=_longer,
+    max_relapses=st.none() | st.integers(1, 4),
+    max_chain=st.none() | st.integers(1, 4),
+)
+_ORDER = [Answer.ALLOW, Answer.WAIT, Answer.DENY]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Draw a run in any situation, with any text frozen and in force."""
+    ago = st.integers(0, 300).map(lambda minutes: NOW - minutes * MINUTE)
+    uses = [Use(f"run {n}", "site-down", draw(st.sampled_from(["shop", "else"])), draw(ago)) for n in range(draw(st.integers(0, 6)))]
+    written = {("site-down", "shop"): draw(ago)} if draw(st.booleans()) else {}
+    touched, total = draw(st.integers(0, 8)), draw(st.none() | st.integers(8, 12))
+    plans = [plan("a", impact=Impact(touched, total, shrinks=draw(st.booleans())))]
+    frozen, current = (rule(guards=draw(_specs)) for _ in range(2))
+    return Case(
+        run(planned_at=draw(ago), tried=tuple("abc"[: draw(st.integers(0, 3))])),
+        incident(relapsed_at=(NOW,) * draw(st.integers(0, 4))),
+        draw(ago),
+        draw(ago),
+        frozen,
+        draw(st.sampled_from([current, frozen])),
+        bounds(),
+        Snapshot(now=NOW, uses=tuple(uses), last_written=written),
+        plans,
+        domains=[Domain("nodes", name) for name in "abc"[: draw(st.integers(0, 3))]],
+    )
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(case=cases(), more=_specs, where=st.sampled_from(["frozen", "current"]))
+def test_s15_no_text_loosens_what_another_one_bounds(case: Case, more: GuardSpec, where: str) -> None:
+    """Whatever a rule says in one text: where the others alone hold a run back, it is held back, for as long and as firmly."""
+    kept = case.frozen if where == "current" else case.current
+    alone = replace(case, frozen=kept, current=kept)
+    both = replace(case, **{where: rule(guards=more), ("frozen" if where == "current" else "current"): kept})
+    for guard in guards.ALL_GUARDS:
+        before, after = guard.judge(alone), guard.judge(both)
+        assert _ORDER.index(after.answer) >= _ORDER.index(before.answer), guard.name
+        if before.until is not None and after.until is not None:
+            assert after.until >= before.until, guard.name
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(case=cases(), spec=_specs)
+def test_no_rule_loosens_what_the_operator_bounds(case: Case, spec: GuardSpec) -> None:
+    """What the operator's bounds alone hold back is held back under any rule."""
+    limits = {"min_for": spec.firing_for, "max_age": spec.max_age, "min_cooldown": spec.cooldown, "budgets": spec.budgets}
+    limits |= {"max_targets": spec.max_targets, "max_percent": spec.max_percent, "max_domains": spec.max_domains}
+    limits |= {"allow_shrink": spec.allow_shrink, "plan_expires": spec.plan_expires}
+    tight = replace(case, bounds=bounds(**limits))
+    widest = GuardSpec(timedelta(), 9 * DAY, timedelta(), (), DAY, 999, 100, 99, allow_shrink=True, plan_expires=9 * DAY)
+    alone = replace(tight, frozen=rule(guards=widest), current=None)
+    for guard in guards.ALL_GUARDS:
+        if guard.name != "enabled":  # a rule that is gone is stopped, which is the point there
+            assert _ORDER.index(guard.judge(tight).answer) >= _ORDER.index(guard.judge(alone).answer), guard.name
