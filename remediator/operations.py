@@ -9,7 +9,7 @@ from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
-from remediator.records import DEMOTED, EVERYWHERE, PROMOTED, STORM, SYSTEM_CHAIN, Pause, Signal, SignalKind
+from remediator.records import DEMOTED, EVERYWHERE, PROMOTED, STORM, SYSTEM_CHAIN, TAKEN, Pause, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
 
@@ -45,6 +45,8 @@ def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
         return storm.end(snapshot, actor=actor, why=why or "a person ended it")
     if scope.startswith((DEMOTED, PROMOTED)):
         raise IllegalTransition(f"{scope!r} is no kill switch: `remediator promote {scope.partition(':')[2]}` lifts a demotion")
+    if scope.startswith(TAKEN):
+        raise IllegalTransition(f"{scope!r} is no kill switch: whoever took it, or an admin, gives it back with `remediator release`")
     if scope not in snapshot.pauses:
         thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")

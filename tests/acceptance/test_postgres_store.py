@@ -239,6 +239,21 @@ async def test_a_stopped_daemon_hands_over_without_waiting_for_leases(pair: Pair
     assert pair.world.calls("drained") == 1
 
 
+async def test_what_is_taken_at_one_daemon_is_left_alone_by_all(pair: Pair) -> None:
+    """A run waits at either of them; whoever looks at it next knows who has it."""
+    await pair.world.fire("Patient", id="taken")
+    incident = (await pair.first.opened(rule="patient", id="taken"))["id"]
+    await pair.other.call("POST", f"/api/v1/incidents/{incident}/take", {"reason": "it is mine", "for": "1h"}, who="responder")
+    run = await pair.first.reaches(f"{incident}-1", "interrupted")
+    assert f"{incident} taken by responder" in run["reason"]
+    assert (await pair.first.get(f"incidents/{incident}"))["taken"]["why"] == "it is mine"
+    assert pair.world.calls("taken") == 0
+    await pair.first.call("POST", f"/api/v1/incidents/{incident}/release", {}, who="responder")
+    await pair.other.call("POST", f"/api/v1/runs/{incident}-1/signals", {"kind": "resume"}, who="approver")
+    await pair.other.reaches(f"{incident}-1", "succeeded")
+    assert pair.world.calls("taken") == 1
+
+
 async def test_s15_the_stricter_of_two_daemons_rules_wins(pair: Pair) -> None:
     """Semantics 15: while versions differ, a run that one daemon began under `auto` asks a person where the other one says `approve`."""
     pair.other.write_rules(RULES.replace("mode: auto", "mode: approve"))

@@ -342,4 +342,9 @@ async def test_kill_switch_is_not_released_by_releasing(start: Start) -> None:
     await harness.store.transact(Reads(), lambda snapshot: operations.pause(snapshot, "global", why="stop", actor=ANNA))
     with pytest.raises(NotFound):
         await release(harness, "global", who=ROOT)
+    await harness.send(alert())
+    await take(harness)
+    with pytest.raises(IllegalTransition, match="remediator release"):
+        await desk(harness).resume(f"taken:{INCIDENT}", "", ANNA)
+    assert f"taken:{INCIDENT}" in await harness.store.pauses()
     assert "global" in await harness.store.pauses()
