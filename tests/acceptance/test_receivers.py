@@ -122,6 +122,14 @@ async def test_course_of_an_incident_in_every_channel(world: World, everybody: E
 
     await eventually(paged, what="everybody is paged", within=30)
     assert everybody.page.components["comp1"] == "major_outage"
+    assert (await world.daemon.command("acknowledge", incident, who="responder"))[0] == 0
+
+    async def acknowledged() -> bool:
+        return everybody.pager.alerts == {incident: "acknowledged"} and any(
+            "Acknowledged" in str(one.json) for one in everybody.slack.taken
+        )
+
+    await eventually(acknowledged, what="those who were paged hear that somebody has it", within=30)
     await world.resolve("Hopeless", id=MENTION)
 
     async def told() -> bool:
