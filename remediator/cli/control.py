@@ -157,11 +157,15 @@ def _send(client: Client, run: str, kind: str, *, comment: str, as_json: bool) -
 
 @connected
 def acknowledge(client: Client, incident: Annotated[str, typer.Argument(metavar="INCIDENT")], as_json: AsJson = False) -> None:
-    """Take an incident over."""
+    """Become an incident's owner: no further level is told, for as long as the escalation policy says."""
     found = client.post("api", "v1", "incidents", incident, "acknowledge")
     if as_json:
         return print_json(found)
-    return say(f"{incident} belongs to {found['owner']}", style="bold")
+    say(f"{incident} belongs to {found['owner']}", style="bold")
+    until = client.get("api", "v1", "incidents", incident, "escalation")["holds_until"]
+    if until is not None:
+        say(f"Not resolved by {short_time(until)}, the next level is told after all; acknowledge again to go on.")
+    return None
 
 
 @connected
