@@ -30,7 +30,7 @@ from remediator.execution import Execution
 from remediator.freezes import Freezes
 from remediator.freezing import Freezer
 from remediator.guards import ALL_GUARDS, Bounds
-from remediator.heartbeat import Heartbeat
+from remediator.heartbeat import LATE, Heartbeat
 from remediator.housekeeping_loops import Keeper
 from remediator.identity import find_identity
 from remediator.ingest import Intake
@@ -164,7 +164,7 @@ class Daemon:
         self._heartbeat = Heartbeat(
             self._store,
             settings=lambda: self._settings.heartbeat,
-            ended=self._ended,
+            ended=self._ails,
             busy=lambda: not self.runner.free,
             context=lambda: self.connections.context(key="heartbeat"),
             say_alive=self._say_alive,
@@ -264,12 +264,15 @@ class Daemon:
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.error("daemon.loop_ended", loop=task.get_name(), error=f"{type(error).__name__}: {error}")
 
-    def _ended(self) -> str | None:
-        """Name something that should run for ever and does not any more; None when all do."""
+    def _ails(self) -> str | None:
+        """Say what should run for ever and does not any more, or which page nobody gets; None when all is well."""
         ended = [task.get_name() for task in self._loops if task.done()]
         ended += [] if self.runner.alive else ["runner"]
         ended += [] if self.outbox.alive else ["outbox"]
-        return f"{ended[0]} has ended" if ended else None
+        if ended:
+            return f"{ended[0]} has ended"
+        page = self.outbox.unreached(LATE)
+        return None if page is None else f"page {page} reaches nobody"
 
     async def _say_alive(self, alert: AliveAlert, since: datetime, until: datetime) -> None:
         labels = {"severity": "none", **alert.labels, "instance": socket.gethostname()}

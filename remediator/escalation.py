@@ -72,6 +72,8 @@ class Outbox:
         self._on_failing = on_failing
         self._failing: dict[str, datetime] = {}
         """Messages that could not be delivered, and when that was last tried here; another replica may have had more luck since."""
+        self._unreached: dict[str, datetime] = {}
+        """Pages among these that nobody has, and since when that is tried."""
         self._woken = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._flying: dict[str, asyncio.Task[None]] = {}
@@ -86,6 +88,11 @@ class Outbox:
     def alive(self) -> bool:
         """Whether it still looks for what is due."""
         return self._task is not None and not self._task.done()
+
+    def unreached(self, late: timedelta) -> str | None:
+        """Return the key of a page that has reached nobody for so long, though it was tried; None when there is none."""
+        now = self._clock()
+        return next((key for key, since in self._unreached.items() if key in self._failing and now - since >= late), None)
 
     def wake(self) -> None:
         """Look for due messages now."""
@@ -120,6 +127,7 @@ class Outbox:
     def _tell_failing(self) -> None:
         since = self._clock() - FORGET_FAILING
         self._failing = {key: at for key, at in self._failing.items() if at > since}
+        self._unreached = {key: at for key, at in self._unreached.items() if key in self._failing}
         self._on_failing(len(self._failing))
 
     async def _start_due(self) -> None:
@@ -250,6 +258,10 @@ class Outbox:
             event = Event(message.incident, Kind.MESSAGE_FAILED, now, {"key": message.key, "error": after.error, "attempts": attempts})
             self._log.warning("message.failed", key=message.key, error=after.error, attempts=attempts)
             self._failing[message.key] = now
+            if reached:
+                self._unreached.pop(message.key, None)
+            elif message.kind is MessageKind.PAGE:
+                self._unreached.setdefault(message.key, now)
             # One event tells that it fails; the retries are counted in the row, so that an outage does not fill the audit.
             await self._store.update_message(after, events=[event] if attempts == 1 else [])
             return

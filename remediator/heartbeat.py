@@ -1,7 +1,7 @@
 """Our own dead man's switch: a beat is sent for as long as the daemon really works, to somebody who tells people when it stops.
 
 That the process lives says little. A beat is only sent when a commit is durable, no loop has ended, nothing that is due is left lying,
-and what people are to be told is on its way. Whoever misses the beats (a service, or Alertmanager) does so without this daemon.
+and no page has reached nobody for minutes. Whoever misses the beats (a service, or Alertmanager) does so without this daemon.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Heartbeat:
         metrics: Metrics,
         host: str,
     ) -> None:
-        """Hold on to what is asked at each beat: `ended` names a loop that has ended, `busy` tells that no further run fits."""
+        """Hold on to what is asked at each beat: `ended` says what has ended, or reaches nobody; `busy` tells that no further run fits."""
         self._store = store
         self._settings = settings
         self._ended = ended

@@ -7,6 +7,7 @@ restart and this very process, holds for all replicas, and only a person lifts i
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import stat
 from collections.abc import Awaitable, Callable
@@ -25,8 +26,10 @@ from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
 FILE_EVERY = timedelta(seconds=1)
 CONFIGMAP_EVERY = timedelta(seconds=3)
-ANSWERS_WITHIN = timedelta(seconds=3)
-"""How long a cluster may take to give the ConfigMap."""
+ANSWERS_WITHIN = timedelta(seconds=10)
+"""How long a cluster may take to give the ConfigMap: in a storm the question waits for its turn among others."""
+STARTS_WITHIN = timedelta(seconds=3)
+"""So long a start is held up by a cluster that does not answer."""
 MOST_TEXT = 1000
 """Bytes of a file, and characters of an annotation, that count as the reason."""
 
@@ -106,7 +109,7 @@ class KillSwitches:
 
     async def look(self) -> None:
         """Look at both, before anything is begun. A store that gives no answer is left to the loops: what was seen holds anyway."""
-        await self._guarded(self.look_at_configmap)
+        await self._guarded(functools.partial(self.look_at_configmap, STARTS_WITHIN))
         await self._guarded(self.look_at_file)
 
     async def look_at_file(self) -> None:
@@ -114,14 +117,14 @@ class KillSwitches:
         self.stopped()
         await self._throw()
 
-    async def look_at_configmap(self) -> None:
+    async def look_at_configmap(self, within: timedelta = ANSWERS_WITHIN) -> None:
         """Throw the switch when the annotation is there."""
         configmap = self._settings().configmap
         if configmap is None:
             self._last, self._trouble = None, ""
             self._metrics.stop_unreadable.labels("configmap").set(0)
             return
-        value = await self._ask(configmap)
+        value = await self._ask(configmap, within)
         if value is not None and not self._trouble and self._seen is None:
             self._seen = (f"configmap:{_name(configmap)}", value)
         await self._throw()
@@ -155,10 +158,10 @@ class KillSwitches:
         self._metrics.stop_unreadable.labels("file").set(0)
         return self._words(_read(path) if stat.S_ISREG(found.st_mode) else "") or f"it says no reason (on {self._host})"
 
-    async def _ask(self, configmap: StopConfigMap) -> str | None:
+    async def _ask(self, configmap: StopConfigMap, within: timedelta = ANSWERS_WITHIN) -> str | None:
         """Return the annotation's value, as it was when it could last be read; None when it was not there, or never could be read."""
         try:
-            async with asyncio.timeout(ANSWERS_WITHIN.total_seconds()):
+            async with asyncio.timeout(within.total_seconds()):
                 value = await self._annotation(configmap)
         except (RemediatorError, TimeoutError) as error:
             self._unreadable(configmap, str(error) or "no answer in time")

@@ -10,16 +10,19 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from remediator.escalation import Outbox
 from remediator.heartbeat import Heartbeat
+from remediator.levels import Receiver, plain
 from remediator.metrics import Metrics
 from remediator.notice import notice
-from remediator.records import PROBE
+from remediator.records import PROBE, Message, MessageKind
 from remediator.settings.stopping import HeartbeatSettings
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
 from remediator.testing import LocalContext
 from tests.builders import incident, run
 from tests.servers.http import HttpServer, Reply
+from tests.servers.ports import eventually
 
 MINUTE = timedelta(minutes=1)
 
@@ -125,3 +128,48 @@ async def test_beat_is_posted_to_a_secret_url_that_nobody_sees(beating: Fixture,
         assert beating.count("failed") == 1
         assert "0451" not in capfd.readouterr().out
         assert len(beating.said) == 2, "who does not answer keeps the beat from nobody else"
+
+
+async def test_page_that_reaches_nobody_is_known_until_somebody_has_it(tmp_path: Path) -> None:
+    """People who can't be told hear of it from whoever misses the beat. A page that one of several receivers has is no reason."""
+    now, refuses = [datetime.now(UTC)], {"first": True, "second": True}
+
+    class Line:
+        """Stands for the way to the receivers: a double, because it must refuse and accept on demand."""
+
+        async def notify(self, name: str, params: Any, **_named: Any) -> str | None:
+            return "it is broken" if refuses[params["channel"]] else None
+
+    store = SqliteStore(tmp_path / "outbox.sqlite", clock=lambda: now[0])
+    await store.open()
+    receivers = [Receiver("notify.slack", {"connection": "chat", "channel": channel}) for channel in refuses]
+    outbox = Outbox(
+        store,
+        Line(),  # type: ignore[arg-type]
+        lambda name: plain(name, receivers),
+        public_url=lambda: None,
+        clock=lambda: now[0],
+    )
+    page = Message("INC-1/page/0", MessageKind.PAGE, "default", "INC-1", {"rule": "r"}, now[0])
+    await store.transact(Reads(), lambda _: Changes(messages=[page]))
+    outbox.start()
+    try:
+
+        async def tried() -> bool:
+            outbox.wake()
+            return bool(outbox._failing)
+
+        await eventually(tried, what="it was tried")
+        assert outbox.unreached(2 * MINUTE) is None
+        now[0] += 3 * MINUTE
+        assert outbox.unreached(2 * MINUTE) == "INC-1/page/0"
+        refuses["first"] = False
+
+        async def reached() -> bool:
+            outbox.wake()
+            return outbox.unreached(2 * MINUTE) is None
+
+        await eventually(reached, what="somebody has it")
+    finally:
+        await outbox.aclose()
+        await store.aclose()
