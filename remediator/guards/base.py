@@ -6,15 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
-from functools import cached_property
 
 from remediator.action import Identity
 from remediator.domains import Domain
 from remediator.freezes import Freezes
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
+from remediator.replacing import replace
 from remediator.rules.model import Arm, Budget, GuardSpec, Rule
 from remediator.store.protocol import Snapshot
+
+_UNBOUNDED = GuardSpec()
 
 
 class Answer(StrEnum):
@@ -74,10 +76,11 @@ class Bounds:
     freezes: Freezes = field(default_factory=Freezes)
     """Windows in which nothing acts, or nothing without a person."""
 
-    @cached_property
+    @property
     def spec(self) -> GuardSpec:
         """The bounds in a rule's words: one more text among those of which the strictest wins."""
-        return GuardSpec(
+        return replace(  # never cached: a changed copy of these bounds would hold what was cached before
+            _UNBOUNDED,
             firing_for=self.min_for,
             max_age=self.max_age,
             cooldown=self.min_cooldown,

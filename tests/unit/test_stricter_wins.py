@@ -19,6 +19,7 @@ from remediator.guards.catalogue import catalogue
 from remediator.ingest import Intake
 from remediator.model import Authority, Impact, IncidentState, RunState
 from remediator.records import Attempt, Ending, Use
+from remediator.replacing import replace as quick_replace
 from remediator.rules.model import Budget, BudgetScope, GuardSpec
 from remediator.rules.schema import GuardsText, RuleText
 from remediator.settings.model import Limits, Settings
@@ -114,6 +115,14 @@ def test_settings_and_bounds_have_the_same_defaults() -> None:
             assert getattr(limits, one.name) == getattr(default, one.name), one.name
     assert (limits.budgets, limits.arm.arm) == (default.budgets, default.arm)
     assert Limits(budget=("2 per 1h per target",)).budgets[0].per == "target"
+
+
+def test_bounds_that_were_read_and_changed_are_the_changed_ones() -> None:
+    """A reload makes changed copies of bounds that guards have read already."""
+    loose = Bounds(max_targets=40)
+    assert loose.spec.max_targets == 40
+    assert quick_replace(loose, max_targets=1).spec.max_targets == 1
+    assert replace(loose, max_targets=2).spec.max_targets == 2
 
 
 @pytest.mark.parametrize("text", ["2 in 1h", "per 1h", "2 per soon", "2 per 0s"])
