@@ -33,7 +33,7 @@ LONGEST = 500
 _QUIET = ("aiohttp.access", "asyncio", "botocore", "boto3", "urllib3", "kubernetes", "s3transfer")
 """Libraries that say too much below warning. Requests are counted in metrics; refused ones are logged by ourselves."""
 
-_ERRORS = frozenset({Kind.INCIDENT_ESCALATED, Kind.ACTION_UNKNOWN, Kind.RULES_REFUSED, Kind.STORM_TRIPPED})
+_ERRORS = frozenset({Kind.INCIDENT_ESCALATED, Kind.ACTION_UNKNOWN, Kind.RULES_REFUSED, Kind.STORM_TRIPPED, Kind.REMEDY_STOPPED})
 """A person is needed."""
 _WARNINGS = frozenset(
     {
@@ -41,6 +41,7 @@ _WARNINGS = frozenset(
         Kind.ACTION_FAILED,
         Kind.MESSAGE_FAILED,
         Kind.PAUSE_SET,
+        Kind.RULE_DEMOTED,
         Kind.FREEZE_SET,
         Kind.FREEZE_DOUBTED,
         Kind.APPROVAL_REQUESTED,

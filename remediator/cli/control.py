@@ -15,7 +15,7 @@ from remediator.cli.output import one_line, print_json, print_table, say, short_
 from remediator.cli.taking import told
 from remediator.cli.timeline import step_lines
 from remediator.freezes import is_freeze
-from remediator.records import AFTER_STORM, EVERYWHERE, PROBE, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
+from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROBE, PROMOTED, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
 Rule = Annotated[str | None, typer.Option("--rule", help="only this rule; without it, everything")]
@@ -35,26 +35,35 @@ def status(client: Client, as_json: AsJson = False) -> None:
         say(f"{armed}; {found['rules']} rules")
         say_frozen(found["freezes"])
         for pause in found["pauses"]:
-            if pause["scope"].startswith(SILENCE):
-                continue  # it stops nothing; the incident's timeline tells of it
-            if is_freeze(pause["scope"]):
-                continue
-            if pause["scope"] == AFTER_STORM:
-                say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
-                continue
-            if pause["scope"] == PROBE:
-                continue
-            if pause["scope"].partition(":")[0] == WATCHDOG:
-                _say_watchdog(pause)
-                continue
-            if pause["scope"].startswith(TAKEN):
-                say(told(pause), style="bold")
-                continue
-            say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {one_line(pause['why'])}", style="bold red")
+            _say_pause(pause)
         print_table(("count", "what"), ([number, name] for name, number in found["counts"].items() if number), empty="Nothing is going on.")
         print_table(("lock", "held by"), found["locks"].items(), empty="No locks are held.")
     if not found["ready"]:
         raise CommandFailed(f"not ready: {found['reason']}")
+
+
+def _say_pause(pause: Mapping[str, Any]) -> None:
+    """Say what holds something back; what stops nothing is told elsewhere."""
+    if pause["scope"].startswith(SILENCE):
+        return  # it stops nothing; the incident's timeline tells of it
+    if is_freeze(pause["scope"]):
+        return
+    if pause["scope"] == AFTER_STORM:
+        say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
+        return
+    if pause["scope"] == PROBE or pause["scope"].startswith(PROMOTED):
+        return
+    if pause["scope"].startswith(DEMOTED):
+        told_ = f"DEMOTED {pause['scope'].removeprefix(DEMOTED)} to {pause['mark']} by {pause['who']} at {short_time(pause['at'])}"
+        say(f"{told_}: {one_line(pause['why'])}", style="bold")
+        return
+    if pause["scope"].partition(":")[0] == WATCHDOG:
+        _say_watchdog(pause)
+        return
+    if pause["scope"].startswith(TAKEN):
+        say(told(pause), style="bold")
+        return
+    say(f"PAUSED {pause['scope']} by {pause['who']} at {short_time(pause['at'])}: {one_line(pause['why'])}", style="bold red")
 
 
 def _say_watchdog(pause: Mapping[str, Any]) -> None:

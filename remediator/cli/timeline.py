@@ -201,6 +201,9 @@ TOLD: dict[str, str | Callable[[Data], str]] = {
     Kind.STORM_TRIPPED: "STORM, nothing acts by itself ({storm}): {reason}",
     Kind.STORM_ENDED: "The storm has ended after {lasted}: {reason}",
     Kind.STORM_SETTLED: "All that the storm had held back was looked at again ({incidents} incidents)",
+    Kind.RULE_DEMOTED: "Rule {rule} DEMOTED to {to}: {why}",
+    Kind.RULE_PROMOTED: "Rule {rule} promoted to {to}: {why}",
+    Kind.REMEDY_STOPPED: "Remedy {remedy} of rule {rule} STOPPED everywhere ({scope}): {why}",
     Kind.AUDIT_CHECKPOINTED: "Audit trail checkpointed",
     Kind.AUDIT_ARCHIVED: "Ended incidents, or old events of this chain, went to the archive {file}",
 }

@@ -15,7 +15,7 @@ from typing import Protocol
 from remediator.model import JSON, ChainedEvent, Episode, Event, RunState
 from remediator.records import Approval, Attempt, Incident, Message, Pause, Run, Signal, Use
 
-MOST_ATTEMPTS = 50
+MOST_ATTEMPTS = 200
 """Attempts of one rule that a snapshot holds."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from remediator import escalation, execution, manual_freezes, operations, receiving, runner, taking
+from remediator import escalation, execution, manual_freezes, operations, promotion, receiving, runner, taking
 from remediator.engine.core import Engine
 from remediator.errors import StoreUnavailable, TemporaryError
 from remediator.escalation import Outbox
@@ -190,6 +191,15 @@ class SimDaemon:
     async def resume(self, scope: str, actor: Actor) -> None:
         """Lift the kill switch."""
         await self.store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why="done", actor=actor))
+
+    async def promote(self, rule: str, actor: Actor) -> None:
+        """Let a demoted rule act by itself again, as an admin may."""
+        known = self.loaded.rule(rule)
+        if known is not None:
+            play = functools.partial(
+                promotion.promote, rule=known, to=known.mode, why="done", actor=actor, force=True, bounds=self.loaded.bounds()
+            )
+            await self.store.transact(Reads(attempts=[rule]), play)
 
     async def freeze(self, order: Order, actor: Actor) -> None:
         """Freeze something."""

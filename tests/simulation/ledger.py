@@ -12,7 +12,7 @@ from datetime import datetime
 from remediator.events import Kind
 from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
-from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, TAKEN, Approval, Incident, Message, Pause, Run, Step
+from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, INEFFECTIVE, TAKEN, Approval, Incident, Message, Pause, Run, Step
 from remediator.rules.model import BudgetScope, Rule
 from remediator.store.protocol import Changes, Committed
 from remediator.turn import NEEDS_PERSON
@@ -141,6 +141,8 @@ class Ledger:
         self.hold("frozen", that=not frozen, words=f"{key} was intended at {now} during {frozen}")
         taken = [pause for pause in in_force if pause.scope.startswith(TAKEN) and self._in_the_way(pause, run, step)]
         self.hold("taken", that=not taken, words=f"{key} was intended while {taken} was taken")
+        useless = f"{INEFFECTIVE}{run.rule}/{run.remedy}" in self.pauses and not key.endswith("/undo") and not run.undoes
+        self.hold("ineffective", that=not useless, words=f"{key} was intended though {run.remedy!r} was stopped everywhere")
         stopped = self.pauses & {EVERYWHERE, f"rule:{run.rule}"}
         self.hold("paused", that=not stopped, words=f"{key} was intended while {stopped} was paused")
         self.hold("dry", that=not self._dry(run), words=f"{key} of a dry run was intended")

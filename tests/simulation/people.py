@@ -15,7 +15,7 @@ from remediator.alerts import fingerprint, parse_webhook
 from remediator.errors import RemediatorError
 from remediator.manual_freezes import Order
 from remediator.model import Actor, RunState
-from remediator.records import EVERYWHERE, FREEZE, TAKEN, Run, SignalKind
+from remediator.records import DEMOTED, EVERYWHERE, FREEZE, TAKEN, Run, SignalKind
 from remediator.replacing import replace
 from tests.simulation.daemon import GoneError, SimDaemon
 from tests.simulation.world import Alarm
@@ -205,6 +205,8 @@ class Person(Client):
             with suppress(RemediatorError, GoneError):
                 if scope.startswith(TAKEN):
                     await daemon.request(lambda: daemon.release(scope, replace(self.who, roles=ROLES | {"admin"})))
+                elif scope.startswith(DEMOTED):
+                    await daemon.request(lambda: daemon.promote(scope.removeprefix(DEMOTED), self.who))
                 elif scope.startswith(FREEZE):
                     await daemon.request(lambda: daemon.thaw(scope, self.who))
                 else:

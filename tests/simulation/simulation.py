@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from remediator.errors import TemporaryError
+from remediator.records import DEMOTED, PROMOTED
 from remediator.replacing import replace
 from tests.simulation import chaos
 from tests.simulation.daemon import Loaded, SimDaemon, no_clock_but_the_loops
@@ -261,7 +262,7 @@ class Simulation:
 
     async def unfinished(self) -> list[str]:
         """Say what is not over yet, in the books and in the store."""
-        left = self.ledger.unfinished() + sorted(self.ledger.pauses)
+        left = self.ledger.unfinished() + sorted(scope for scope in self.ledger.pauses if not scope.startswith((DEMOTED, PROMOTED)))
         store = self.any_store()
         if store is None:
             return [*left, "no daemon is up"]

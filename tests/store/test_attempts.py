@@ -63,7 +63,7 @@ class AttemptsContract:
     async def test_a_snapshot_has_the_newest_tried_attempts_of_the_wanted_rules(self, world: World) -> None:
         """Only what was tried, newest first, within the window, at most so many, and of no other rule."""
         rows = [attempt(number, ended_at=NOW - number * MINUTE) for number in range(1, MOST_ATTEMPTS + 5)]
-        others = [attempt(200, tried=False, ending=Ending.CANCELLED), attempt(201, rule="other")]
+        others = [attempt(900, tried=False, ending=Ending.CANCELLED), attempt(901, rule="other")]
         await put(world.store, attempts=[*rows, *others])
         assert await tried(world) == rows[:MOST_ATTEMPTS]
         assert await tried(world, attempts_window=3 * MINUTE) == rows[:2]
