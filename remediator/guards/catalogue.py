@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BEFORE_UNDOING, BETWEEN_STEPS, GOING_ON, ON_PLAN
+from remediator.guards import ALL_GUARDS, BEFORE_ACTING, BEFORE_PLANNING, BEFORE_UNDOING, BETWEEN_STEPS, GOING_ON, ON_PLAN, STOPPED
 from remediator.guards.base import Guard
 from remediator.model import JSON
 
@@ -15,6 +15,7 @@ MOMENTS: Sequence[tuple[Sequence[Guard], str]] = (
     (BEFORE_ACTING, "before acting"),
     (GOING_ON, "going on"),
     (BETWEEN_STEPS, "between steps"),
+    (STOPPED, "while people are asked"),
     (BEFORE_UNDOING, "before undoing"),
 )
 """When guards are asked, in the order of a run's life."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from remediator.guards import ALL_GUARDS
-from remediator.guards.catalogue import catalogue
+from remediator.guards.catalogue import MOMENTS, catalogue
 from tests.packaging.image import ROOT
 
 PAGE = (ROOT / "docs/failures.md").read_text()
@@ -94,7 +94,9 @@ def test_every_test_of_a_failure_is_in_the_table() -> None:
 
 
 def test_every_guard_says_what_holds_by_default() -> None:
-    """`remediator guards` has a default, a moment and its keys for each."""
+    """`remediator guards` has a default, a moment and its keys for each; the reference says what each moment is."""
+    told = set(re.findall(r"^\| ([\w ]+) \|", (ROOT / "docs/reference/guards.md").read_text(), re.MULTILINE))
+    assert {moment for _, moment in MOMENTS} <= told
     for one in catalogue():
         assert one["default"], one
         assert one["asked"], one
