@@ -23,6 +23,9 @@ from remediator.scope import is_system
 OWN = ("alertmanager.standing", "prometheus.alert")
 """Checks that the daemon itself makes before it acts and while it verifies."""
 
+SILENCES = ("alertmanager.silence", "alertmanager.expire_silence")
+"""Actions by which the daemon itself keeps an alert quiet while a run works on it."""
+
 CLUSTER_SCOPED = frozenset(
     {
         "/namespaces",
@@ -149,7 +152,8 @@ def needs(
     `written` are the settings as plain values, where references to Secrets are looked for.
     """
     found: dict[str, list[Permission]] = {name: [] for name in connections}
-    for call in (*_calls(rules, catalogue), *_own(catalogue, connections)):
+    rules = list(rules)
+    for call in (*_calls(rules, catalogue), *_own(catalogue, connections), *_silences(rules, catalogue, connections)):
         for name, settings in connections.items():
             if call.reaches(name, settings):
                 for other, permission in call.permissions(settings):
@@ -182,6 +186,13 @@ def _own(catalogue: Catalogue, connections: Mapping[str, Connection]) -> Iterato
         kind = catalogue.check(settings.keepalive) if settings.keepalive is not None else None
         if kind is not None:
             yield _Call(kind, name, {})
+
+
+def _silences(rules: Iterable[Rule], catalogue: Catalogue, connections: Mapping[str, Connection]) -> Iterator[_Call]:
+    """Give the calls that keep alerts quiet, where a rule wants that."""
+    kinds = [catalogue.action(name) for name in SILENCES]
+    if "alertmanager" in connections and any(rule.silence is not None for rule in rules):
+        yield from (_Call(kind, "alertmanager", {}) for kind in kinds if kind is not None)
 
 
 def _call(kind: Kind, params: Template, rule: Rule) -> _Call:

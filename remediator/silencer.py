@@ -113,7 +113,7 @@ class Silencer:
         try:
             keeping = await self._claim(run)
             if keeping is not None and keeping.ending:
-                await self._end(keeping)
+                await self._end(keeping, "the run does not work on the alert any more")
             elif keeping is not None:
                 await self._make(keeping)
         except RemediatorError as error:
@@ -165,9 +165,9 @@ class Silencer:
             await self._made(keeping, receipt)
 
     async def _run_out(self, keeping: Keeping) -> None:
-        """Leave it to its end: it has lasted as long as it may, and the alert is to be heard though the run still works."""
+        """End it although the run still works: it has lasted as long as it may. Its row must not be gone while it is in force."""
         words = f"it has lasted for {format_duration(min(keeping.lasts, self._settings().max))}, as long as it may"
-        await self._ended(keeping, words)
+        await self._end(keeping, words)
 
     async def _made(self, keeping: Keeping, receipt: Receipt) -> None:
         silence, ends_at = str(receipt.data["silence"]), datetime.fromisoformat(str(receipt.data["ends_at"]))
@@ -181,7 +181,7 @@ class Silencer:
 
     # --- ending
 
-    async def _end(self, keeping: Keeping) -> None:
+    async def _end(self, keeping: Keeping, reason: str) -> None:
         """End it at all peers. Where its id is known, exactly it; else whatever has its mark."""
         named = bool(keeping.silence) and not keeping.lost
         params = {"connection": CONNECTION, **({"silence": keeping.silence} if named else {"mark": keeping.mark})}
@@ -191,7 +191,7 @@ class Silencer:
             await self._failed(keeping, "end", error)
             return
         ids = receipt.data.get("ended") or [keeping.silence]
-        await self._ended(replace(keeping, silence=str(ids[0])), "the run does not work on the alert any more")
+        await self._ended(replace(keeping, silence=str(ids[0])), reason)
 
     async def _ended(self, keeping: Keeping, reason: str) -> None:
         await self._write(keeping, lambda snapshot: silencing.ended(snapshot, keeping, reason=reason))

@@ -105,7 +105,7 @@ def _begins(run: Run, snapshot: Snapshot) -> bool:
 
 def own(pauses: Mapping[str, Pause], incident: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the ids of exactly those silences that the incident's runs made, and the marks of those whose ids nobody knows yet."""
-    kept = [keeping for keeping in all_of(pauses) if keeping.incident == incident] if pauses else []
+    kept = [read(row) for scope, row in pauses.items() if scope.startswith(f"{SILENCE}{incident}-")]
     ids = tuple(keeping.silence for keeping in kept if keeping.silence)
     return ids, tuple(keeping.mark for keeping in kept if not keeping.silence or keeping.lost)
 
