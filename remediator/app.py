@@ -24,7 +24,7 @@ from remediator.desk import Desk
 from remediator.engine import byhand
 from remediator.engine.core import Engine
 from remediator.errors import InvalidFiles, NotFound, RemediatorError, StoreUnavailable, TemporaryError
-from remediator.escalation import Outbox
+from remediator.escalation import InForce, Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.freezes import Freezes
@@ -141,7 +141,11 @@ class Daemon:
             self.execution,
             lambda name: self._settings.policy(name),  # noqa: PLW0108 - a reload replaces the settings
             public_url=lambda: self._settings.public_url,
-            contacts=lambda: {name: contact.words for name, contact in self._settings.contacts.items()},
+            about=InForce(
+                contacts=lambda: {name: contact.words for name, contact in self._settings.contacts.items()},
+                severities=lambda: tuple(self._settings.severities),
+                policy_of=lambda name: "default" if (rule := self._rules.rule(name)) is None else rule.escalation,
+            ),
             on_failing=self.metrics.messages_failing.set,
         )
         self._storms = Storms(

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
+from remediator.digest import OPEN
 from remediator.levels import Climb, Due, Policy, Receiver, Unless, held_until, next_due, reached, told
 from remediator.model import JSON, IncidentState, RunState
 from remediator.records import AFTER_STORM, STORM, Incident, Message, MessageKind, Run
@@ -224,6 +225,28 @@ def other(message: Message, incident: Incident | None, policy: Policy, *, now: d
         return Send(message, reached(policy, policy.urgent, timedelta()))
     receivers, opens = policy.first_at(incident.severity, now)
     return Later(replace(message, due_at=opens), "outside the hours of the first level") if opens > now else Send(message, receivers)
+
+
+def reminder(message: Message, policy: Policy, *, now: datetime) -> Sequence[Message]:
+    """Return the row of the digest that follows a storm's last one, or a reminder, for what is open still."""
+    if policy.repeat_every is None:
+        return ()
+    root, _, last = message.key.rpartition("/")
+    place = int(last) + 1 if message.body.get("phase") == OPEN else 1
+    key = f"{root}/{place}" if message.body.get("phase") == OPEN else f"{root}/{OPEN}/{place}"
+    body = {name: message.body[name] for name in ("subject", "storm", "why", "dry_run") if name in message.body}
+    return (Message(key, MessageKind.DIGEST, message.policy, message.incident, {**body, "phase": OPEN}, now + policy.repeat_every),)
+
+
+def was_folded(incident: Incident, rows: Sequence[Message]) -> bool:
+    """Tell whether an open incident has no page of its own, because a storm's digests told of it, and nobody has it.
+
+    `rows` are its messages. While a storm lasts no page is even queued.
+    """
+    if incident.state is IncidentState.RESOLVED or incident.acknowledged_at is not None or incident.last_end is RunState.SUCCEEDED:
+        return False
+    pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == incident.relapses]
+    return all(row.cancelled and not row.delivered_to for row in pages)
 
 
 def storm_age(digest: Message) -> timedelta:

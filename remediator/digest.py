@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from remediator.model import JSON, Value
-from remediator.records import SYSTEM_CHAIN, Message, MessageKind, Run
+from remediator.records import SYSTEM_CHAIN, Incident, Message, MessageKind, Run
+from remediator.replacing import replace
 from remediator.rules.model import Rule
 
 DEFAULT_POLICY = "default"
@@ -19,6 +20,8 @@ MOST_RUNS = 10_000
 """A digest counts so many incidents; a storm that is larger is said to be larger."""
 SHOWN = 10
 """Rules, targets and incidents that a digest names."""
+OPEN = "open"
+"""Phase of a digest that reminds of what a storm folded and what is open still."""
 LONGEST = 120
 """Most characters of a target's name."""
 
@@ -39,15 +42,19 @@ class Tally:
 
     def add(self, run: Run, severity: str) -> None:
         """Count the run of one incident."""
-        self.runs += 1
         self.held += bool(run.storm)
-        self.rules[run.rule] += 1
-        self.targets[run.target] += 1
-        self.states[run.state.value] += 1
+        self.count(run.incident, run.rule, run.target, run.state.value, severity)
+
+    def count(self, incident: str, rule: str, target: str, state: str, severity: str) -> None:
+        """Count one incident."""
+        self.runs += 1
+        self.rules[rule] += 1
+        self.targets[target] += 1
+        self.states[state] += 1
         self.severities[severity] += 1
         few = self.samples.setdefault(severity, [])
         if len(few) < SHOWN:
-            few.append(run.incident)
+            few.append(incident)
 
 
 @dataclass
@@ -71,6 +78,14 @@ class Tallies:
         self.seen.add(run.incident)
         policy, severity = (DEFAULT_POLICY, "") if rule is None else (rule.escalation, rule.severity)
         self.by_policy.setdefault(policy, Tally()).add(run, severity)
+
+    def remind(self, message: Message, incidents: Iterable[Incident]) -> Message:
+        """Return the reminder `message` with what it is about: incidents that were told by digests only, and are open."""
+        tally = Tally()
+        for one in incidents:
+            tally.count(one.id, one.rule, one.target, one.state.value, one.severity)
+        tally.held = tally.runs
+        return replace(message, body={**message.body, **self._body(tally)})
 
     def messages(self, storm: str, part: str, *, at: datetime, **words: JSON) -> list[Message]:
         """Return a digest for each policy. `part` numbers the storm's digests, so that each is queued once, whoever makes it."""
@@ -126,7 +141,7 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
     return values
 
 
-_HEADS = {"lasts": "Storm", "after": "Storm has passed, looking again", "over": "Storm is over"}
+_HEADS = {"lasts": "Storm", "after": "Storm has passed, looking again", "over": "Storm is over", OPEN: "Open since the storm"}
 
 
 def _lines(body: Mapping[str, JSON], values: Mapping[str, Value]) -> Iterable[str]:
@@ -135,7 +150,10 @@ def _lines(body: Mapping[str, JSON], values: Mapping[str, Value]) -> Iterable[st
     severities = f" ({_counts(body, 'severities')})" if "severities" in body else ""
     yield f"{lead}{str(values['severity']).upper()} {values['incident']}: {values['summary']}{severities}".replace("  ", " ")
     yield f"Why: {values['reason']}"
-    yield f"This stands for one page each; {body.get('held', 'some')} were held back, and nothing was done about those meanwhile."
+    if body.get("phase") == OPEN:
+        yield "They were told by digests only, are not resolved, and nobody has acknowledged them: remediator acknowledge INCIDENT"
+    else:
+        yield f"This stands for one page each; {body.get('held', 'some')} were held back, and nothing was done about those meanwhile."
     yield from _what(body) if "rules" in body else ()
     yield str(body.get("next", ""))
     yield "All of them: remediator incidents" + (f"  {values['link']}" if values["link"] else "")

@@ -10,20 +10,21 @@ import functools
 import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import structlog
 
-from remediator import climbing
+from remediator import climbing, digest
 from remediator.climbing import Later, Send
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.escalation_words import facts_for, still_wanted
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.levels import Policy, Receiver
-from remediator.model import Event, Value
-from remediator.records import Incident, Message, MessageKind, Run
+from remediator.model import Event, IncidentState, Value
+from remediator.records import STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.storm import folded_into
@@ -37,12 +38,26 @@ DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
 MOST_DUE = 200
+MOST_FOLDED = 1000
+"""Incidents that a reminder counts."""
 MOST_RUNS = 100
 """Runs of an incident, the newest, that a message tells of."""
 
 
 Policies = Callable[[str], Policy]
 """Finds an escalation policy by name; one that is gone gives the default."""
+
+
+@dataclass(frozen=True)
+class InForce:
+    """What else messages are made of, as it is in force now."""
+
+    contacts: Callable[[], Mapping[str, str]] = dict
+    """How to reach whom, by name."""
+    severities: Callable[[], Sequence[str]] = tuple
+    """From the worst on."""
+    policy_of: Callable[[str], str] = lambda _rule: digest.DEFAULT_POLICY
+    """Names a rule's escalation policy."""
 
 
 class Outbox:
@@ -55,11 +70,11 @@ class Outbox:
         policies: Policies,
         *,
         public_url: Callable[[], str | None],
-        contacts: Callable[[], Mapping[str, str]] = dict,
+        about: InForce | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_failing: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """All callables give what is in force now; `contacts` says how to reach whom, by name.
+        """`policies` and `public_url` give what is in force now.
 
         `on_failing` hears how many messages could not be delivered when this daemon tried last.
         """
@@ -67,7 +82,7 @@ class Outbox:
         self._execution = execution
         self._policies = policies
         self._public_url = public_url
-        self._contacts = contacts
+        self._about = about or InForce()
         self._clock = clock
         self._on_failing = on_failing
         self._failing: dict[str, datetime] = {}
@@ -191,6 +206,8 @@ class Outbox:
             if step.changes.cancel_messages:
                 await self._store.transact(Reads(), lambda _snapshot: step.changes)
             return step.verdict
+        if message.kind is MessageKind.DIGEST and message.body.get("phase") in ("over", digest.OPEN):
+            return await self._remind(message, policy)
         if incident is None or not climbing.climbs(message):
             return climbing.other(message, incident, policy, now=self._clock())
         made: list[climbing.Step] = []
@@ -201,6 +218,34 @@ class Outbox:
 
         await self._store.transact(Reads(incidents=[incident.id]), build)
         return made[0].verdict
+
+    async def _remind(self, message: Message, policy: Policy) -> climbing.Verdict:
+        """Send a storm's last digest, or a reminder of what it folded: as long as any of that is open and nobody has it."""
+        now = self._clock()
+        if message.body.get("phase") == digest.OPEN:
+            if STORM in await self._store.pauses():
+                return Later(replace(message, due_at=now + climbing.IN_A_STORM))
+            folded = await self._folded(message.policy)
+            if not folded:
+                return climbing.Drop("nothing of it is open any more")
+            message = digest.Tallies(self._about.severities()).remind(message, folded)
+        following = climbing.reminder(message, policy, now=now)
+        if following:
+            await self._store.transact(Reads(), lambda _snapshot: Changes(messages=following))
+        return climbing.other(message, None, policy, now=now)
+
+    async def _folded(self, policy: str) -> list[Incident]:
+        """Return the open incidents that were told by digests only, and that nobody has."""
+        found: list[Incident] = []
+        before: str | None = None
+        while len(found) < MOST_FOLDED:
+            page = await self._store.incidents(states=[IncidentState.OPEN, IncidentState.ESCALATED], before=before, limit=200)
+            mine = [one for one in cast("tuple[Incident, ...]", page.items) if self._about.policy_of(one.rule) == policy]
+            found += [one for one in mine if climbing.was_folded(one, await self._store.messages(one.id))]
+            before = page.next
+            if before is None:
+                break
+        return found
 
     async def _send_all(self, message: Message, receivers: Sequence[Receiver], incident: Incident | None, run: Run | None) -> None:
         values = await self._values(message, incident, run)
@@ -220,7 +265,9 @@ class Outbox:
         if incident is not None and incident.runs:
             page = await self._store.runs(incident=incident.id, limit=MOST_RUNS)
             runs = [cast("Run", one) for one in reversed(page.items)]
-        return facts_for(message, incident, run, public_url=self._public_url(), runs=runs, contacts=self._contacts(), now=self._clock())
+        return facts_for(
+            message, incident, run, public_url=self._public_url(), runs=runs, contacts=self._about.contacts(), now=self._clock()
+        )
 
     async def _drop(self, message: Message, *events: Event) -> None:
         await self._store.update_message(replace(message, cancelled=True), events=events)

@@ -80,10 +80,11 @@ async def show_escalation(call: Call) -> web.Response:
 
 def escalation_of(incident: Incident, messages: list[Message], policies: Callable[[str], Policy], *, now: datetime) -> Escalation:
     """Put together what was told and what is to come. Pure."""
-    held = held_until(policies(incident.policy), incident.acknowledged_at)
+    page = next((one.policy for one in messages if one.kind is MessageKind.PAGE), "")
+    held = held_until(policies(incident.policy or page), incident.acknowledged_at)
     tried = [one for one in messages if one.attempts]
     pending = [one for one in messages if one.delivered_at is None and not one.cancelled]
-    found = [(one.due_at, due) for one in pending if (due := _next(one, incident, policies(one.policy), now=now)) is not None]
+    found = [due for one in pending if (due := _next(one, incident, policies(one.policy), now=now)) is not None]
     return Escalation(
         incident.id,
         incident.state,
@@ -93,7 +94,7 @@ def escalation_of(incident: Incident, messages: list[Message], policies: Callabl
         None if held in (None, FOREVER) else held,
         incident.paged_at,
         tuple(_told(one) for one in sorted(tried, key=lambda one: (one.delivered_at or one.due_at, one.key))),
-        tuple(due for _, due in sorted(found, key=lambda one: (one[1].due_at, one[1].key))),
+        tuple(sorted(found, key=lambda due: (due.due_at, due.key))),
     )
 
 

@@ -282,6 +282,31 @@ async def test_digests_climb_with_the_age_of_the_storm(begin: Begin) -> None:
     assert paging.told("digest") == ["level-1", "level-1", "level-2"]
 
 
+async def test_what_a_storm_folded_is_not_forgotten_when_it_is_over(begin: Begin) -> None:
+    """Its incidents were never paged singly: as long as one is open and nobody has it, a reminder names it, further levels included."""
+    paging = await begin(policy=three(repeat_every=20 * MINUTE))
+    since = paging.now
+    name = f"storm-{since:%Y%m%dT%H%M%S.%fZ}"
+    await paging.store.transact(Reads(), lambda _seen: Changes(pauses=[Pause(STORM, "remediator", "60 incidents", since, since=since)]))
+    await paging.fires()
+    assert paging.told() == []
+    body = {"storm": name, "phase": "over", "severity": "sev2", "incidents": 1, "subject": "digest"}
+    over = Message(f"{name}/default/over", MessageKind.DIGEST, "default", "system", body, since + MINUTE)
+    await paging.store.transact(Reads(), lambda _seen: Changes(lift=[STORM], messages=[over]))
+    await paging.passes(2 * MINUTE)
+    assert paging.told("digest") == ["level-1"]
+    await paging.passes(20 * MINUTE)
+    assert paging.told("digest") == ["level-1", "level-1", "level-2"]
+    text = paging.line.sent[-1][2]
+    assert f"SEV2 {name}: Open since the storm: 1 incidents (sev2 1)" in text
+    assert f"Among them: {FIRST}" in text
+    assert "nobody has acknowledged them" in text
+    await paging.acknowledge()
+    await paging.passes(60 * MINUTE)
+    assert len(paging.told("digest")) == 3
+    assert await paging.store.next_message() is None
+
+
 async def test_notice_about_the_daemon_goes_to_those_who_hear_of_the_most_severe(begin: Begin) -> None:
     """It belongs to no incident and waits for no hours; the least severe's mailbox is not the place for it."""
     mailbox, oncall = level(1, severities=frozenset({"sev4"})), level(2, severities=frozenset({"sev1"}))
