@@ -180,8 +180,11 @@ async def test_silence_lasts_no_longer_than_the_rule_says(tmp_path: Path) -> Non
         await world.works()
         await world.hears("Quiet")
         assert (await world.run())["state"] == "applying"
-        (ended,) = await world.events("silence.ended")
-        assert "as long as it may" in ended["data"]["reason"]
+
+        async def told() -> bool:
+            return any("as long as it may" in one["data"]["reason"] for one in await world.events("silence.ended"))
+
+        await eventually(told, what="the timeline says so")
         world.target.gate.set()
 
 
@@ -208,7 +211,7 @@ async def test_daemon_that_was_killed_ends_the_silence_when_it_is_back(tmp_path:
 
 
 async def test_resolved_alert_ends_the_silence_and_pages_nobody(tmp_path: Path) -> None:
-    """A remedy that helps: nobody was woken, and the daemon itself hears that the alert is over, since its silence ended in time."""
+    """A remedy that helps: nobody was woken, and the silence is over as soon as the alert was seen to be."""
     async with opened(tmp_path, rule(SLOW, until="alert.resolved", within="60s")) as world:
         await world.works()
         await world.pager_had_its_chance()
@@ -223,12 +226,6 @@ async def test_resolved_alert_ends_the_silence_and_pages_nobody(tmp_path: Path) 
 
         await eventually(quiet_no_more, what="the silence is over")
         assert not world.paged("Quiet")
-
-        async def heard_of_the_end() -> bool:
-            (incident,) = (await world.daemon.call("GET", "/api/v1/incidents"))["items"]
-            return bool(incident["state"] == "resolved")
-
-        await eventually(heard_of_the_end, what="the incident is resolved by Alertmanager's own message")
 
 
 async def test_s19_silenced_alert_does_not_look_resolved(tmp_path: Path) -> None:
