@@ -238,6 +238,14 @@ def reminder(message: Message, policy: Policy, *, now: datetime) -> Sequence[Mes
     return (Message(key, MessageKind.DIGEST, message.policy, message.incident, {**body, "phase": OPEN}, now + policy.repeat_every),)
 
 
+def last_reminder(message: Message, policy: Policy, *, now: datetime) -> Verdict:
+    """Say that nothing is left of what a storm folded, to those who were reminded: a pager that was triggered is to be quiet again."""
+    if message.key.endswith(f"/{OPEN}/1"):
+        return Drop("nothing was open when the first reminder was due")
+    words: dict[str, JSON] = {"phase": "over", "incidents": 0, "held": 0, "next": "All that it folded is resolved, or somebody has it."}
+    return other(replace(message, body={**message.body, **words}), None, policy, now=now)
+
+
 def was_folded(incident: Incident, rows: Sequence[Message]) -> bool:
     """Tell whether an open incident has no page of its own, because a storm's digests told of it, and nobody has it.
 

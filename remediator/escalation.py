@@ -227,7 +227,7 @@ class Outbox:
                 return Later(replace(message, due_at=now + climbing.IN_A_STORM))
             folded = await self._folded(message.policy)
             if not folded:
-                return climbing.Drop("nothing of it is open any more")
+                return climbing.last_reminder(message, policy, now=now)
             message = digest.Tallies(self._about.severities()).remind(message, folded)
         following = climbing.reminder(message, policy, now=now)
         if following:
