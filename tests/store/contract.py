@@ -527,6 +527,16 @@ class StoreContract:
         await put(world.store, lift=[EVERYWHERE, "rule:none"])
         assert (await see(world.store)).pauses == {"rule:site-down": pauses[1]}
 
+    async def test_a_freeze_keeps_its_end_and_is_replaced_by_a_longer_one(self, world: World) -> None:
+        """The end of a freeze survives a restart; one that is prolonged is the same row with another end."""
+        short = Pause("freeze", "ann", "release", NOW, until=NOW + timedelta(hours=2))
+        await put(world.store, pauses=[short])
+        await world.reopen()
+        assert await world.store.pauses() == {"freeze": short}
+        endless = Pause("freeze", "bob", "migration", NOW)
+        await put(world.store, pauses=[endless])
+        assert (await see(world.store)).pauses == {"freeze": endless}
+
     async def test_signals_are_consumed_once_as_seen(self, world: World) -> None:
         """`consumed` uses up the signals that the snapshot showed, oldest first, and none that it did not show."""
         await put(world.store, runs=[run()], signals=[signal(run().id, comment="one"), signal(run().id, comment="two")])
