@@ -14,7 +14,7 @@ from remediator.errors import InvalidFiles
 from remediator.expressions import Facts
 from remediator.model import Authority, Risk
 from remediator.rules.compile import PackSource, RuleSet, compile_rule, compile_ruleset
-from remediator.rules.model import ApprovalSpec, Budget, BudgetScope, GuardSpec, OnFailure, VerifySpec
+from remediator.rules.model import ApprovalSpec, Arm, Budget, BudgetScope, GuardSpec, OnFailure, VerifySpec
 
 Load = Callable[..., RuleSet]
 Find = Callable[..., list[str]]
@@ -51,7 +51,8 @@ rules:
         on_failure: undo
     otherwise: escalate
     guards: {cooldown: 1h, budget: [1 per 1h, 3 per 1d per target], max_wait: 5m, max_age: 2h, max_targets: 3, max_percent: 50,
-             allow_shrink: true, plan_expires: 1m, relapse_window: 12h}
+             allow_shrink: true, plan_expires: 1m, relapse_window: 12h, max_failing: 2, failing_within: 30m, max_relapses: 1, max_chain: 2}
+    arm: {min_runs: 20, min_success: 0.9}
     escalation: production
 """
 
@@ -98,6 +99,11 @@ def test_whole_rule(load: Load) -> None:
         allow_shrink=True,
         plan_expires=timedelta(minutes=1),
         relapse_window=timedelta(hours=12),
+        arm=Arm(20, 0.9, timedelta(days=30)),
+        max_failing=2,
+        failing_within=timedelta(minutes=30),
+        max_relapses=1,
+        max_chain=2,
     )
 
 
