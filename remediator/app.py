@@ -30,7 +30,7 @@ from remediator.execution import Execution
 from remediator.freezes import Freezes
 from remediator.freezing import Freezer
 from remediator.guards import ALL_GUARDS, Bounds
-from remediator.heartbeat import LATE, Heartbeat
+from remediator.heartbeat import ALIVE, LATE, Heartbeat
 from remediator.housekeeping_loops import Keeper
 from remediator.identity import find_identity
 from remediator.ingest import Intake
@@ -362,8 +362,9 @@ class Daemon:
         return Intake(self.bounds(), self._settings.limits.tombstone, hold, self.runner.worker, room, storm=limits, watch=watch)
 
     def _matching(self, alert: Alert) -> Sequence[Rule]:
-        """Return the rules that match an alert, best first: none for a watchdog, which never may open an incident."""
-        return () if self._settings.watchdog.watch.watches(alert.labels) else self._rules.matching(alert.labels)
+        """Return the rules that match an alert, best first: none for a watchdog, and for what we say of ourselves."""
+        never = self._settings.watchdog.watch.watches(alert.labels) or alert.name == ALIVE
+        return () if never else self._rules.matching(alert.labels)
 
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert, writing nothing."""

@@ -23,6 +23,8 @@ from remediator.records import PROBE, Pause
 from remediator.settings.stopping import AliveAlert, HeartbeatSettings
 from remediator.store.protocol import Changes, Reads, Store
 
+ALIVE = "RemediatorAlive"
+"""The alert that says that a daemon works. It never opens an incident, should it be routed here."""
 LATE = timedelta(minutes=2)
 """What is due for longer than this was left lying."""
 WITHIN = timedelta(seconds=10)

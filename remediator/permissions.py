@@ -26,6 +26,9 @@ OWN = ("alertmanager.standing", "prometheus.alert")
 SILENCES = ("alertmanager.silence", "alertmanager.expire_silence")
 """Actions by which the daemon itself keeps an alert quiet while a run works on it."""
 
+ALIVE = Permission(PermissionKind.HTTP, ("POST",), "/api/v2/alerts", "say that the daemon works")
+"""What the heartbeat needs of Alertmanager."""
+
 CLUSTER_SCOPED = frozenset(
     {
         "/namespaces",
@@ -159,6 +162,8 @@ def needs(
                 for other, permission in call.permissions(settings):
                     found.setdefault(other or name, []).append(permission)
     secrets, configmaps = _secrets(written or {}), _configmaps(written or {})
+    for name in _alive(written or {}):
+        found.setdefault(name, []).append(ALIVE)
     known = sorted(set(found) & set(connections))
     merged = (Need(name, connections[name], merge(found[name]), secrets.get(name, ()), configmaps.get(name, ())) for name in known)
     return tuple(need for need in merged if need.permissions or need.secrets or need.configmaps)
@@ -274,6 +279,14 @@ def _configmaps(written: Mapping[str, JSON]) -> dict[str, tuple[tuple[str, str],
     if not isinstance(configmap, Mapping):
         return {}
     return {str(configmap["connection"]): ((str(configmap["namespace"]), str(configmap["name"])),)}
+
+
+def _alive(written: Mapping[str, JSON]) -> Iterator[str]:
+    """Give the connection through which Alertmanager is told that the daemon works."""
+    heartbeat = written.get("heartbeat")
+    alert = heartbeat.get("alertmanager") if isinstance(heartbeat, Mapping) else None
+    if isinstance(alert, Mapping):
+        yield str(alert["connection"])
 
 
 def _references(value: JSON) -> Iterator[str]:

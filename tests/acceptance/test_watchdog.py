@@ -146,6 +146,20 @@ async def test_lost_cluster_leaves_the_others_alone_until_a_person_forgets_it(wo
     assert await world.daemon.audit_holds()
 
 
+async def test_watchdog_switched_off_gives_everything_back(world: World) -> None:
+    """Without `stale_after` nothing is held back any more; the alert that says that the daemon lives opens no incident either."""
+    await _until_lost(world)
+    world.daemon.write_settings(watchdog={"stale_after": None})
+    await world.daemon.call("POST", "/-/reload")
+
+    async def lifted() -> bool:
+        return await _lost(world) == []
+
+    await world.daemon.until(lifted, what="nothing is lost any more")
+    assert await _acts(world, "off")
+    assert (await world.fire("RemediatorAlive", instance="here"))["incidents"] == []
+
+
 async def test_watchdog_heard_by_one_replica_counts_for_all(tmp_path: Path) -> None:
     """Whichever replica hears it: the other takes its end, its silence and its return from rows, and neither undoes what the other saw."""
     async with PostgresServer() as postgres:

@@ -10,12 +10,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from actions.alertmanager import AlertmanagerConnection, alive
 from remediator.escalation import Outbox
-from remediator.heartbeat import Heartbeat
+from remediator.heartbeat import ALIVE, Heartbeat
 from remediator.levels import Receiver, plain
 from remediator.metrics import Metrics
 from remediator.notice import notice
+from remediator.permissions import needs
 from remediator.records import PROBE, Message, MessageKind
+from remediator.registry import Registry
 from remediator.settings.stopping import HeartbeatSettings
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
@@ -173,3 +176,12 @@ async def test_page_that_reaches_nobody_is_known_until_somebody_has_it(tmp_path:
     finally:
         await outbox.aclose()
         await store.aclose()
+
+
+def test_heartbeat_needs_to_post_alerts_and_nothing_else() -> None:
+    """The rights that are generated for Alertmanager hold what the heartbeat does; the alert's name is the one that is never remedied."""
+    connection = AlertmanagerConnection.model_validate({"urls": ["http://alertmanager.example.com"]})
+    written = {"heartbeat": {"alertmanager": {"connection": "alertmanager"}}}
+    with_it, without = (needs([], Registry(), {"alertmanager": connection}, written=one)[0].rights for one in (written, {}))
+    assert {(right.verb, right.resource) for right in set(with_it) - set(without)} == {("POST", "/api/v2/alerts")}
+    assert alive.NAME == ALIVE
