@@ -17,6 +17,7 @@ from remediator.rules.model import BudgetScope, Rule
 from remediator.store.protocol import Changes, Committed
 from remediator.turn import NEEDS_PERSON
 from tests.simulation.loop import Process
+from tests.simulation.playbooks import in_window
 
 NEVER = "sim.post"
 _FINAL = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
@@ -31,8 +32,9 @@ class Violation(AssertionError):
 class Ledger:
     """The books of one simulation."""
 
-    def __init__(self, texts: Iterable[Rule], max_acting: int) -> None:
+    def __init__(self, texts: Iterable[Rule], max_acting: int, *, windows: bool = False) -> None:
         self.max_acting = max_acting
+        self.windows = windows
         self.rules = {rule.hash: rule for rule in texts}
         self.runs: dict[str, Run] = {}
         self.incidents: dict[str, Incident] = {}
@@ -138,6 +140,7 @@ class Ledger:
         self.intended[key] += 1
         in_force = [pause for pause in self.held_back.values() if pause.until is None or now < pause.until]
         frozen = [pause.scope for pause in in_force if pause.scope in (FREEZE, f"{FREEZE_RULE}{run.rule}")]
+        frozen += ["a window"] if self.windows and in_window(now) else []
         self.hold("frozen", that=not frozen, words=f"{key} was intended at {now} during {frozen}")
         taken = [pause for pause in in_force if pause.scope.startswith(TAKEN) and self._in_the_way(pause, run, step)]
         self.hold("taken", that=not taken, words=f"{key} was intended while {taken} was taken")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from remediator.freezes import Cron, Freezes, Window
 from remediator.guards import Bounds
 from remediator.model import Authority
 from remediator.rules.model import ApprovalSpec, Budget, BudgetScope, CheckSpec, GuardSpec, OnFailure, Remedy, Rule, StepSpec, VerifySpec
@@ -75,9 +76,17 @@ def _rules(version: int = 0, **changed: Any) -> dict[str, Rule]:
     return {one.name: one for one in made}
 
 
-def editions(max_acting: int = MAX_ACTING) -> list[Edition]:
-    """Return what reloads go between; the first is in force at the start."""
-    limits = bounds(max_acting=max_acting, max_wait=120 * SECOND)
+EVERY_OTHER_MINUTE = Freezes((Window("maintenance", Cron("*/2 * * * *", 15 * SECOND, UTC), reason="maintenance"),))
+
+
+def in_window(now: datetime) -> bool:
+    """Tell whether the window above is in force, by arithmetic of its own."""
+    return now.minute % 2 == 0 and now.second < 15
+
+
+def editions(max_acting: int = MAX_ACTING, *, windows: bool = False) -> list[Edition]:
+    """Return what reloads go between; the first is in force at the start. `windows` has nothing act for 15 s of every other minute."""
+    limits = bounds(max_acting=max_acting, max_wait=120 * SECOND, freezes=EVERY_OTHER_MINUTE if windows else Freezes())
     plain, tighter, fewer = _rules(), _rules(1, mode=Authority.APPROVE), _rules(2)
     tighter["two"] = replace(tighter["two"], guards=replace(GUARDS, budgets=(Budget(1, 300 * SECOND),)))
     fewer["job"] = replace(fewer["job"], enabled=False)

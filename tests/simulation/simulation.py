@@ -74,12 +74,12 @@ class Simulation:
         self.loop.before_step = self._before_step
         # Every fourth seed has a cap so low that going on, also after a person's word, has to wait for it.
         cap = self.options.max_acting or (1 if seed % 4 == 3 else MAX_ACTING)
-        self.ledger = Ledger(texts(), cap)
+        self.hands = seed % 8 in (3, 5, 6) if self.options.hands is None else self.options.hands
+        self.ledger = Ledger(texts(), cap, windows=self.hands)
         self.world = World(self.loop)
         self.world.sent, self.world.effective = self._sent, self._effective
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=MEMORY if MEMORY.is_dir() else None))
-        self.editions = editions(cap)
-        self.hands = seed % 8 in (3, 5, 6) if self.options.hands is None else self.options.hands
+        self.editions = editions(cap, windows=self.hands)
         self.faults: Counter[str] = Counter()
         self.crashes: list[str] = []
         self.chaos = True
