@@ -180,11 +180,14 @@ def _touching(run: Run) -> list[Plan]:
 
 
 async def _start(engine: Engine, work: Work, plans: Sequence[Plan]) -> None:
-    """Take all locks and enter `undoing`; the first call's intent follows."""
-    keys = guards.lock_keys(plans)
+    """Take all locks, of the ways back and of what was done, and enter `undoing`; the first call's intent follows."""
+    both = (*plans, *(plan_of(step) for step in work.run.steps))
+    keys = guards.lock_keys(both)
 
     def play(turn: Turn) -> bool:
-        against = engine.judge((*guards.UNDOING_BY_HAND, guards.Locks()), work, turn.snapshot, plans)
+        against = engine.judge(guards.UNDOING_BY_HAND, work, turn.snapshot, plans) or engine.judge(
+            (guards.Locks(),), work, turn.snapshot, both
+        )
         if against:
             turn.hold(against, max_wait=engine.max_wait(work))
             return True

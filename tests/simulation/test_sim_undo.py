@@ -22,7 +22,7 @@ from tests.simulation.people import PEOPLE
 from tests.simulation.simulation import Host, Options, Simulation
 from tests.simulation.world import SimRegistry
 
-SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "100")) // 4 + 5
+SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "100")) // 10 + 5
 
 
 class UndoingLedger(Ledger):
