@@ -154,7 +154,7 @@ class Engine:
             usage=[(work.run.rule, work.run.target)],
             usage_window=max(windows, default=timedelta(days=1)),
             attempts=[work.run.rule] if work.judged else [],
-            attempts_window=trust.window_of(work.specs()),
+            attempts_window=trust.window_of(work.specs()) if work.judged else timedelta(),
         )
 
     async def turn(self, work: Work, play: Play, *, park: bool = False, locks: Sequence[str] = (), below: Sequence[str] = ()) -> None:

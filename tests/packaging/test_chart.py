@@ -459,6 +459,8 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
         f"remediator_paused{{{labels}}}": "0x300",
         f"remediator_paused_rules{{{labels}}}": "0x300",
         f"remediator_storm{{{labels}}}": "0x300",
+        f"remediator_stopped_remedies{{{labels}}}": "0x300",
+        f"remediator_demoted_rules{{{labels}}}": "0x300",
         f"remediator_reconciliation_last_complete_timestamp_seconds{{{labels}}}": "0+60x300",
         f'remediator_alerts_received_total{{{labels}, status="firing"}}': "0+1x300",
         f"remediator_watchdog_stale{{{labels}}}": "0x300",
@@ -494,7 +496,7 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", "test.yaml"]):
         done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert len(alerts) == 15
+    assert len(alerts) == 17
 
 
 def test_example_holds_the_same_alerts(groups: Document, tmp_path: Path) -> None:
