@@ -65,6 +65,41 @@ class Wipe(Action[WipeParams]):
         return Verdict(Health.HEALTHY, "wiped")
 
 
+class CopyParams(Params):
+    """Which disk to write anew."""
+
+    port: int
+    disk: str
+
+
+class Copy(Action[CopyParams]):
+    """Reads a disk, takes its time (until somebody says `go`), and writes what it read: whatever happened meanwhile is undone."""
+
+    name = "naive.copy"
+    Params = CopyParams
+    risk = Risk.LOW
+    repeat = Repeat.DETECTABLE
+    reversible = False
+    permissions = (RIGHT,)
+    example: ClassVar[Mapping[str, Any]] = {"port": 6379, "disk": "m1:1"}
+
+    async def plan(self, params: CopyParams, ctx: Context) -> Plan:
+        ident = f"disks:here/-/disk/{params.disk}"
+        intent = {"port": params.port, "disk": params.disk}
+        return Plan(self.name, f"copy {params.disk}", (Target(ident, ident),), intent, impact=Impact(1))
+
+    async def apply(self, plan: Plan, ctx: Context) -> Receipt:
+        async with Redis(int(str(plan.intent["port"]))) as redis:
+            data = await redis.get(plan.intent["disk"])
+            await redis.set("copying", "yes")
+            await redis.blpop("go", timeout=20)
+            await redis.set(plan.intent["disk"], data)
+        return Receipt("copied")
+
+    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:
+        return Verdict(Health.HEALTHY, "copied")
+
+
 class PointParams(Params):
     """Where the plans are counted."""
 
@@ -97,4 +132,4 @@ class Point(Action[PointParams]):
         return Verdict(Health.HEALTHY, "pointed")
 
 
-PROVIDER = Provider("naive", actions=(Wipe, Point))
+PROVIDER = Provider("naive", actions=(Wipe, Copy, Point))
