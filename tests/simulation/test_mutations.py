@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from remediator import approval, execution, guards, receiving, turn
+from remediator import approval, execution, freezes, guards, receiving, turn
 from remediator.decide import Mandate
 from remediator.engine import authority, people, preparing, undoing
 from remediator.model import ApprovalState, Authority, Repeat, StepState
@@ -144,6 +144,11 @@ def freeze_is_asked_before_planning_only(patch: Patch) -> None:
         patch.setattr(guards, name, tuple(guard for guard in getattr(guards, name) if not isinstance(guard, guards.Freeze)))
 
 
+def windows_are_ignored(patch: Patch) -> None:
+    """What people freeze holds, what the settings freeze does not."""
+    patch.setattr(freezes, "around", lambda *_values: (None, None))
+
+
 def nobody_is_told(patch: Patch) -> None:
     """A run that needs a person says so to nobody."""
     patch.setattr(turn.Turn, "_needs_person", lambda *_values: None)
@@ -215,8 +220,9 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     ),
     (freeze_is_ignored, {"frozen"}, {"alarms": 9, "hands": True}),
     (freeze_is_asked_before_planning_only, {"frozen"}, {"alarms": 9, "hands": True, "rules": ("ask", "careful", *HALF_WAY)}),
+    (windows_are_ignored, {"frozen"}, {"alarms": 9, "hands": True}),
     (responder_is_ignored, {"taken"}, {"alarms": 9, "hands": True}),
-    (size_is_ignored, {"blast"}, {"alarms": 14, "rules": ("evict",)}),
+    (size_is_ignored, {"blast"}, {"alarms": 20, "faults": 0, "strikes": 0.0, "rules": ("set", "evict"), "hands": False}),
     (nobody_is_told, {"person_told", "owned"}, {}),
     (alerts_are_answered_too_early, {"accepted", "accepted_run"}, {}),
     (leases_outlive_their_process, {"settles", "durable"}, {"replicas": 1, "strikes": 0.02}),
