@@ -82,9 +82,15 @@ def _mode(run: Run, rule: Rule) -> Authority:
 # --- how far a rule's record lets it go -----------------------------------------------------------------------------------
 
 
+_DOES = ("match", "for", "target", "checks", "remedies", "alive")
+"""Keys of a rule's text that say when it acts, on what and how."""
+
+
 def mark_of(rule: Rule) -> str:
-    """Return what a promotion rests on: the text of all remedies. Change one, and it has to be earned again."""
-    return digest(sorted(remedy.hash for remedy in rule.remedies))
+    """Return what a promotion rests on: when the rule acts, on what and how. Change that, and a person has to look again."""
+    text = rule.source.get("rule")
+    does = {key: text[key] for key in _DOES if key in text} if isinstance(text, Mapping) else {}
+    return digest([sorted(remedy.hash for remedy in rule.remedies), does, rule.source.get("vars")])
 
 
 def caps(rules: Iterable[Rule], pauses: Mapping[str, Pause], *, earn: bool) -> list[tuple[Authority, str]]:
@@ -100,7 +106,7 @@ def caps(rules: Iterable[Rule], pauses: Mapping[str, Pause], *, earn: bool) -> l
             if promoted is None:
                 found.append((Authority.APPROVE, "the rule has not been promoted to auto (limits.earn)"))
             elif promoted.mark != mark_of(rule):
-                found.append((Authority.APPROVE, "its remedies were changed since it was promoted to auto (limits.earn)"))
+                found.append((Authority.APPROVE, "what it does was changed since it was promoted to auto (limits.earn)"))
     return list(dict.fromkeys(found))
 
 

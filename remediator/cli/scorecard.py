@@ -42,8 +42,14 @@ def _rows(card: Mapping[str, Any]) -> Iterator[list[object]]:
             *("" if score["remedy"] else card["rule"], score["remedy"] or "(all)", f"{score['successes']}/{score['attempts']}"),
             *("" if score["rate"] is None else f"{score['rate']:.0%}", f"{score['lower']:.0%}" if score["attempts"] else ""),
             *(_times(score["recovery"]), _times(score["without"]) if not score["remedy"] else ""),
-            *(score["would_have"] or "", score["would_have_recovered"] or ""),
+            *(score["would_have"] or "", _ended(score)),
         ]
+
+
+def _ended(score: Mapping[str, Any]) -> str:
+    """Return how often the alert ended though the remedy was only rehearsed, and in what time."""
+    count = score["would_have_recovered"]
+    return f"{count} in {_times(score['rehearsed_recovery'])}" if count else ""
 
 
 def _times(found: Mapping[str, Any]) -> str:

@@ -379,7 +379,7 @@ async def test_auto_must_be_earned_where_the_operator_says_so(start: Start) -> N
     await harness.send(down("c"))
     await harness.work()
     assert (await latest(harness)).state is RunState.AWAITING_APPROVAL
-    assert "its remedies were changed" in (await latest(harness)).reason
+    assert "what it does was changed" in (await latest(harness)).reason
 
 
 async def test_s13_a_demotion_reaches_a_run_under_way(start: Start) -> None:

@@ -13,7 +13,7 @@ from remediator.model import Authority
 from remediator.records import DEMOTED, Attempt, Ending, Pause
 from remediator.rules.model import Arm, GuardSpec
 from remediator.scorecard import Times, card, missing, score, times, wilson
-from remediator.trust import fallen, spread
+from remediator.trust import fallen, mark_of, spread
 from tests.builders import NOW, bounds, rule
 
 MINUTE = timedelta(minutes=1)
@@ -216,3 +216,12 @@ def test_a_card_says_how_far_its_record_lets_a_rule_go() -> None:
     assert found.stopped == (stopped,)
     assert [one.remedy for one in found.remedies] == ["restart"]
     assert "demoted to observe by anna" in found.reasons[0]
+
+
+def test_a_promotion_rests_on_what_the_rule_does() -> None:
+    """Other words about it keep the promotion; another matcher, check or variable does not."""
+    text = {"name": "x", "description": "one", "match": ["a"], "checks": {"c": {"http.get": {}}}, "remedies": []}
+    of = lambda **more: mark_of(replace(RULE, source={"rule": {**text, **more}, "vars": {"namespace": "shop"}}))  # noqa: E731
+    assert of(description="another", severity="sev1") == of()
+    assert len({of(), of(match=["b"]), of(checks={}), of(target="t"), mark_of(RULE), mark_of(replace(RULE, remedies=()))}) == 6
+    assert mark_of(replace(RULE, source={"rule": text, "vars": {"namespace": "other"}})) != of()
