@@ -84,6 +84,11 @@ def follows(message: Message) -> bool:
     return climbs(message) and message.key.count("/") > 2
 
 
+def to_those_told(message: Message) -> bool:
+    """Tell whether a message is for people who heard of the incident before: no digest tells them."""
+    return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
+
+
 def climb_of(message: Message, *, now: datetime) -> Climb:
     """Read how far a page has come; one that has not been looked at begins now."""
     raw = message.body.get("climb")
@@ -314,7 +319,7 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
         marks = who_was_told(rows, all_well=False)
         return Step(_to(message, marks, policy))
     if incident.active_run is not None and incident.resolved_at is not None and now < incident.resolved_at + LAST_RUN:
-        return Step(Later(replace(message, due_at=now + LOOK_AGAIN)))
+        return Step(Later(replace(message, due_at=max(now, message.due_at) + LOOK_AGAIN)))
     marks = who_was_told(rows, all_well=True) | may_have_been_told(rows, policy)
     pending = [one.key for one in rows if climbs(one) and one.delivered_at is None and not one.cancelled]
     return Step(_to(message, marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))

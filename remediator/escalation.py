@@ -30,6 +30,7 @@ from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.storm import folded_into
 
 FIRST_RETRY = timedelta(seconds=2)
+SHORTEST_WAIT = timedelta(seconds=1)
 LONGEST_RETRY = timedelta(minutes=5)
 FORGET_FAILING = timedelta(minutes=15)
 """So long a failure counts without another attempt: longer than the longest retry, so that one which another replica tries on runs out."""
@@ -184,7 +185,7 @@ class Outbox:
         if not still_wanted(message, incident, run):
             await self._drop(message)
             return
-        storm = None if climbing.follows(message) else folded_into(message, run, await self._store.pauses())
+        storm = None if climbing.to_those_told(message) else folded_into(message, run, await self._store.pauses())
         if storm is not None:
             folded = Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})
             await self._drop(message, folded)
@@ -224,7 +225,7 @@ class Outbox:
         now = self._clock()
         if message.body.get("phase") == digest.OPEN:
             if STORM in await self._store.pauses():
-                return Later(replace(message, due_at=now + climbing.IN_A_STORM))
+                return Later(replace(message, due_at=max(now, message.due_at) + climbing.IN_A_STORM))
             folded = await self._folded(message.policy)
             if not folded:
                 return climbing.last_reminder(message, policy, now=now)
@@ -275,7 +276,9 @@ class Outbox:
 
     async def _put_off(self, message: Message, waiting: Message, why: str) -> None:
         """Write down until when a message waits, and once for each reason that it does."""
-        waiting = replace(waiting, body={**waiting.body, "waits": why})
+        # The store's clock may be ahead of ours: what it calls due must not become due again at once, over and over.
+        due_at = max(waiting.due_at, message.due_at + SHORTEST_WAIT)
+        waiting = replace(waiting, body={**waiting.body, "waits": why}, due_at=due_at)
         events = []
         if why and message.body.get("waits") != why:
             data = {"key": message.key, "level": waiting.body.get("level", 1), "until": waiting.due_at.isoformat(), "reason": why}

@@ -270,6 +270,17 @@ async def test_storm_puts_levels_and_updates_off(begin: Begin) -> None:
     assert paging.told() == ["level-1", "level-2"]
 
 
+async def test_storm_keeps_no_end_from_those_who_were_paged(begin: Begin) -> None:
+    """An incident that was paged right before the storm was noticed belongs to it; that it is over is told all the same."""
+    paging = await begin()
+    await paging.fires()
+    storm = Pause(STORM, "remediator", "60 incidents", paging.now, since=paging.now - MINUTE)
+    await paging.store.transact(Reads(), lambda _seen: Changes(pauses=[storm]))
+    await paging.acknowledge()
+    await paging.ends()
+    assert (paging.told("acknowledged"), paging.told("resolved")) == (["level-1"], ["level-1"])
+
+
 async def test_digests_climb_with_the_age_of_the_storm(begin: Begin) -> None:
     """The first digest goes to level 1; one that is made ten minutes later to level 2 as well."""
     paging = await begin()
