@@ -10,6 +10,7 @@ that cluster, and for those that name none.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,8 +28,8 @@ from remediator.store.protocol import Changes, Snapshot
 
 CLUSTER = "cluster"
 """Label by which a watchdog, and an alert, says which cluster it is of."""
-LONGEST_CLUSTER = 200
-"""A longer name of a cluster is none: the watchdog speaks for all alerts then."""
+_NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
+"""Another name of a cluster is none, and the watchdog speaks for all alerts then: it becomes part of keys and of what people type."""
 NOTE = "it is a watchdog: it says that alerts get here"
 FORGOTTEN = "a watchdog that somebody said will not come back"
 
@@ -65,7 +66,7 @@ def scope_of(fingerprint: str, labels: Mapping[str, str]) -> str:
     'watchdog:d4d26dca8fe732d5@eu-1'
     """
     cluster = labels.get(CLUSTER, "")
-    return f"{WATCHDOG}:{fingerprint}" + (f"@{cluster}" if 0 < len(cluster) <= LONGEST_CLUSTER else "")
+    return f"{WATCHDOG}:{fingerprint}" + (f"@{cluster}" if _NAME.fullmatch(cluster) else "")
 
 
 def fingerprint_of(scope: str) -> str:

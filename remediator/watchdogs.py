@@ -64,11 +64,9 @@ class Watchdogs:
         if self._scan_is_due():
             await self._scan(watch)
         seen = await self._store.read(Reads(fingerprints=list(self._known)))
-        self._known = {name: episode for name, episode in seen.episodes.items() if episode.open}
+        self._known = {name: episode for name, episode in seen.episodes.items() if episode.open and watch.watches(episode.labels)}
         if not self._known:
-            await self._scan(watch)
-        if not self._known:
-            await self._never_heard(watch.stale_after)
+            await self._never_heard(watch, watch.stale_after, seen)
         elif WATCHDOG_AWAITED in seen.pauses:
             await self._store.transact(Reads(), _no_longer_awaited)
         for episode in self._known.values():
@@ -107,17 +105,17 @@ class Watchdogs:
 
         await self._store.transact(Reads(fingerprints=[fingerprint]), build)
 
-    async def _never_heard(self, stale_after: timedelta) -> None:
-        def build(snapshot: Snapshot) -> Changes:
-            return watchdog.never_heard(snapshot, stale_after, dry_run=self._dry_run())
-
-        pauses = await self._store.pauses()
-        awaited = pauses.get(WATCHDOG_AWAITED)
-        now = (await self._store.read(Reads())).now
-        if awaited is None and any(map(watchdog.is_lost, pauses)):
+    async def _never_heard(self, watch: Watch, stale_after: timedelta, seen: Snapshot) -> None:
+        """Begin to await a first watchdog, or give that up, unless another replica has heard one."""
+        awaited = seen.pauses.get(WATCHDOG_AWAITED)
+        if awaited is None and any(map(watchdog.is_lost, seen.pauses)):
             return
-        if awaited is None or now - awaited.at >= stale_after:
-            await self._store.transact(Reads(), build)
+        if awaited is not None and seen.now - awaited.at < stale_after:
+            return
+        await self._scan(watch)
+        if not self._known:
+            dry_run = self._dry_run()
+            await self._store.transact(Reads(), lambda snapshot: watchdog.never_heard(snapshot, stale_after, dry_run=dry_run))
 
     async def _not_watched(self) -> None:
         """Lift once what is left from when it was watched."""

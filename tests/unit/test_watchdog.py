@@ -137,9 +137,12 @@ def test_forgotten_watchdog_is_closed() -> None:
     assert not changes.pauses
 
 
-def test_long_name_of_a_cluster_is_none() -> None:
-    """A label from outside never makes a row that a database can't index; the watchdog then speaks for all."""
-    assert watchdog.scope_of("0" * 16, {"cluster": "x" * 5000}) == "watchdog:" + "0" * 16
+@pytest.mark.parametrize("name", ["x" * 5000, "eu\nus", "m\u00fcnchen", "eu@us", "\x1b[2J"])
+def test_odd_name_of_a_cluster_is_none(name: str) -> None:
+    """A label from outside never makes a key that no database, header or terminal takes; the watchdog then speaks for all."""
+    scope = watchdog.scope_of("0" * 16, {"cluster": name})
+    assert scope == "watchdog:" + "0" * 16
+    assert watchdog.lost({scope: Pause(scope, "remediator", "why", NOW)}, {"cluster": "eu"}) is not None
 
 
 def test_matcher_that_is_none_is_refused() -> None:
