@@ -190,13 +190,25 @@ class Outbox:
             folded = Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})
             await self._drop(message, folded)
             return
-        match await self._decide(message, incident, run):
+        match await self._decide_or_send(message, incident, run):
             case Send(message=made, receivers=receivers):
                 await self._send_all(made, receivers, incident, run)
             case Later(message=waiting, why=why):
                 await self._put_off(message, waiting, why)
             case _:
                 await self._drop(message)
+
+    async def _decide_or_send(self, message: Message, incident: Incident | None, run: Run | None) -> climbing.Verdict:
+        """Decide what becomes of a message; a page about which nothing can be decided goes to everybody who hears of things first."""
+        try:
+            return await self._decide(message, incident, run)
+        except RemediatorError:
+            raise
+        except Exception:
+            if message.kind is not MessageKind.PAGE or incident is None:
+                raise
+            self._log.exception("page.undecided", key=message.key)
+            return Send(message, self._policies(message.policy).first_at(incident.severity, self._clock())[0])
 
     async def _decide(self, message: Message, incident: Incident | None, run: Run | None) -> climbing.Verdict:
         """Decide what becomes of a message; the rows that follow from it are durable before anything is sent."""

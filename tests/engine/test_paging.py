@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from remediator.events import Kind
 from remediator.levels import Hours, Policy, Unless
@@ -373,3 +374,15 @@ async def test_failing_messages_are_counted_until_they_are_taken(begin: Begin) -
     await paging.passes(7 * MINUTE)
     paging.outbox._tell_failing()
     assert counts == [2, 2, 0]
+
+
+async def test_page_about_which_nothing_can_be_decided_is_sent(begin: Begin) -> None:
+    """A row that can't be understood, or a bug, must not keep a page from people."""
+    paging = await begin()
+    await paging.fires()
+    broken = Message(f"{FIRST}/page/0/7", MessageKind.PAGE, "default", FIRST, {"rule": "r", "climb": {"began": "?"}}, paging.now)
+    await paging.store.transact(Reads(), lambda _seen: Changes(messages=[broken]))
+    with capture_logs() as logs:
+        await paging.deliver()
+    assert paging.told() == ["level-1", "level-1"]
+    assert [entry["key"] for entry in logs if entry["event"] == "page.undecided"] == [broken.key]
