@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +20,7 @@ from tests.servers.alertmanager import AlertmanagerServer
 from tests.servers.daemon import ROOT, DaemonProcess
 from tests.servers.http import HttpServer, Reply
 from tests.servers.ports import eventually
+from tests.servers.postgres import PostgresServer
 from tests.servers.prometheus import PrometheusServer
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.xdist_group("acceptance-page-when-dead")]
@@ -178,3 +181,41 @@ async def test_second_route_that_waits_pages_only_for_what_still_fires(tmp_path:
             await eventually(paged, what="the pager was told", within=30)
             told = [alert for request in pager.received for alert in json.loads(request.body)["alerts"]]
             assert {alert["labels"]["id"] for alert in told if alert["status"] == "firing"} == {"left"}
+
+
+async def test_daemon_whose_store_is_gone_sends_no_beat(tmp_path: Path) -> None:
+    """It lives, and answers, but takes nothing: whoever waits for its beats misses them, until the store is back."""
+    async with HttpServer() as switch, PostgresServer() as postgres:
+        switch.default = Reply(200)
+        url = f"postgresql://{postgres.user}@127.0.0.1:{postgres.port}/{postgres.database}"
+        settings = {
+            "store": {"url": url, "password": {"env": "STORE_PASSWORD"}},
+            "heartbeat": {"every": "1s", "url": {"env": "DEADMAN_URL"}},
+        }
+        secrets = {"STORE_PASSWORD": postgres.password, "DEADMAN_URL": f"{switch.url}/ping/4711"}
+        async with DaemonProcess(tmp_path / "daemon", settings, environment=secrets) as daemon:
+
+            async def count(outcome: str) -> float:
+                return await daemon.metric("remediator_heartbeats_total", outcome=outcome)
+
+            async def beats() -> bool:
+                return await count("sent") >= 2
+
+            await eventually(beats, what="beats", within=30)
+            await asyncio.to_thread(postgres.halt)
+            before = await count("withheld")
+
+            async def withheld() -> bool:
+                return await count("withheld") >= before + 2
+
+            await eventually(withheld, what="beats are withheld", within=60)
+            heard, sent = len(switch.received), await count("sent")
+            await eventually(functools.partial(_more, count, await count("withheld")), what="a further one is withheld", within=60)
+            assert (len(switch.received), await count("sent")) == (heard, sent)
+            await asyncio.to_thread(postgres.launch)
+            await eventually(functools.partial(_more, count, sent, "sent"), what="beats again", within=60)
+            assert "4711" not in daemon.log
+
+
+async def _more(count: Callable[[str], Awaitable[float]], than: float, outcome: str = "withheld") -> bool:
+    return await count(outcome) > than
