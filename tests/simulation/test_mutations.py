@@ -216,7 +216,16 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (
         cap_is_ignored_when_going_on,
         {"max_acting"},
-        {"alarms": 9, "faults": 14, "rules": HALF_WAY, "max_acting": 1, "replicas": 1, "strikes": 0.0},
+        {
+            "alarms": 14,
+            "faults": 4,
+            "rules": ("two", "ask"),
+            "max_acting": 1,
+            "replicas": 1,
+            "strikes": 0.0,
+            "seconds": 150.0,
+            "hands": False,
+        },
     ),
     (freeze_is_ignored, {"frozen"}, {"alarms": 9, "hands": True}),
     (freeze_is_asked_before_planning_only, {"frozen"}, {"alarms": 9, "hands": True, "rules": ("ask", "careful", *HALF_WAY)}),
