@@ -17,10 +17,12 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry
 
+from remediator import undo
 from remediator.action import Check, Fact, FactType, Params, Provider
 from remediator.alerts import parse_webhook
 from remediator.authentication import Authenticator
 from remediator.desk import Desk
+from remediator.errors import NotFound
 from remediator.events import Kind
 from remediator.freezes import Freezes
 from remediator.guards import Bounds
@@ -171,6 +173,20 @@ class SurfaceService:
             "checks": {"logs": {"facts": {"count": 3, "lines": [SECRET_LINE]}, "seconds": 0.1}},
             "conditions": [{"remedy": "roll back", "value": True, "facts": {"checks.logs.lines": [SECRET_LINE]}, "reason": ""}],
         }
+
+    async def undo(self, run: str, why: str, actor: Actor) -> Run:
+        """Make the run that undoes another one."""
+        kinds: Any = self.registry.action
+        committed = await self.store.transact(
+            Reads(runs=[run]), lambda snapshot: undo.begin(snapshot, run, why=why, actor=actor, kinds=kinds, dry_run=False)
+        )
+        return committed.changes.runs[0]
+
+    async def undo_plan(self, run: str) -> Mapping[str, JSON]:
+        """Say that an undo would do nothing, for runs that there are."""
+        if await self.store.run(run) is None:
+            raise NotFound(f"there is no run {run!r}")
+        return {"run": run, "possible": True, "reason": "", "steps": []}
 
     async def reload(self, actor: Actor) -> Reloaded:
         """Say what the test wants said."""

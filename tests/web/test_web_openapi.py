@@ -100,5 +100,6 @@ async def test_answers_are_as_described(surface: Surface, http: ClientSession) -
             whole = {**schema, "components": document["components"]}
             OAS31Validator(whole).validate(await answer.json())
     tested = {(method, path) for method, path, _, _ in GOOD}
-    streamed = {("GET", "/metrics"), ("GET", "/api/v1/audit/export"), ("POST", "/api/v1/runs/{run}/signals")}
+    streamed = {("GET", "/metrics"), ("GET", "/api/v1/audit/export")}
+    streamed |= {("POST", "/api/v1/runs/{run}/signals"), ("POST", "/api/v1/runs/{run}/undo")}
     assert tested | streamed == {(route.method, route.path) for route in ROUTES}

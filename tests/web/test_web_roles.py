@@ -18,6 +18,7 @@ EXPECTED: dict[str, set[Role]] = {
     "acknowledgeIncident": RESPONDERS,
     **dict.fromkeys(("takeIncident", "releaseIncident", "takeTarget", "releaseTarget"), RESPONDERS),
     "signalRun": RESPONDERS,
+    "undoRun": RESPONDERS,
     "decideApproval": {Role.APPROVER, Role.ADMIN},
     "pause": RESPONDERS,
     "resume": {Role.APPROVER, Role.ADMIN},
@@ -90,6 +91,19 @@ async def test_responder_may_stop_but_not_let_act(surface: Surface, http: Client
             assert answer.status == status, kind
         async with http.post(url, json={"kind": kind}, headers=bearer(Role.APPROVER)) as answer:
             assert answer.status == 404, kind
+
+
+async def test_responder_may_see_an_undo_but_not_ask_for_it(surface: Surface, http: ClientSession) -> None:
+    """So it is with undoing an ended run: what it would do is for all who respond."""
+    url = f"{surface.url}/api/v1/runs/none/undo"
+    for role, plan, status in (
+        (Role.RESPONDER, True, 404),
+        (Role.RESPONDER, False, 403),
+        (Role.APPROVER, False, 404),
+        (Role.VIEWER, True, 403),
+    ):
+        async with http.post(url, json={"plan": plan}, headers=bearer(role)) as answer:
+            assert answer.status == status, (role, plan)
 
 
 def test_operations_are_all_used() -> None:
