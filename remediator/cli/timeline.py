@@ -195,6 +195,8 @@ TOLD: dict[str, str | Callable[[Data], str]] = {
     Kind.PAUSE_LIFTED: "Kill switch lifted for {scope}",
     Kind.TARGET_TAKEN: "{target} TAKEN by {owner}, until {until}: automation keeps its hands off. {why}",
     Kind.TARGET_RELEASED: "{target} released, {owner} has it no more: {reason}",
+    Kind.WATCHDOG_LOST: "Watchdog LOST, so nothing acts without a person: {reason}",
+    Kind.WATCHDOG_HEARD: "Watchdog heard again, after {away}",
     Kind.FREEZE_SET: "FROZEN {scope}, until {until}: {why}",
     Kind.FREEZE_LIFTED: "Thawed {scope}: {why}",
     Kind.FREEZE_DOUBTED: "Nobody knows whether freeze {freeze} is in force, so that a person is asked: {reason}",
