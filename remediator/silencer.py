@@ -91,10 +91,13 @@ class Silencer:
         """Begin to see to whatever is due; return for how long nothing will be."""
         try:
             seen = await self._store.read(Reads())
+            kept = silencing.all_of(seen.pauses)
         except TemporaryError as error:
             self._log.warning("silences.delayed", error=str(error))
             return POLL
-        kept = silencing.all_of(seen.pauses)
+        except Exception:  # noqa: BLE001 - without this loop no silence ever ends before its time
+            self._log.exception("silences.crashed")
+            return POLL
         self._known = bool(kept)
         for keeping in kept:
             if keeping.due_at <= seen.now and keeping.run not in self._busy:

@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.acceptance.killing import _use
 from tests.acceptance.world import GatedServer, leaving
 from tests.servers.alertmanager import AlertmanagerServer
 from tests.servers.daemon import DaemonProcess
 from tests.servers.http import HttpServer, Reply
 from tests.servers.ports import eventually
+from tests.servers.postgres import PostgresServer
 
 pytestmark = pytest.mark.xdist_group("acceptance-silence")
 
@@ -125,8 +127,8 @@ class World:
 
 
 @asynccontextmanager
-async def opened(directory: Path, rules: str, **settings: Any) -> AsyncIterator[World]:
-    """Start all."""
+async def opened(directory: Path, rules: str, *, postgres: PostgresServer | None = None, **settings: Any) -> AsyncIterator[World]:
+    """Start all, the daemon on SQLite or on a PostgreSQL."""
     async with GatedServer() as target, HttpServer() as pager:
         target.default = pager.default = Reply(200)
         target.set("/bad/one", Reply(400))
@@ -136,6 +138,8 @@ async def opened(directory: Path, rules: str, **settings: Any) -> AsyncIterator[
         async with AlertmanagerServer(directory / "alertmanager", config=config) as alertmanager:
             daemon.write_settings(alertmanager=[alertmanager.url], silence={"lease": "5s"})
             daemon.write_settings(**settings)
+            if postgres is not None:
+                await _use(postgres, daemon, "quiet")
             await daemon.start()
             async with leaving(daemon):
                 yield World(alertmanager, target, pager, daemon)
@@ -157,6 +161,17 @@ async def test_pager_is_quiet_while_the_run_works_and_fires_when_it_fails(tmp_pa
         await world.hears("Quiet")
         assert await world.silences() == []
         assert len(await world.events("silence.made")) == len(await world.events("silence.ended")) == 1
+
+
+async def test_silence_ends_with_the_run_on_postgresql(tmp_path: Path) -> None:
+    """The rows are the same on both stores."""
+    async with PostgresServer() as postgres, opened(tmp_path, rule(SLOW, BAD), postgres=postgres) as world:
+        await world.works()
+        world.target.gate.set()
+        await world.reaches("failed")
+        await world.hears("Quiet")
+        assert await world.silences() == []
+        assert len(await world.events("silence.ended")) == 1
 
 
 async def test_silence_is_prolonged_while_the_run_works(tmp_path: Path) -> None:
