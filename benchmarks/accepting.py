@@ -114,7 +114,7 @@ async def accept(stage: Stage) -> list[Figure]:
         if stored != plain.first:
             raise RuntimeError(f"{plain.first} alerts were accepted, {stored} are stored")
     return [
-        ratio("accepted webhooks, no rule matches", plain.rate, base.rate, of="C", least=1.5),
+        ratio("accepted webhooks, no rule matches", plain.rate, base.rate, of="C", least=2),
         ratio("accepted webhooks, each repeats an alert of an open incident", again.rate, base.rate, of="C", least=1.5),
         ratio("accepted webhooks, each opens an incident with a run", runs.rate, base.rate, of="C", least=None),
         ratio("the client can do more than that: baseline D", ceiling.rate, plain.rate, of="no rule", least=1.2),
