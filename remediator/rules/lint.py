@@ -16,8 +16,9 @@ _UNREACHABLE = re.compile(r"!\s*checks\.(\w+)\.reachable\b|checks\.(\w+)\.reacha
 
 
 def lint(ruleset: RuleSet) -> list[Problem]:
-    """Return warnings: rules without an order, evidence from one place only, remedies never reached, owners nobody suspends or resumes."""
-    warnings = [problem for rule in ruleset.rules for problem in (*_single_vantage(rule), *_never_reached(rule), *_trusts_prose(rule))]
+    """Return warnings: no order, evidence from one place, remedies never reached or never verified, owners nobody suspends or resumes."""
+    each = (_single_vantage, _never_reached, _verifies_nothing, _trusts_prose)
+    warnings = [problem for rule in ruleset.rules for look in each for problem in look(rule)]
     return sorted([*warnings, *_overlaps(ruleset.rules), *_suspensions(ruleset.rules)])
 
 
@@ -47,6 +48,15 @@ def _never_reached(rule: Rule) -> Iterator[Problem]:
             yield _at(rule, f"remedy {remedy.name!r} has no condition, so those after it are only reached when it was tried before")
         if number == last and remedy.on_failure is OnFailure.NEXT:
             yield _at(rule, f"remedy {remedy.name!r} says on_failure: next, but it is the last")
+
+
+def _verifies_nothing(rule: Rule) -> Iterator[Problem]:
+    """Warn of a verification that looks neither at the alert nor at a check: it would call success whatever came of it."""
+    for remedy in rule.remedies:
+        until = remedy.verify.until
+        if until is not None and not any(name == "alert.resolved" or name.startswith("checks.") for name in until.names):
+            message = f"remedy {remedy.name!r} is verified by {until.text!r}, which looks neither at the alert nor at a check"
+            yield _at(rule, f"{message}: write what must be true afterwards, like `alert.resolved`")
 
 
 def _trusts_prose(rule: Rule) -> Iterator[Problem]:

@@ -158,6 +158,16 @@ def test_remedies_that_are_never_reached(load: Load) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("until", "count"),
+    [("true", 1), ('labels.ns == "shop"', 1), ("alert.resolved", 0), ("checks.q.value < 1", 0), ("known(checks.q.value)", 0)],
+)
+def test_verification_that_looks_at_nothing(load: Load, until: str, count: int) -> None:
+    """`until: true` would call a success whatever came of it: unknown is not success, and unseen is not either."""
+    found = warnings(load, f"name: a, {CHECKS}, remedies: [{{name: x, {STEPS}, verify: {{within: 10m, hold: 1m, until: '{until}'}}}}]")
+    assert len([one for one in found if "looks neither at the alert nor at a check" in one]) == count
+
+
 def test_bad_matcher_is_no_rule() -> None:
     """The helper of these tests doesn't hide errors."""
     with pytest.raises(InvalidExpression):
