@@ -81,6 +81,7 @@ class KillSwitches:
         if settings.file is not None and (says := self._file_says(settings.file)) is not None:
             return f"{settings.file} on {self._host} is there ({says}); remove it first"
         if settings.configmap is None or await self._ask(settings.configmap) is None:
+            self._seen = None  # the person who is about to lift it knows; what was seen before must not throw it again behind his back
             return None
         unread = f", as far as is known: it can't be read now ({self._trouble})" if self._trouble else ""
         return f"{_name(settings.configmap)} is set{unread}; remove it first (`kubectl annotate … {settings.configmap.annotation}-`)"
@@ -138,7 +139,10 @@ class KillSwitches:
         def build(snapshot: Snapshot) -> Changes:
             return operations.pause(snapshot, EVERYWHERE, why=why, actor=Actor(who), active=self._held())
 
-        if EVERYWHERE not in await self._store.pauses():
+        thrown = await self._store.pauses()
+        if self._seen is None:
+            return  # lifted meanwhile
+        if EVERYWHERE not in thrown:
             await self._store.transact(Reads(), build)
         self._seen = None
         self._metrics.paused.set(1)

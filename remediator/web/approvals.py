@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import Annotated, Literal, cast
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from remediator.authentication import Operation
 from remediator.errors import ApprovalRefused
 from remediator.model import ApprovalState, to_json
 from remediator.records import Approval
+from remediator.web.bodies import Body
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok
 from remediator.web.views import ApprovalQuestion, page, question
 
 STATE = Query("state", "only approvals in this state; may be repeated", many=True, choices=tuple(ApprovalState))
 
 
-class DecisionBody(BaseModel):
+class DecisionBody(Body):
     """A person's decision."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     decision: Literal["approve", "deny"]
     comment: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""

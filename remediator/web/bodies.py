@@ -8,11 +8,17 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from remediator.web.problems import Refused
 
 B = TypeVar("B", bound=BaseModel)
+
+
+class Body(BaseModel):
+    """Base of all JSON bodies: unknown keys are errors. It is made ready at its first use; all of them at once hold megabytes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
 
 class Room:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Self
 
 from aiohttp import web
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from remediator.authentication import Operation
 from remediator.duration import Duration
@@ -17,6 +17,7 @@ from remediator.manual_freezes import Order
 from remediator.model import to_json
 from remediator.records import EVERYWHERE, FREEZE, FREEZE_CONNECTION, FREEZE_RULE, Pause
 from remediator.store.protocol import Reads
+from remediator.web.bodies import Body
 from remediator.web.routes import Answer, Call, Route, ok
 
 Scope = Annotated[
@@ -52,10 +53,8 @@ class FreezeView:
     """Why nobody knows whether it is in force, so that a person is asked before anything acts; empty: it is known."""
 
 
-class FreezeBody(BaseModel):
+class FreezeBody(Body):
     """What to freeze, why, and for how long or until when; neither: until somebody thaws it."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scope: Scope = EVERYWHERE
     reason: Reason
@@ -71,10 +70,8 @@ class FreezeBody(BaseModel):
         return self
 
 
-class ThawBody(BaseModel):
+class ThawBody(Body):
     """What to thaw."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scope: Scope = EVERYWHERE
     reason: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from remediator.authentication import Operation
 from remediator.model import to_json
 from remediator.records import EVERYWHERE, Pause
+from remediator.web.bodies import Body
 from remediator.web.routes import Answer, Call, Route, ok
 
 Scope = Annotated[str, Field(pattern=r"^(global|rule:.{1,200})$", description="`global`, or `rule:NAME`")]
@@ -25,19 +26,15 @@ Lifted = Annotated[
 ]
 
 
-class PauseBody(BaseModel):
+class PauseBody(Body):
     """What to stop, and why."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scope: Scope = EVERYWHERE
     reason: Annotated[str, Field(min_length=1, max_length=2000, description="why; kept in the audit trail")]
 
 
-class ResumeBody(BaseModel):
+class ResumeBody(Body):
     """What to let go on."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scope: Lifted = EVERYWHERE
     reason: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from remediator.authentication import Operation, allows
 from remediator.model import JSON, Receipt, RunState, to_json
 from remediator.records import Run, SignalKind
+from remediator.web.bodies import Body
 from remediator.web.problems import Refused
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok
 from remediator.web.views import RunSummary, page, run_summary
@@ -23,10 +24,8 @@ ACTING = frozenset({SignalKind.RESUME, SignalKind.UNDO})
 """Signals after which the daemon changes something again: they need what `resume` needs."""
 
 
-class SignalBody(BaseModel):
+class SignalBody(Body):
     """What a person tells a run."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Annotated[
         SignalKind, Field(strict=False, description="settle_* answers `outcome_unknown`; the others lead on from `interrupted`")
@@ -77,10 +76,8 @@ async def signal(call: Call) -> web.Response:
     return ok(to_json(run_summary(run)))
 
 
-class UndoBody(BaseModel):
+class UndoBody(Body):
     """What a person says when he asks for an undo."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     comment: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
     plan: Annotated[bool, Field(description="only tell what would be done: nothing is changed")] = False

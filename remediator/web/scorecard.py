@@ -7,33 +7,30 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from remediator.authentication import Operation, allows
 from remediator.model import Authority, to_json
 from remediator.records import Attempt
 from remediator.rules.model import Rule
 from remediator.scorecard import Card, arms_of, card
+from remediator.web.bodies import Body
 from remediator.web.problems import Refused
 from remediator.web.routes import Answer, Call, Query, Route, missing, ok
 
 Why = Annotated[str, Field(min_length=1, max_length=2000, description="why; kept in the audit trail")]
 
 
-class PromoteBody(BaseModel):
+class PromoteBody(Body):
     """How far a rule may go again, and why."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     to: Literal["approve", "auto"] = "auto"
     reason: Why
     force: bool = Field(False, description="though it has not earned it; only for admins, and noted in the audit trail")
 
 
-class DemoteBody(BaseModel):
+class DemoteBody(Body):
     """How far a rule may go at most, and why."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     to: Literal["observe", "approve"] = "approve"
     reason: Why

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from remediator import taking
 from remediator.authentication import Operation
 from remediator.duration import Duration
 from remediator.model import JSON, to_json
 from remediator.records import Pause
+from remediator.web.bodies import Body
 from remediator.web.problems import Refused
 from remediator.web.routes import Answer, Call, Route, ok
 
@@ -30,10 +31,10 @@ Target = Annotated[
 ]
 
 
-class TakeBody(BaseModel):
+class TakeBody(Body):
     """Why, and for how long."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     reason: Why = ""
     span: Annotated[Duration | None, Field(alias="for", description="how long, at most 7d; null: until it is released")] = None
@@ -45,10 +46,8 @@ class TakeTargetBody(TakeBody):
     target: Target
 
 
-class ReleaseBody(BaseModel):
+class ReleaseBody(Body):
     """Why it is released."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     reason: Why = ""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,7 +157,9 @@ async def test_database_goes_away_before_the_call(plant: Plant) -> None:
     try:
         await plant.world.daemon.approve(f"{incident}-1")
         await plant.world.daemon.reaches(f"{incident}-1", "failed", "escalated")
-        assert "orders" in await _told(plant, incident) or "refused" in await _told(plant, incident)
+        told = await _told(plant, incident)
+        # By the step's own call, or, where the facts have become old meanwhile, by the checks that are asked again.
+        assert any(words in told for words in ("orders", "refused", "not what should be done any more"))
     finally:
         plant.postgres.launch()
     assert await plant.marked("after") == 0
@@ -209,8 +211,9 @@ def _stalled(postgres: PostgresServer) -> Iterator[None]:
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        for pid in reversed(pids):  # a session that had ended is gone once the server goes on
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 async def test_all_back_again(plant: Plant) -> None:

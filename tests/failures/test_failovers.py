@@ -184,7 +184,8 @@ async def test_github_2018_what_can_not_be_taken_back_asks_a_person(
     try:
 
         async def follows() -> bool:
-            return bool(primary.info("replication")["connected_slaves"] == 1)
+            found = primary.info("replication")
+            return bool(found["connected_slaves"] == 1 and found["slave0"]["state"] == "online")
 
         await eventually(follows, what="the replica follows")
         if not guarded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -72,7 +73,8 @@ class SmtpServer:
         if self._server is not None:
             self._server.close()
             for transport in list(self._open):
-                cast("asyncio.Transport", transport).abort()
+                with suppress(AttributeError):  # Python 3.11.2 can't abort a TLS connection that is closed already
+                    cast("asyncio.Transport", transport).abort()
             await self._server.wait_closed()
         self._server = None
 
