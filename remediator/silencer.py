@@ -26,7 +26,6 @@ from remediator.silencing import Keeping
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
 CONNECTION = "alertmanager"
-MAKE = "alertmanager.silence"
 END = "alertmanager.expire_silence"
 CALL = timedelta(seconds=10)
 """Longest time for one call."""
@@ -156,7 +155,7 @@ class Silencer:
         }
         doing = "prolong" if keeping.silence else "make"
         try:
-            receipt = await self._carry(MAKE, params, keeping)
+            receipt = await self._carry(silencing.MAKE, params, keeping)
         except (PreconditionChanged, PlanRefused) as error:
             if keeping.silence:
                 await self._ended(keeping, str(error))

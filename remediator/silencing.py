@@ -8,19 +8,22 @@ With nobody left to prolong it, it ends by itself, and people's own pager fires.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from remediator.events import Kind
 from remediator.model import JSON, Event, RunState, canonical, from_json, to_json
-from remediator.records import SILENCE, Pause, Run
+from remediator.records import SILENCE, Pause, Run, Step
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Snapshot
 
 WORKS = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING})
 """States in which a run's alert stays quiet. In every other one the run has ended or a person is needed: the pager is to fire."""
+
+MAKE = "alertmanager.silence"
+"""The action that makes a silence."""
 
 PATIENCE = timedelta(seconds=45)
 """After so long somebody else sees to a row whose keeper did not say what came of it."""
@@ -108,6 +111,12 @@ def own(pauses: Mapping[str, Pause], incident: str) -> tuple[tuple[str, ...], tu
     kept = [read(row) for scope, row in pauses.items() if scope.startswith(f"{SILENCE}{incident}-")]
     ids = tuple(keeping.silence for keeping in kept if keeping.silence)
     return ids, tuple(keeping.mark for keeping in kept if not keeping.silence or keeping.lost)
+
+
+def made_by(steps: Sequence[Step]) -> tuple[str, ...]:
+    """Return the ids of the silences that a run's own steps made (`semantics.md`, 14)."""
+    receipts = [step.receipt for step in steps if step.action == MAKE and step.receipt is not None]
+    return tuple(str(receipt.data["silence"]) for receipt in receipts if "silence" in receipt.data)
 
 
 # --- what its keeper writes down ---------------------------------------------------------------------------------------------

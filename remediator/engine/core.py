@@ -23,7 +23,7 @@ from remediator.records import Run
 from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
-from remediator.silencing import followed, own
+from remediator.silencing import followed, made_by, own
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.turn import HistoryWantedError, Turn
 from remediator.undo import mirrored
@@ -325,7 +325,7 @@ class Engine:
 
     def ask_ahead(self, work: Work) -> None:
         """Begin to ask Alertmanager, so that its answer is there when the plan is made."""
-        task = asyncio.create_task(self.revalidation.standing(work.incident.subject, own(work.snapshot.pauses, work.run.incident)))
+        task = asyncio.create_task(self.revalidation.standing(work.incident.subject, _own(work)))
         work.asked = (asyncio.get_running_loop().time(), task)
 
     async def _standing(self, work: Work) -> tuple[Standing, str]:
@@ -336,7 +336,7 @@ class Engine:
             if asyncio.get_running_loop().time() - at <= FRESH:
                 return await task
             task.cancel()
-        return await self.revalidation.standing(work.incident.subject, own(work.snapshot.pauses, work.run.incident))
+        return await self.revalidation.standing(work.incident.subject, _own(work))
 
     async def verify_what_was_done(self, work: Work, reason: str) -> None:
         """Start no further step, and see what the others have done."""
@@ -354,6 +354,12 @@ class Engine:
             await self.turn(work, lambda turn: turn.fail_and_continue(reason), park=True)
         else:
             await self.stop(work, RunState.FAILED, reason)
+
+
+def _own(work: Work) -> tuple[Sequence[str], Sequence[str]]:
+    """Return the silences that don't speak against acting: those kept for the incident's runs, and those that this run's steps made."""
+    ids, marks = own(work.snapshot.pauses, work.run.incident)
+    return (*ids, *made_by(work.run.steps)), marks
 
 
 def _failures(successor: Run | None) -> Sequence[str]:

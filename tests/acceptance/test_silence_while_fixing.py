@@ -38,6 +38,7 @@ rules:
     guards: {{cooldown: 0s, budget: [9999 per 1h]}}
 """
 CALL = '{http.request: {connection: target, path: "/%s/{id}", args: {id: "${labels.id}"}, idempotency_header: Idempotency-Key}}'
+QUIET = '{alertmanager.silence: {connection: alertmanager, labels: {alertname: Quiet, id: "${labels.id}"}, for: 1m}}'
 SLOW, JOB, BAD = CALL % "slow", CALL % "jobs", CALL % "bad"
 
 
@@ -261,6 +262,15 @@ async def test_s14_own_silence_does_not_stop_the_next_step(tmp_path: Path) -> No
         await world.works()
         world.target.gate.set()
         await world.reaches("succeeded")
+        assert any(request.path == "/jobs/one" for request in world.target.received)
+
+
+async def test_s14_silence_made_by_a_step_does_not_stop_the_next_step(tmp_path: Path) -> None:
+    """*Keep it quiet, then fix it* is a remedy: what the run itself silenced is no reason to stop."""
+    async with opened(tmp_path, rule(QUIET, JOB, silence="false")) as world:
+        await world.alertmanager.post_alerts({"alertname": "Quiet", "id": "one"})
+        run = await world.reaches("succeeded")
+        assert [step["state"] for step in run["steps"]] == ["applied", "applied"]
         assert any(request.path == "/jobs/one" for request in world.target.received)
 
 
