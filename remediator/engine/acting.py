@@ -80,14 +80,10 @@ async def act(engine: Engine, work: Work) -> None:
 
 async def _next_step(engine: Engine, work: Work, step: Step) -> None:
     """Make a further step's intent durable, unless something speaks against going on."""
-    await engine.look(work)
-    if work.incident.state is IncidentState.RESOLVED:
-        await _no_further(engine, work, "the alert is resolved")
+    if not await _may_go_on(engine, work):
         return
-    if not await _authorised(engine, work):
-        return
+    planned, had_nothing = step, plan_of(step).noop
     try:
-        had_nothing = plan_of(step).noop
         step = await follow_up(engine, work, step)
     except RemediatorError as error:
         await _record(engine, work, step, Outcome(_result_of(error), f"it does not fit what it was planned for: {error}"))
@@ -95,6 +91,8 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
     if plan_of(step).noop:
         await engine.turn(work, lambda turn: turn.set_step(replace(step, state=StepState.SKIPPED, message="there was nothing left to do")))
         return
+    if step is not planned and not await _may_go_on(engine, work):
+        return  # planning anew took its time, so that what was asked before it is old by now
     judges = tuple(dict.fromkeys((*guards.BETWEEN_STEPS, *(guards.ON_PLAN if had_nothing else ()))))
 
     def play(turn: Turn) -> bool:
@@ -105,11 +103,23 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
         if against:
             turn.hold(against, max_wait=timedelta())
             return True
-        turn.intend(step)
+        seen = dataclasses.replace(work, snapshot=turn.snapshot)
+        if lacking(engine, seen, approved=holds_approval(seen)) is None:
+            turn.intend(step)  # else what is written took the authority away a moment ago: that is looked into anew
         return False
 
+    engine.renew(work)
     await engine.turn(work, play)
     work.calling = step.number if not work.parked and work.first(StepState.INTENDED) is not None else None
+
+
+async def _may_go_on(engine: Engine, work: Work) -> bool:
+    """Tell whether a further call may be made by what is known now; if not, lead the run elsewhere."""
+    await engine.look(work)
+    if work.incident.state is IncidentState.RESOLVED:
+        await _no_further(engine, work, "the alert is resolved")
+        return False
+    return await _authorised(engine, work)
 
 
 def _verify_or_wait(turn: Turn, work: Work, against: Sequence[Judgement]) -> None:

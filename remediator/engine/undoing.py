@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -42,13 +43,17 @@ async def undo(engine: Engine, work: Work) -> None:
     if against:
         await engine.held(work, against)
     elif _authority(engine, work) is Authority.OBSERVE:
-        await engine.stop(work, RunState.ESCALATED, f"nothing may be changed any more, so step {step.number} ({step.action}) stays applied")
+        await engine.stop(work, RunState.ESCALATED, _stays(step))
     else:
         await _undo_step(engine, work, step, key)
 
 
 def _authority(engine: Engine, work: Work) -> Authority:
     return (byhand.authority_of if work.run.undoes else mandate_of)(engine, work).authority
+
+
+def _stays(step: Step) -> str:
+    return f"nothing may be changed any more, so step {step.number} ({step.action}) stays applied"
 
 
 def _is_left(engine: Engine, step: Step) -> bool:
@@ -70,13 +75,7 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
         return
 
     def play(turn: Turn) -> bool:
-        judges = guards.UNDOING_BY_HAND if work.run.undoes else guards.BEFORE_UNDOING
-        against = engine.judge(judges, work, turn.snapshot, [plan])
-        if against and freezing.only_waits(against):
-            freezing.hold_undo(turn, against, max_wait=engine.max_wait(work))
-        elif against:
-            turn.hold(against, max_wait=timedelta())
-        if against:
+        if _held(engine, work, turn, step, plan):
             return True
         turn.run = replace(turn.run, waiting_since=None)
         turn.intend(replace(step, undo_plan=plan), undo=True)
@@ -93,6 +92,21 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
     if outcome is None:
         outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout, halted=halted)
     await _record(engine, work, intended, outcome)
+
+
+def _held(engine: Engine, work: Work, turn: Turn, step: Step, plan: Plan) -> bool:
+    """Hold an undo back, or leave it to people, when something speaks against it; tell whether anything did."""
+    judges = guards.UNDOING_BY_HAND if work.run.undoes else guards.BEFORE_UNDOING
+    against = engine.judge(judges, work, turn.snapshot, [plan])
+    if against and freezing.only_waits(against):
+        freezing.hold_undo(turn, against, max_wait=engine.max_wait(work))
+    elif against:
+        turn.hold(against, max_wait=timedelta())
+    elif _authority(engine, dataclasses.replace(work, snapshot=turn.snapshot)) is Authority.OBSERVE:
+        turn.stop(RunState.ESCALATED, _stays(step))  # it was taken away while the way back was planned
+    else:
+        return False
+    return True
 
 
 async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:

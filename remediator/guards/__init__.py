@@ -79,8 +79,9 @@ GOING_ON: tuple[Guard, ...] = (Freeze(), Concurrency())
 STOPPED: tuple[Guard, ...] = (KillSwitch(), Enabled(), Responder())
 """Asked about a run that waits for people, and within the call of an undo: what stops it, whatever it is at."""
 
-BETWEEN_STEPS: tuple[Guard, ...] = (*STOPPED, Ineffective(), Freeze())
-"""Asked again before every further call of a run that acts."""
+BETWEEN_STEPS: tuple[Guard, ...] = (*STOPPED, Ineffective(), Scope(), NotItself(), NeverShrink(), BlastRadius(), Freeze())
+"""Asked again before every further call of a run that acts: what it may touch may have been narrowed since, above all while it was
+interrupted."""
 
 BEFORE_UNDOING: tuple[Guard, ...] = (*STOPPED, Freeze(), EmptyTarget(), Scope(), NotItself())
 """Asked about the plan of an undo; neither budget nor size speak against a way back."""

@@ -528,3 +528,56 @@ async def test_question_is_dropped_when_no_plan_can_be_made(start: Start) -> Non
     assert task is not None
     await asyncio.wait({task}, timeout=5)
     assert task.cancelled()
+
+
+# --- what changes while a further step is planned anew --------------------------------------------------------------------------
+
+
+def silenced(harness: Harness) -> None:
+    harness.world.silenced = True
+
+
+def in_dry_run(harness: Harness) -> None:
+    harness.limits = bounds(dry_run=True)
+
+
+def deleted(harness: Harness) -> None:
+    harness.rules.clear()
+
+
+@pytest.mark.parametrize(
+    ("change", "state"), [(silenced, RunState.VERIFYING), (in_dry_run, RunState.ESCALATED), (deleted, RunState.ESCALATED)]
+)
+async def test_s14_s15_what_changes_while_a_step_is_planned_anew_stops_its_call(
+    start: Start, change: Callable[[Harness], None], state: RunState
+) -> None:
+    """A step on what an earlier one changed is planned again, for up to 30 s: what was asked before that is old by then."""
+    harness = await start(playbook(act("twice", step(1, value="better"), step(2, value="good"))))
+    plans = 0
+
+    def fault(point: str) -> None:
+        nonlocal plans
+        plans += point == "plan"
+        if point == "plan" and plans == 3:
+            change(harness)
+
+    harness.world.fault = fault
+    await harness.send(alert())
+    await harness.work()
+    assert plans >= 3
+    assert harness.world.writes == ["a=better"]
+    assert await harness.state() is state
+
+
+async def test_s13_dry_run_that_begins_while_an_undo_is_planned_stops_it(start: Start) -> None:
+    """A way back is a change as well: from then on nothing changes, and people hear what stays."""
+    harness = await start(playbook(act("set a", on_failure=OnFailure.UNDO)))
+    harness.world.healthy = False
+    harness.world.fault = lambda point: in_dry_run(harness) if point == "undo" else None
+    await harness.send(alert())
+    await harness.work()
+    await harness.tick(11 * MINUTE)
+    assert harness.world.writes == ["a=good"]
+    run = await harness.run()
+    assert run.state is RunState.ESCALATED
+    assert "step 1 (test.set) stays applied" in run.reason

@@ -18,14 +18,14 @@ from remediator.guards import ALL_GUARDS, Guard
 from remediator.manual_freezes import Order
 from remediator.metrics import Metrics
 from remediator.model import Authority, Impact, RunState
-from remediator.records import FREEZE, STORM, Pause
+from remediator.records import FREEZE, STORM, Pause, SignalKind
 from remediator.replacing import replace
 from remediator.rules.model import Budget, GuardSpec, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import Harness, ScriptedAction
-from tests.stories import ANNA, decide, pause, playbook
+from tests.stories import ANNA, TWO, act, decide, lift, pause, playbook, tell
 
 ROOT = Path(__file__).resolve().parents[2]
 Doing = Callable[[Harness], Awaitable[None]]
@@ -183,6 +183,28 @@ async def test_s15_bounds_that_the_operator_tightens_reach_a_run_under_way(start
     assert [one["guard"] for one in harness.said("guard.denied")] == ["not_itself"]
     assert harness.world.writes == []
     assert await harness.state() is RunState.ESCALATED
+
+
+async def test_s11_s15_what_is_protected_while_a_run_is_interrupted_is_left_alone(start: Start) -> None:
+    """Somebody throws the kill switch, has the daemon keep off a thing, and resumes: the further step on that thing is not carried out."""
+    harness = await start(playbook(act("both", *TWO)))
+    plain = harness.engine.execution.apply
+
+    async def apply(*arguments: Any, **named: Any) -> Any:
+        outcome = await plain(*arguments, **named)
+        await pause(harness)
+        return outcome
+
+    harness.engine.execution.apply = apply  # type: ignore[method-assign]
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is RunState.INTERRUPTED
+    await lift(harness)
+    harness.limits = replace(harness.limits, identity=Identity(protected=frozenset({"test:world/-/thing/b"})))
+    await tell(harness, SignalKind.RESUME)
+    assert harness.world.writes == ["a=good"]
+    run = await harness.run()
+    assert (run.state, "guard not_itself" in run.reason) == (RunState.ESCALATED, True)
 
 
 @pytest.mark.parametrize(("rule", "operator", "waits"), [(1, 15, 1), (15, 1, 1), (15, 15, 15)])
