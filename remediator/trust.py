@@ -42,7 +42,7 @@ def was_tried(run: Run) -> bool:
 
 
 def ending_of(run: Run) -> Ending:
-    """Say what came of a run that has ended. One that a person stopped, and that nobody resumed, says nothing about its remedy."""
+    """Say what came of a run that has ended. One that was stopped between its calls, and not resumed, says nothing about its remedy."""
     if not was_tried(run):
         return _UNTRIED.get(run.state, Ending.NOT_TRIED)
     if run.resume_state is not None:

@@ -56,6 +56,10 @@ _WAITS_WHERE_IT_IS = frozenset({RunState.WAITING, RunState.AWAITING_APPROVAL, Ru
 """States that a run does not leave to wait for a guard: what it has done already is not planned anew."""
 
 
+_BETWEEN_CALLS = frozenset({RunState.APPLYING, RunState.AWAITING_APPROVAL})
+"""States in which a run has made calls, maybe, and nobody has looked yet whether they helped."""
+
+
 class HistoryWantedError(Exception):
     """What a run's end leads to rests on the rule's attempts, and the snapshot does not hold them."""
 
@@ -233,7 +237,7 @@ class Turn:
         deny = next((judgement for judgement in against if judgement.answer is Answer.DENY), None)
         if deny is not None:
             state = RunState.INTERRUPTED if deny.interrupts else RunState.ESCALATED
-            self.stop(state, f"guard {deny.guard}: {deny.reason}")
+            self.stop(state, f"guard {deny.guard}: {deny.reason}", unjudged=True)
             return
         if any(judgement.until is None for judgement in against):
             self._hold_for_storm(against[-1].reason)
@@ -264,9 +268,14 @@ class Turn:
             self.move(RunState.WAITING, reason)
         self.run = replace(self.run, wake_at=self.now) if pause is None else storm.hold(self.run, pause, now=self.now)
 
-    def stop(self, state: RunState, reason: str) -> None:
-        """Interrupt or escalate, remembering where an interrupted run was."""
+    def stop(self, state: RunState, reason: str, *, unjudged: bool = False) -> None:
+        """Interrupt or escalate, remembering where an interrupted run was.
+
+        `unjudged`: it was stopped between its calls, before its remedy could show what it is worth, so that it counts for nothing.
+        """
         was = self.run.state
+        if unjudged and was in _BETWEEN_CALLS:
+            self.run = replace(self.run, resume_state=was)
         self.move(state, reason)
         if state is RunState.INTERRUPTED:
             self.close_approval(ApprovalState.VOID, reason)

@@ -143,7 +143,7 @@ async def _authorised(engine: Engine, work: Work) -> bool:
     if authority is Authority.APPROVE:
         await people.ask(engine, work, reasons)
     else:
-        await engine.stop(work, RunState.ESCALATED, "its authority was taken away while it acted: " + "; ".join(reasons))
+        await engine.stop(work, RunState.ESCALATED, "its authority was taken away while it acted: " + "; ".join(reasons), unjudged=True)
     return False
 
 

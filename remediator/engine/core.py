@@ -233,9 +233,9 @@ class Engine:
         finally:
             task.cancel()
 
-    async def stop(self, work: Work, state: RunState, reason: str) -> None:
+    async def stop(self, work: Work, state: RunState, reason: str, *, unjudged: bool = False) -> None:
         """End the run, or leave it to a person."""
-        await self.turn(work, lambda turn: turn.stop(state, reason), park=True)
+        await self.turn(work, lambda turn: turn.stop(state, reason, unjudged=unjudged), park=True)
 
     # --- guards
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -167,6 +168,37 @@ async def test_a_remedy_that_was_interrupted_after_its_first_call_counts_for_not
     await tell(harness, SignalKind.CLOSE)
     (found,) = await known(harness)
     assert (found.ending, found.tried, found.counts) == (Ending.STOPPED, True, False)
+
+
+@pytest.mark.parametrize("cause", ["dry run", "deleted"])
+async def test_runs_that_the_operator_stops_between_their_calls_cost_no_trust(start: Start, cause: str) -> None:
+    """Dry run on, or the rule gone, while three runs are at work: nobody saw what their remedy is worth, so nothing is demoted."""
+    steps = (step(1, thing=LABELLED), step(2, thing=LABELLED, value="best"))
+    harness = await start(playbook(act("set a", *steps), guards=EAGER), world=things(*"abc"))
+    await harness.send(*(down(name) for name in "abc"))
+    plain, calls, stopped = harness.engine.execution.apply, 0, asyncio.Event()
+
+    async def apply(*arguments: Any, **named: Any) -> Any:
+        nonlocal calls
+        outcome = await plain(*arguments, **named)
+        calls += 1
+        if calls == 3:
+            if cause == "dry run":
+                harness.limits = bounds(dry_run=True)
+            else:
+                harness.rules.clear()
+            stopped.set()
+        await stopped.wait()
+        return outcome
+
+    harness.engine.execution.apply = apply  # type: ignore[method-assign]
+    due = await harness.store.claim("me", limit=10, lease=timedelta(seconds=30))
+    async with asyncio.timeout(10):
+        await asyncio.gather(*map(harness.engine.advance, due))
+    assert sorted(harness.world.writes) == ["a=good", "b=good", "c=good"]
+    assert {run.state for run in [await harness.run(incident=f"INC-20261121-00{number}") for number in (1, 2, 3)]} == {RunState.ESCALATED}
+    assert {(one.ending, one.counts) for one in await known(harness)} == {(Ending.STOPPED, False)}
+    assert await harness.store.pauses() == {}
 
 
 async def test_what_was_never_tried_says_nothing_about_the_remedy(start: Start) -> None:
