@@ -337,7 +337,8 @@ class Turn:
         self.move(RunState.APPLYING, "all guards allow")
         own = [domain.lock(self.run.id) for domain in domains]
         self.take_locks = dict.fromkeys([*lock_keys(plans), *own], self.run.id)
-        self.run = replace(self.run, locks=tuple(sorted({*self.run.locks, *self.take_locks})))
+        # What it waits for later, an undo in a freeze say, has nothing to do with how long it waited to begin.
+        self.run = replace(self.run, locks=tuple(sorted({*self.run.locks, *self.take_locks})), waiting_since=None)
         if plans:  # messages to people take no budget
             self.uses.append(Use(self.run.id, self.run.rule, self.run.target, self.now))
 

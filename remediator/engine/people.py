@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards, taking
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
 
 MOST_DRIFTS = 2
 """So many approvals voided by a moving world escalate (`semantics.md`, 12)."""
+
+
+AGAIN = timedelta(seconds=30)
+"""A run that people let go on and that guards hold back asks again at least so often."""
 
 
 async def ask(engine: Engine, work: Work, reasons: Sequence[str]) -> None:
@@ -105,6 +110,8 @@ def _go_on(engine: Engine, work: Work, turn: Turn, reason: str) -> bool:
     against = engine.judge(guards.GOING_ON, work, turn.snapshot, left)
     if against:
         turn.hold(against, max_wait=engine.max_wait(work))
+        if turn.run.wake_at is not None:  # nobody wakes it here when a freeze ends before its time
+            turn.sleep(min(turn.run.wake_at, turn.now + AGAIN))
         return True
     turn.move(RunState.APPLYING, reason)
     turn.run = replace(turn.run, resume_state=None, waiting_since=None)

@@ -15,6 +15,7 @@ from remediator.model import RunState, StepState
 from remediator.records import SignalKind
 from remediator.rules.model import GuardSpec, OnFailure
 from remediator.store.protocol import Changes, Reads
+from remediator.waking import waiting_runs
 from tests.builders import NOW, alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BUSY, Death, Harness, dies_at, fails_at
@@ -357,6 +358,25 @@ async def test_automatic_undo_waits_for_a_freeze_that_ends_soon(start: Start) ->
     assert "frozen" not in run.reason
 
 
+async def test_undo_waits_for_a_freeze_however_long_its_run_waited_to_begin(start: Start) -> None:
+    """A run that waited 14 minutes before it acted does not give its undo up in a freeze of 3: that is a wait of its own, told as one."""
+    harness = await start(playbook(act("set a", on_failure=OnFailure.UNDO)))
+    harness.world.healthy = False
+    await freeze(harness, lasts=14 * MINUTE)
+    await harness.send(alert())
+    await harness.work()
+    await harness.tick(14 * MINUTE)
+    assert await harness.state() is RunState.VERIFYING
+    await harness.store.transact(Reads(), manual_freezes.over)
+    await freeze(harness, lasts=12 * MINUTE)
+    await harness.tick(10 * MINUTE)
+    assert await harness.state() is RunState.UNDOING
+    assert [said["guard"] for said in harness.said("guard.denied")] == ["freeze", "freeze"]
+    await harness.tick(2 * MINUTE)
+    assert await harness.state() is RunState.UNDONE
+    assert harness.world.writes == ["a=good", "a=bad"]
+
+
 async def test_automatic_undo_in_a_long_freeze_goes_to_people_at_once(start: Start) -> None:
     """Nothing acts in a freeze, not even a way back; nobody is left to find out by himself what stays changed."""
     harness = await _fails_verification_in_a_freeze(start)
@@ -406,6 +426,19 @@ async def test_resumed_run_waits_for_a_freeze(start: Start) -> None:
     assert await harness.state() is RunState.INTERRUPTED
     assert harness.world.writes == ["a=good"]
     await harness.tick(5 * MINUTE)
+    assert harness.world.writes == ["a=good", "b=good"]
+
+
+async def test_resumed_run_goes_on_soon_after_things_are_thawed(start: Start) -> None:
+    """Nobody knows the end of this freeze, and no keeper wakes an interrupted run: it looks itself, long before `max_wait`."""
+    harness = await start(playbook(TWO_STEPS))
+    await harness.send(alert())
+    await _interrupt(harness)
+    await freeze(harness)
+    await tell(harness, SignalKind.RESUME)
+    waiting = await waiting_runs(harness.store)
+    await harness.store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, "freeze", why="", actor=ANNA, waiting=waiting))
+    await harness.tick(MINUTE)
     assert harness.world.writes == ["a=good", "b=good"]
 
 
