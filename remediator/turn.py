@@ -159,9 +159,21 @@ class Turn:
 
     def _needs_person(self, state: RunState, reason: str) -> None:
         self.tell(f"{state.value}@{self.now:%H%M%S%f}", MessageKind.UPDATE, subject=state.value, reason=reason)
-        if self.incident.state is IncidentState.OPEN:
+        if self.incident.state is IncidentState.OPEN and not self._left_as_it_was():
+            if self.run.undoes:
+                self._page_anew()
             self.incident = replace(self.incident, state=IncidentState.ESCALATED, updated_at=self.now)
             self.say(Kind.INCIDENT_ESCALATED, reason=reason, policy=self.rule.escalation)
+
+    def _left_as_it_was(self) -> bool:
+        """Tell whether the run is an undo that took nothing back: then the incident is as it was before somebody asked for it."""
+        return bool(self.run.undoes) and all(step.state is StepState.APPLIED and not step.undo_intended for step in self.run.steps)
+
+    def _page_anew(self) -> None:
+        """Page for an incident whose remedy was taken back: its page may have been cancelled when that was a success."""
+        self.incident = replace(self.incident, relapses=self.incident.relapses + 1)
+        body: dict[str, JSON] = {"subject": "page", "rule": self.run.rule, "runbook": self.rule.runbook, "dry_run": self.run.dry_run}
+        self.messages.append(Message(page_key(self.incident), MessageKind.PAGE, self.rule.escalation, self.incident.id, body, self.now))
 
     def _tell_of_leftovers(self, state: RunState) -> None:
         """Tell people what a run leaves behind that ends without them otherwise: nothing takes it back by itself."""
@@ -171,7 +183,8 @@ class Turn:
     def _end(self, state: RunState) -> None:
         self._count()
         active = None if self.incident.active_run == self.run.id else self.incident.active_run
-        self.incident = replace(self.incident, active_run=active, last_end=state, updated_at=self.now)
+        last = self.incident.last_end if self._left_as_it_was() else state
+        self.incident = replace(self.incident, active_run=active, last_end=last, updated_at=self.now)
         self.release_locks.append(self.run.id)
         self.close_approval(ApprovalState.VOID, f"the run ended: {state.value}")
 

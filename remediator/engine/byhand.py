@@ -31,7 +31,7 @@ async def begin(engine: Engine, work: Work) -> None:
     if against:
         await engine.held(work, against)
         return
-    reason = work.run.reason
+    reason = _words(work.run) if work.run.state is RunState.WAITING else work.run.reason  # what it waited for is no reason to agree
     work.move(RunState.DIAGNOSING, reason)
     work.move(RunState.PLANNING, reason)
 
@@ -182,7 +182,9 @@ def _touching(run: Run) -> list[Plan]:
 async def _start(engine: Engine, work: Work, plans: Sequence[Plan]) -> None:
     """Take all locks, of the ways back and of what was done, and enter `undoing`; the first call's intent follows."""
     both = (*plans, *(plan_of(step) for step in work.run.steps))
-    keys = guards.lock_keys(both)
+    # It waits for nobody's failure domain, but others see in which one it acts.
+    domains = [domain.lock(work.run.id) for domain in engine.execution.domains_of(plans)]
+    keys = tuple(sorted({*guards.lock_keys(both), *domains}))
 
     def play(turn: Turn) -> bool:
         against = engine.judge(guards.UNDOING_BY_HAND, work, turn.snapshot, plans) or engine.judge(

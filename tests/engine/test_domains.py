@@ -12,10 +12,12 @@ from remediator.events import Kind
 from remediator.model import RunState
 from remediator.records import SignalKind
 from remediator.rules.model import GuardSpec, OnFailure, Rule
+from remediator.store.protocol import Reads
+from remediator.undo import begin
 from tests.builders import alert, bounds, rule
 from tests.engine.conftest import Start
-from tests.scripted import LOST, Harness, World, fails_at
-from tests.stories import TWO, act, pause, playbook, step, tell
+from tests.scripted import LOST, Harness, ScriptedRegistry, World, fails_at
+from tests.stories import ANNA, FIRST_RUN, TWO, act, pause, playbook, step, tell
 
 ZONES = {"a": "eu-1a", "b": "eu-1b", "c": "eu-1a"}
 TWO_DOMAINS = GuardSpec(max_domains=2)
@@ -162,3 +164,25 @@ async def test_of_many_runs_at_once_one_domain_is_entered(tmp_path: Path) -> Non
     assert len(written) == 1
     assert len(world.writes) == 10
     await harness.store.aclose()
+
+
+async def test_undo_by_hand_is_seen_in_its_domain(start: Start) -> None:
+    """A person takes something back in one zone: while that lasts, nothing is done in another by itself."""
+    harness = await start(sets("a"), sets("b"), world=zoned())
+    await harness.send(alert("Seta"))
+    await harness.work()
+    harness.world.firing = False
+    await harness.tick(timedelta(minutes=2))
+    assert await harness.state() is RunState.SUCCEEDED
+    harness.world.firing, harness.world.healthy = True, False  # so that it is looked at whether the undo holds
+    kinds = ScriptedRegistry(harness.world).action
+    await harness.store.transact(
+        Reads(runs=[FIRST_RUN]), lambda snapshot: begin(snapshot, FIRST_RUN, why="", actor=ANNA, kinds=kinds, dry_run=False)
+    )
+    await harness.work()
+    assert await harness.state(2) is RunState.UNDOING
+    await harness.send(alert("Setb"))
+    await harness.work()
+    assert harness.world.writes == ["a=good", "a=bad"]
+    waiting = await harness.run(incident=SECOND)
+    assert (waiting.state, "INC-20261121-001-2 in eu-1a acts now" in waiting.reason) == (RunState.WAITING, True)

@@ -19,7 +19,7 @@ from remediator.undo import begin
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedRegistry, dies_at, fails_at
-from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, lift, pause, playbook, step, tell
+from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
 
 BEN = Actor("ben", frozenset({"approver"}), frozenset({"sre"}))
 UNDO = "INC-20261121-001-2"
@@ -386,3 +386,38 @@ async def test_automatic_undo_leaves_nothing_to_undo_by_hand(start: Start) -> No
     assert await harness.state() is RunState.UNDONE
     with pytest.raises(IllegalTransition, match="is undone already"):
         await ask(harness)
+
+
+# --- an incident that is not over ------------------------------------------------------------------------------------------------------
+
+
+async def test_alert_that_fires_on_after_an_undo_is_paged(start: Start) -> None:
+    """The success had cancelled the page, and nobody said yet that the alert is over: undone, it is people's, and they hear of it."""
+    harness = await succeeded(start)
+    assert await due(harness) == set()
+    await ask(harness)
+    assert await harness.state(2) is RunState.UNDONE
+    assert (await harness.incident()).state is IncidentState.ESCALATED
+    assert "INC-20261121-001/page/1" in await due(harness)
+
+
+async def test_undo_that_nobody_agreed_to_leaves_the_incident_as_it_was(start: Start) -> None:
+    """Nothing was taken back: the success stands, and should the alert come back that is a relapse, with a page and a run of its own."""
+    harness = await start(playbook(act("both", *TWO), mode=Authority.APPROVE))
+    await harness.send(alert())
+    await harness.work()
+    await decide(harness)
+    harness.world.firing = False
+    await harness.tick(timedelta(minutes=2))
+    assert await harness.state() is RunState.SUCCEEDED
+    await ask(harness)
+    await decide(harness, approve=False, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.DENIED
+    incident = await harness.incident()
+    assert (incident.state, incident.last_end) == (IncidentState.OPEN, RunState.SUCCEEDED)
+    harness.world.firing = True
+    harness.now += timedelta(minutes=10)
+    await harness.send(alert())
+    assert (await harness.incident()).runs == 3
+    await harness.work()
+    assert "INC-20261121-001/page/1" in await due(harness)
