@@ -277,7 +277,7 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
             data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
             draft.event(incident, Kind.ALERT_RECOVERED, **data)
     elif item.rule is not None and episode.incident is not None:
-        _try_again(draft, item.rule, episode.incident)
+        _try_again(draft, item.rule, episode.incident, item.alert)
     elif recovery is None and item.note == watchdog.NOTE:
         draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
     draft.keep(episode)
@@ -291,6 +291,10 @@ def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
             joined = replace(latest, fingerprints=(*latest.fingerprints, item.alert.fingerprint), updated_at=draft.snapshot.now)
             draft.put(joined)
             draft.event(latest.id, Kind.INCIDENT_JOINED, fingerprint=item.alert.fingerprint, labels=dict(item.alert.labels))
+            if _waits_for_its_end(latest) and item.alert.starts_at > latest.updated_at:
+                # It began after the remedy was called a success, of whose alert nobody has told the end yet: a relapse all the same.
+                again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=item.alert.fingerprint)
+                draft.put(_with_run(draft, replace(again, subject=item.alert), rule))
         return latest.id
     ended = latest.resolved_at if latest is not None else None
     if latest is not None and ended is not None and draft.snapshot.now - ended <= draft.relapse_window(rule):
@@ -298,7 +302,12 @@ def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
     return _open(draft, item, rule)
 
 
-def _try_again(draft: _Draft, rule: Rule, incident: str) -> None:
+def _waits_for_its_end(known: Incident) -> bool:
+    """Tell whether an incident is only open since nobody has said yet that what its remedy ended is over."""
+    return known.active_run is None and known.state is IncidentState.OPEN and known.last_end is RunState.SUCCEEDED
+
+
+def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert) -> None:
     """Give an incident that still fires another run when its last one ended without needing a person.
 
     A run cancelled by a silence that has ended since must not leave its incident without an owner. After a success, copies that
@@ -308,6 +317,8 @@ def _try_again(draft: _Draft, rule: Rule, incident: str) -> None:
     if known is None or known.rule != rule.name or known.active_run is not None or known.state is not IncidentState.OPEN:
         return
     late = draft.snapshot.now - known.updated_at <= draft.intake.tombstone
+    if known.subject.fingerprint not in known.fingerprints:
+        known = replace(known, subject=alert)  # the alert that opened it is over: nothing would be done about that
     if known.last_end is RunState.CANCELLED:
         draft.put(_with_run(draft, known, rule))
     elif known.last_end is RunState.SUCCEEDED and not late:

@@ -383,9 +383,12 @@ class Turn:
     # --- ends
 
     def succeed(self, reason: str, *, resolved: bool) -> None:
-        """End well. The page is cancelled when the alert itself was seen resolved, else it stays with its deadline."""
+        """End well. The page is cancelled when the alert itself was seen resolved, else it stays with its deadline.
+
+        It stays as well while another alert of the incident is open: verification looked at the subject alone.
+        """
         self.move(RunState.SUCCEEDED, reason)
-        if resolved:
+        if resolved and set(self.incident.fingerprints) <= {self.incident.subject.fingerprint}:
             self.cancel_messages.append(page_key(self.incident))
         remedies = dict.fromkeys((*self.incident.succeeded_remedies, *([self.run.remedy] if self.run.remedy else [])))
         self.incident = replace(self.incident, succeeded_remedies=tuple(remedies))

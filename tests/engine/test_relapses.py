@@ -13,7 +13,7 @@ from remediator.rules.model import ApprovalSpec, GuardSpec
 from tests.builders import alert
 from tests.engine.conftest import Start
 from tests.scripted import LOST, Harness, fails_at
-from tests.stories import act, due, playbook, step
+from tests.stories import act, decide, due, playbook, step
 
 MINUTE = timedelta(minutes=1)
 EAGER = GuardSpec(cooldown=timedelta())
@@ -111,3 +111,70 @@ async def test_s08_a_success_of_long_ago_does_not_count_against_the_remedy(start
     assert harness.world.writes == ["a=good", "a=good"]
     harness.now += 3 * MINUTE
     assert "INC-20261121-001/page/1" in await due(harness)
+
+
+# --- several alerts of one incident ----------------------------------------------------------------------------------------------
+
+
+async def helped(start: Start, *instances: str) -> Harness:
+    """Have a remedy end the alert that opened an incident, of which nobody has told the end yet."""
+    harness = await start(playbook(target="site", guards=EAGER))
+    for instance in instances:
+        await harness.send(alert(instance=instance))
+    await harness.work()
+    harness.world.firing = False
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.SUCCEEDED
+    return harness
+
+
+async def test_s21_success_for_one_alert_cancels_no_page_while_another_of_its_incident_fires(start: Start) -> None:
+    """Verification looked at the alert that opened it: the page waits for the end of the other one, up to its deadline."""
+    harness = await helped(start, "1", "2")
+    await harness.send(alert(firing=False, ends_at=harness.now, instance="1"))
+    assert await due(harness) == set()
+    harness.now += 3 * MINUTE
+    assert "INC-20261121-001/page/0" in await due(harness)
+
+
+async def test_success_pages_nobody_once_all_alerts_of_its_incident_are_over(start: Start) -> None:
+    """As before."""
+    harness = await helped(start, "1", "2")
+    await harness.send(alert(firing=False, ends_at=harness.now, instance="1"), alert(firing=False, ends_at=harness.now, instance="2"))
+    harness.now += 5 * MINUTE
+    assert await due(harness) == set()
+
+
+async def test_s08_alert_that_joins_after_the_success_is_a_relapse(start: Start) -> None:
+    """It began when the remedy had been called a success: it gets a run and a page at once, and not with its next repetition."""
+    harness = await helped(start, "1")
+    harness.now += timedelta(seconds=20)
+    harness.world.firing, harness.world.things["a"] = True, "bad"
+    await harness.send(alert(instance="2", starts_at=harness.now))
+    incident = await harness.incident()
+    assert (incident.active_run, incident.relapses, incident.subject.labels["instance"]) == ("INC-20261121-001-2", 1, "2")
+    await harness.work()
+    assert await harness.state(2) is RunState.AWAITING_APPROVAL
+    assert "INC-20261121-001/page/1" in await due(harness)
+
+
+async def test_late_alert_of_the_same_cause_is_no_relapse(start: Start) -> None:
+    """It began before the remedy helped, and came later: it joins, and is over soon."""
+    harness = await helped(start, "1")
+    harness.now += timedelta(seconds=20)
+    await harness.send(alert(instance="2"))
+    incident = await harness.incident()
+    assert (incident.active_run, incident.relapses, len(incident.fingerprints)) == (None, 0, 2)
+
+
+async def test_next_run_is_about_an_alert_that_fires(start: Start) -> None:
+    """The alert that opened the incident is over: another run of it looks after the one that is not."""
+    harness = await helped(start, "1", "2")
+    await harness.send(alert(firing=False, ends_at=harness.now, instance="1"))
+    harness.world.firing, harness.world.things["a"] = True, "bad"
+    harness.now += 15 * MINUTE
+    await harness.send(alert(instance="2"))
+    assert (await harness.incident()).subject.labels["instance"] == "2"
+    await harness.work()
+    await decide(harness, approval="INC-20261121-001-2-A")
+    assert harness.world.writes == ["a=good", "a=good"]
