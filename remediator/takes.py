@@ -34,6 +34,8 @@ class Takes:
                 await self.round()
             except TemporaryError as error:
                 log.warning("takes.delayed", error=str(error))
+            except Exception:  # without this loop nobody would be told that a hold has ended
+                log.exception("takes.crashed")
 
     async def round(self) -> None:
         """End what has ended. Raises `StoreUnavailable`, `Conflict`."""
