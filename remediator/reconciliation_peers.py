@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Final, Protocol, cast
+from typing import Any, Final, Protocol, cast
 from urllib.parse import urlencode
 
 from remediator.action import Context
 from remediator.connections import Connections
 from remediator.errors import PermanentError, RemediatorError, TemporaryError
+from remediator.heartbeat import ALIVE
 from remediator.httpclient import Answer, HttpClient, HttpError, WebConnection, open_client
 from remediator.reconciliation import PeerAnswer, Picture, mutes_by_time
 from remediator.reconciliation_stream import ArrayReader
@@ -125,7 +126,10 @@ class _Peer:
         return PeerAnswer(self.url, error, mutes=before is not None and before.mutes)
 
     async def _list(self, path: str, picture: Picture) -> int:
-        """Take its alerts one by one; return their number."""
+        """Take its alerts one by one; return their number, without those by which daemons like this one say that they work.
+
+        Those are there whether Prometheus reaches the peer or not.
+        """
         for pause in BUSY:
             answer, count = await self._stream(path, picture)
             if answer.status != HTTPStatus.SERVICE_UNAVAILABLE:
@@ -142,7 +146,7 @@ class _Peer:
             nonlocal count
             for item in reader.feed(part):
                 picture.add(item, peer=self.url)
-                count += 1
+                count += not _is_ours(item)
             await asyncio.sleep(0)  # whoever waits for an answer goes first
 
         limit, within = self.patience.max_bytes, self.patience.within
@@ -173,3 +177,9 @@ class _Peer:
             return _Status(started, now - started, mutes_by_time(str(whole["config"]["original"])))
         except (ValueError, TypeError, LookupError, RecursionError) as error:
             raise TemporaryError(f"{self._what} told its status in an unknown shape") from error
+
+
+def _is_ours(item: Any) -> bool:
+    """Tell whether a listed alert is one that a daemon told the peer itself."""
+    labels = item.get("labels")
+    return isinstance(labels, dict) and labels.get("alertname") == ALIVE

@@ -16,6 +16,7 @@ from remediator.alerts import Webhook
 from remediator.connections import Connections
 from remediator.errors import StoreUnavailable
 from remediator.events import Kind
+from remediator.heartbeat import ALIVE
 from remediator.ingest import Intake
 from remediator.metrics import Metrics
 from remediator.model import JSON, Alert
@@ -138,6 +139,14 @@ async def test_a_peer_that_does_not_say_how_old_it_is_proves_nothing(bench: Benc
     assert await bench.reconciliation.round()
     assert (await bench.store.incidents()).items == ()
     assert {request.path for request in bench.server.received} == {"/api/v2/status"}
+
+
+@pytest.mark.parametrize(("name", "outcome"), [("Watchdog", "complete"), (ALIVE, "doubtful")])
+async def test_our_own_sign_of_life_does_not_show_that_prometheus_reaches_a_peer(bench: Bench, name: str, outcome: str) -> None:
+    """The daemon itself tells every peer that it works: one that holds nothing else proves nothing about what it does not hold."""
+    bench.lists(listed(alert(name)))
+    assert await bench.reconciliation.round()
+    assert bench.count("reconciliation_rounds_total", outcome=outcome) == 1
 
 
 async def test_a_store_that_is_away_breaks_a_round_off(bench: Bench) -> None:
