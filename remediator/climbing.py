@@ -17,6 +17,7 @@ from remediator.model import JSON, IncidentState, RunState
 from remediator.records import AFTER_STORM, STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
+from remediator.trust import was_tried
 
 IN_A_STORM = timedelta(minutes=1)
 """What is put off because of a storm looks again after so long."""
@@ -123,7 +124,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
         return Step(Drop("resolved, or another page stands for it"))
     storm = snapshot.pauses.get(STORM) or snapshot.pauses.get(AFTER_STORM)
-    if storm is not None and follows(message):
+    if storm is not None and follows(message) and not message.body.get("singly"):
         return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
     if message.kind is MessageKind.UPDATE:
         return _update(snapshot, message, incident, policy)
@@ -239,15 +240,34 @@ def reminder(message: Message, policy: Policy, *, now: datetime) -> Sequence[Mes
     root, _, last = message.key.rpartition("/")
     place = int(last) + 1 if message.body.get("phase") == OPEN else 1
     key = f"{root}/{place}" if message.body.get("phase") == OPEN else f"{root}/{OPEN}/{place}"
-    body = {name: message.body[name] for name in ("subject", "storm", "why", "dry_run") if name in message.body}
+    body = {name: message.body[name] for name in ("subject", "storm", "why", "dry_run", "left") if name in message.body}
     return (Message(key, MessageKind.DIGEST, message.policy, message.incident, {**body, "phase": OPEN}, now + policy.repeat_every),)
+
+
+def after_all(message: Message, incident: Incident, run: Run, rows: Sequence[Message]) -> Sequence[Message]:
+    """Return the page of an incident of which only a storm's digests told, once a remedy was tried in vain: it climbs from then on.
+
+    Such a word goes out singly, and a pager takes pages only; there are no more of these than runs may act. `rows` are the incident's
+    messages.
+    """
+    if not (run.chain_wrote or was_tried(run)) or not was_folded(incident, rows):
+        return ()
+    key = f"{incident.id}/page/{incident.relapses}/1"  # the page's own key may be that of a row that was folded
+    body = {**_bare(message), "subject": "page", "singly": True}
+    return (Message(key, MessageKind.PAGE, message.policy, incident.id, body, message.due_at),)
 
 
 def last_reminder(message: Message, policy: Policy, *, now: datetime) -> Verdict:
     """Say that nothing is left of what a storm folded, to those who were reminded: a pager that was triggered is to be quiet again."""
-    if message.key.endswith(f"/{OPEN}/1"):
+    if message.key.endswith(f"/{OPEN}/1") and not message.body.get("left"):
         return Drop("nothing was open when the first reminder was due")
-    words: dict[str, JSON] = {"phase": "over", "incidents": 0, "held": 0, "next": "All that it folded is resolved, or somebody has it."}
+    words: dict[str, JSON] = {
+        "phase": "over",
+        "incidents": 0,
+        "held": 0,
+        "left": 0,
+        "next": "All that it folded is resolved, or somebody has it.",
+    }
     return other(replace(message, body={**message.body, **words}), None, policy, now=now)
 
 

@@ -133,7 +133,7 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
         "summary": f"{_HEADS.get(str(body.get('phase')), 'Storm')}: {count} incidents",
         "dry_run": bool(body.get("dry_run")),
         "reason": str(body.get("why", "")),
-        "state": str(body.get("phase", "")),
+        "state": OPEN if body.get("left") else str(body.get("phase", "")),
         "link": "" if public_url is None else f"{public_url}/api/v1/incidents",
         **dict.fromkeys(("rule", "runbook", "approval", "run", "remedy", "target"), ""),
     }
@@ -155,6 +155,8 @@ def _lines(body: Mapping[str, JSON], values: Mapping[str, Value]) -> Iterable[st
     else:
         yield f"This stands for one page each; {body.get('held', 'some')} were held back, and nothing was done about those meanwhile."
     yield from _what(body) if "rules" in body else ()
+    if body.get("left") and body.get("phase") == "over":
+        yield f"{body['left']} incidents that were told by digests only are open, and nobody has acknowledged them."
     yield str(body.get("next", ""))
     yield "All of them: remediator incidents" + (f"  {values['link']}" if values["link"] else "")
 

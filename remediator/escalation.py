@@ -222,6 +222,7 @@ class Outbox:
         if message.kind is MessageKind.DIGEST and message.body.get("phase") in ("over", digest.OPEN):
             return await self._remind(message, policy)
         if incident is None or not climbing.climbs(message):
+            await self._page_after_all(message, incident, run)
             return climbing.other(message, incident, policy, now=self._clock())
         made: list[climbing.Step] = []
 
@@ -231,6 +232,14 @@ class Outbox:
 
         await self._store.transact(Reads(incidents=[incident.id]), build)
         return made[0].verdict
+
+    async def _page_after_all(self, message: Message, incident: Incident | None, run: Run | None) -> None:
+        """Queue the page that a storm's digest stood for, when the word goes out that a remedy was tried in vain."""
+        if incident is None or run is None or message.kind is not MessageKind.UPDATE:
+            return
+        rows = climbing.after_all(message, incident, run, await self._store.messages(incident.id))
+        if rows:
+            await self._store.transact(Reads(), lambda _snapshot: Changes(messages=rows))
 
     async def _remind(self, message: Message, policy: Policy) -> climbing.Verdict:
         """Send a storm's last digest, or a reminder of what it folded: as long as any of that is open and nobody has it."""
@@ -242,6 +251,8 @@ class Outbox:
             if not folded:
                 return climbing.last_reminder(message, policy, now=now)
             message = digest.Tallies(self._about.severities()).remind(message, folded)
+        elif policy.repeat_every is not None:
+            message = replace(message, body={**message.body, "left": len(await self._folded(message.policy))})
         following = climbing.reminder(message, policy, now=now)
         if following:
             await self._store.transact(Reads(), lambda _snapshot: Changes(messages=following))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from remediator import storm
 from remediator.events import Kind
 from remediator.levels import Hours, Policy, Unless
 from remediator.model import Authority, RunState
@@ -19,7 +20,8 @@ from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads
 from tests.builders import rule
 from tests.engine.paging import FIRST, MINUTE, Paging, level, three
-from tests.stories import act, playbook
+from tests.scripted import BROKEN, fails_at
+from tests.stories import FIRST_RUN, act, playbook
 
 Begin = Callable[..., Awaitable[Paging]]
 HOPELESS = rule(remedies=(), severity="sev2")
@@ -318,6 +320,46 @@ async def test_what_a_storm_folded_is_not_forgotten_when_it_is_over(begin: Begin
     *_, last = (values for values in paging.line.values if values["kind"] == "digest")
     assert (last["state"], len(paging.told("digest"))) == ("over", 6)  # all three levels hear that
     assert "All that it folded is resolved, or somebody has it." in last["text"]
+    assert await paging.store.next_message() is None
+
+
+async def test_remedy_that_a_storm_held_back_is_paged_when_it_fails(begin: Begin) -> None:
+    """Only digests told of its incident, and pagers take pages only: from the failure on it climbs, until somebody has it."""
+    paging = await begin(playbook(act(), severity="sev1"))
+    began = Pause(STORM, "remediator", "60 incidents", paging.now, since=paging.now)
+    await paging.store.transact(Reads(), lambda _seen: Changes(pauses=[began]))
+    await paging.fires()
+    assert await paging.state() is RunState.WAITING
+    paging.now += 5 * MINUTE
+    paging.world.fault = fails_at("before", BROKEN)
+    await paging.store.transact(
+        Reads(runs=[FIRST_RUN]), lambda seen: Changes(lift=[STORM], runs=[storm.release(seen.runs[FIRST_RUN], at=seen.now)])
+    )
+    await paging.passes(MINUTE)
+    assert await paging.state() is RunState.FAILED
+    assert (paging.told("update"), paging.told()) == (["level-1"], ["level-1"])
+    await paging.passes(10 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    await paging.ends()
+    assert paging.told("resolved") == ["level-1", "level-2"]
+
+
+async def test_storm_s_last_digest_says_that_what_it_folded_is_open(begin: Begin) -> None:
+    """A pager must not call a storm's alert resolved while nobody has its incidents; it does once that is so."""
+    paging = await begin(policy=three(repeat_every=20 * MINUTE))
+    since = paging.now
+    name = f"storm-{since:%Y%m%dT%H%M%S.%fZ}"
+    await paging.store.transact(Reads(), lambda _seen: Changes(pauses=[Pause(STORM, "remediator", "60 incidents", since, since=since)]))
+    await paging.fires()
+    body = {"storm": name, "phase": "over", "severity": "sev2", "incidents": 1, "subject": "digest"}
+    over = Message(f"{name}/default/over", MessageKind.DIGEST, "default", "system", body, since + MINUTE)
+    await paging.store.transact(Reads(), lambda _seen: Changes(lift=[STORM], messages=[over]))
+    await paging.passes(2 * MINUTE)
+    assert paging.line.values[-1]["state"] == "open"
+    assert "1 incidents that were told by digests only are open" in paging.line.sent[-1][2]
+    await paging.acknowledge()
+    await paging.passes(20 * MINUTE)
+    assert [values["state"] for values in paging.line.values if values["kind"] == "digest"][-1] == "over"
     assert await paging.store.next_message() is None
 
 
