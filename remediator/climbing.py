@@ -7,6 +7,7 @@ first, `INC/page/0/2` the second, `INC/page/0/update/1` the first update; `0` co
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -341,12 +342,20 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
     if incident.active_run is not None and incident.resolved_at is not None and now < incident.resolved_at + LAST_RUN:
         return Step(Later(replace(message, due_at=max(now, message.due_at) + LOOK_AGAIN)))
     marks = who_was_told(rows, all_well=True) | may_have_been_told(rows, policy)
+    pages = [one for one in rows if one.kind is MessageKind.PAGE and one.delivered_to]
+    if message.body.get("dry_run") and not all(one.body.get("dry_run") for one in pages):
+        # The daemon was disarmed since: what customers, say, were told in earnest must end in earnest too.
+        message = replace(message, body={**message.body, "dry_run": False})
     pending = [one.key for one in rows if climbs(one) and one.delivered_at is None and not one.cancelled]
     return Step(_to(message, marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))
 
 
 def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
-    receivers = tuple(receiver for mark, receiver in policy.everybody().items() if mark in marks)
+    everybody = policy.everybody()
+    # A reload may have changed what a receiver gets. It is the same one where no other has its name.
+    names = Counter(receiver.name for receiver in everybody.values())
+    changed = {name for mark in marks - everybody.keys() if names[name := mark.partition("#")[0]] == 1}
+    receivers = tuple(receiver for mark, receiver in everybody.items() if mark in marks or receiver.name in changed)
     return Send(message, receivers) if receivers else Drop("nobody was told before")
 
 

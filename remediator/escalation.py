@@ -31,6 +31,8 @@ from remediator.storm import folded_into
 
 FIRST_RETRY = timedelta(seconds=2)
 SHORTEST_WAIT = timedelta(seconds=1)
+MOST_ATTEMPTS = 300
+"""So often, in about a day, it is tried to deliver what is no page; pages are tried for as long as their incident is open."""
 LONGEST_RETRY = timedelta(minutes=5)
 FORGET_FAILING = timedelta(minutes=15)
 """So long a failure counts without another attempt: longer than the longest retry, so that one which another replica tries on runs out."""
@@ -216,6 +218,8 @@ class Outbox:
         if incident is not None and message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED):
             rows = await self._store.messages(incident.id)
             step = climbing.word(message, incident, rows, policy, now=self._clock())
+            for key in (*step.changes.cancel_messages, *(row.key for row in rows if row.cancelled)):
+                self._unreached.pop(key, None)  # nobody needs it any more
             if step.changes.cancel_messages:
                 await self._store.transact(Reads(), lambda _snapshot: step.changes)
             return step.verdict
@@ -327,7 +331,11 @@ class Outbox:
         attempts = message.attempts + 1
         if errors:
             delay = min(FIRST_RETRY * 2 ** min(attempts - 1, 10), LONGEST_RETRY) * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
-            after = replace(message, attempts=attempts, delivered_to=tuple(reached), error="; ".join(errors)[:1000], due_at=now + delay)
+            given_up = attempts >= MOST_ATTEMPTS and message.kind is not MessageKind.PAGE
+            error = f"given up after {attempts} attempts: {'; '.join(errors)}" if given_up else "; ".join(errors)
+            # The store's clock may be ahead of ours: its due time counts, or a receiver that is down would be asked without a pause.
+            due_at = max(now, message.due_at) + delay
+            after = replace(message, attempts=attempts, delivered_to=tuple(reached), error=error[:1000], due_at=due_at, cancelled=given_up)
             event = Event(message.incident, Kind.MESSAGE_FAILED, now, {"key": message.key, "error": after.error, "attempts": attempts})
             self._log.warning("message.failed", key=message.key, error=after.error, attempts=attempts)
             self._failing[message.key] = now
@@ -336,7 +344,9 @@ class Outbox:
             elif message.kind is MessageKind.PAGE:
                 self._unreached.setdefault(message.key, now)
             # One event tells that it fails; the retries are counted in the row, so that an outage does not fill the audit.
-            await self._store.update_message(after, events=[event] if attempts == 1 else [])
+            await self._store.update_message(after, events=[event] if attempts == 1 or given_up else [])
+            if given_up:
+                self._failing.pop(message.key, None)
             return
         after = replace(message, attempts=attempts, delivered_to=tuple(reached), delivered_at=now, error="")
         data = {"key": message.key, "receivers": list(reached), "message": message.kind.value, "level": message.body.get("level", 1)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, time
+from dataclasses import replace
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from remediator import storm
+from remediator.escalation import MOST_ATTEMPTS, Outbox
 from remediator.events import Kind
-from remediator.levels import Hours, Policy, Unless
+from remediator.levels import Hours, Level, Policy, Receiver, Unless
 from remediator.model import Authority, RunState
 from remediator.notice import notice
 from remediator.records import STORM, Message, MessageKind, Pause
@@ -361,6 +363,64 @@ async def test_storm_s_last_digest_says_that_what_it_folded_is_open(begin: Begin
     await paging.passes(20 * MINUTE)
     assert [values["state"] for values in paging.line.values if values["kind"] == "digest"][-1] == "over"
     assert await paging.store.next_message() is None
+
+
+async def test_end_reaches_a_receiver_whose_message_a_reload_changed(begin: Begin) -> None:
+    """It gets other words since, through the same connection: its alert must not stay open for ever."""
+    paging = await begin()
+    await paging.fires()
+    changed = Receiver("notify.slack", {"connection": "level-1", "template": "sre"})
+    paging.policy = Policy("production", (Level(1, (changed,)), level(2, 10)), urgent="sev1")
+    await paging.ends()
+    assert paging.told("resolved") == ["level-1"]
+
+
+async def test_what_was_told_in_earnest_ends_in_earnest(begin: Begin) -> None:
+    """Somebody disarms the daemon during the incident: customers, who never hear of a dry run, must hear that it is over."""
+    paging = await begin()
+    await paging.fires()
+    paging.limits = replace(paging.limits, dry_run=True)
+    await paging.ends()
+    assert (paging.told("resolved"), paging.line.values[-1]["dry_run"]) == (["level-1"], False)
+
+
+async def test_what_is_no_page_is_given_up_after_a_day(begin: Begin) -> None:
+    """A chat that is gone for good must not get what is long over, over and over; pages are tried on, and the record says so."""
+    paging = await begin()
+    paging.line.dead.add("level-1")
+    await paging.fires()
+    rows = [one for one in await paging.store.due_messages(limit=9) if one.kind is MessageKind.PAGE]
+    assert rows == []
+    paging.now += timedelta(hours=1)
+    for message in await paging.store.due_messages(limit=9):
+        await paging.store.update_message(replace(message, attempts=MOST_ATTEMPTS - 1))
+    await paging.deliver()
+    (kept,) = [one for one in await paging.waiting(await paging.incident()) if one.attempts]
+    assert (kept.key, kept.attempts) == (f"{FIRST}/page/0", MOST_ATTEMPTS)
+    given_up = [one for one in await paging.store.messages(FIRST_RUN) if one.cancelled]
+    assert [one.kind for one in given_up] == [MessageKind.UPDATE]
+    assert paging.said(Kind.MESSAGE_FAILED)[-1]["error"].startswith(f"given up after {MOST_ATTEMPTS} attempts")
+
+
+async def test_page_that_reached_nobody_counts_until_its_incident_is_over(begin: Begin) -> None:
+    """The heartbeat rests on it: a daemon whose last page is not needed any more must not be called dead for it."""
+    paging = await begin()
+    paging.line.dead.add("level-1")
+    await paging.fires()
+    await paging.passes(3 * MINUTE)
+    assert paging.outbox.unreached(2 * MINUTE) == f"{FIRST}/page/0"
+    await paging.ends()
+    assert paging.outbox.unreached(2 * MINUTE) is None
+
+
+async def test_clock_behind_the_store_s_makes_no_receiver_be_asked_without_a_pause(begin: Begin) -> None:
+    """What failed is due again some time after it was due, whatever this machine's clock says."""
+    paging = await begin()
+    paging.line.dead.add("level-1")
+    behind = lambda: paging.now - timedelta(minutes=10)  # noqa: E731 - a clock
+    paging.outbox = Outbox(paging.store, paging.line, lambda _name: paging.policy, public_url=lambda: None, clock=behind)  # type: ignore[arg-type]
+    await paging.fires()
+    assert await paging.store.due_messages(limit=9) == []
 
 
 async def test_notice_about_the_daemon_goes_to_those_who_hear_of_the_most_severe(begin: Begin) -> None:
