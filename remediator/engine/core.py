@@ -44,6 +44,9 @@ STOOD_STILL = 1.0
 
 _Texts = tuple[str, list[Mapping[str, JSON]], list[Mapping[str, JSON]], list[str], list[str], list[str]]
 
+_BEGUN = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING})
+"""States in which no guard asks about budgets or cooldowns: whatever leads back to one that does reads again."""
+
 Play = Callable[[Turn], bool | None]
 """Plays on a turn; True gives the lease back."""
 
@@ -151,7 +154,7 @@ class Engine:
             runs=[work.run.id, *([work.run.undoes] if work.run.undoes else [])],
             locks=locks,
             lock_prefixes=below,
-            usage=[(work.run.rule, work.run.target)],
+            usage=[] if work.run.state in _BEGUN else [(work.run.rule, work.run.target)],
             usage_window=max(windows, default=timedelta(days=1)),
             attempts=[work.run.rule] if work.judged else [],
             attempts_window=trust.window_of(work.specs()) if work.judged else timedelta(),
