@@ -165,8 +165,11 @@ class Outbox:
 
     async def _pause(self) -> float:
         due = await self._store.next_message()
-        longest, shortest = LONGEST_SLEEP.total_seconds(), 0.5 if self._flying else 0.01
-        return longest if due is None else min(longest, max(shortest, (due - self._clock()).total_seconds()))
+        if due is None:
+            return LONGEST_SLEEP.total_seconds()
+        left = (due - self._clock()).total_seconds()
+        # What is due by our clock only, which may be ahead of the store's, must not be asked for over and over.
+        return min(LONGEST_SLEEP.total_seconds(), max(0.5 if self._flying or left < 0 else 0.01, left))
 
     async def _try(self, message: Message) -> None:
         """Deliver one message; one that can't even be put together is put off, and said to be so."""

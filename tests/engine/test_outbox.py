@@ -163,6 +163,17 @@ async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_tw
     assert post.line.sent == [("#ops", "INC-1"), ("#boss", "INC-1")]
 
 
+async def test_clock_ahead_of_the_store_s_asks_for_nothing_over_and_over(post: Post) -> None:
+    """What is due by this machine's clock only is waited for, not polled without a pause."""
+    await post.outbox.aclose()
+    later = Message("INC-1/page/0", MessageKind.PAGE, "default", "INC-1", {}, datetime.now(UTC) + timedelta(minutes=1))
+    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=[later]))
+    post.outbox._clock = lambda: datetime.now(UTC) + timedelta(minutes=10)
+    assert await post.outbox._pause() == 0.5
+    post.outbox._clock = lambda: later.due_at - timedelta(milliseconds=100)
+    assert await post.outbox._pause() == pytest.approx(0.1)
+
+
 async def _undelivered(post: Post) -> list[Message]:
     post.store._clock = lambda: datetime.now(UTC) + timedelta(hours=1)
     return await post.store.due_messages(limit=10)
