@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from remediator.alerts import fingerprint
 from remediator.events import Kind
 from remediator.model import JSON, Event, RunState, canonical, from_json, to_json
 from remediator.records import SILENCE, Pause, Run, Step
@@ -89,6 +90,8 @@ def follow(run: Run, rule: Rule, snapshot: Snapshot, *, over: bool) -> tuple[Pau
     if not works or rule.silence is None or run.dry_run or not run.locks or not _begins(run, snapshot):
         return ()
     subject = snapshot.incidents[run.incident].subject
+    if fingerprint(subject.labels) != subject.fingerprint:
+        return ()  # some label is missing here (one that held a secret, or was never sent): a silence without it is one of other alerts too
     mark = f"{run.id}@{snapshot.now:%H%M%S%f}"
     now = snapshot.now
     return (row_of(Keeping(run.id, run.incident, run.rule, dict(subject.labels), mark, since=now, lasts=rule.silence, due_at=now)),)

@@ -13,6 +13,7 @@ import pytest
 from actions.alertmanager import AlertmanagerConnection, ExpireSilence, SilenceAction
 from remediator import silencing
 from remediator.action import Identity
+from remediator.alerts import fingerprint
 from remediator.errors import PermanentError
 from remediator.execution import Execution
 from remediator.model import Alert, IncidentState, RunState
@@ -87,6 +88,15 @@ async def test_dry_run_and_rules_without_it_want_no_silence(start: Start) -> Non
     await harness.send(alert())
     await harness.work()
     assert await harness.store.pauses() == {}
+
+
+async def test_alert_that_came_without_all_its_labels_is_not_silenced(start: Start) -> None:
+    """Fewer labels match more alerts: what says by its fingerprint that it is another one keeps nobody else's pager quiet."""
+    harness = await start(playbook(act("both", *TWO), **QUIET))
+    await harness.send(replace(alert(), fingerprint=alert(instance="db1").fingerprint))
+    await harness.work()
+    assert harness.world.writes
+    assert await wished(harness) is None
 
 
 def _keeping(**fields: Any) -> Keeping:
@@ -174,9 +184,12 @@ class World:
         """Write down an acting run that wants its alert quiet."""
         self.number += 1
         now = datetime.now(UTC)
-        subject = Alert("f", firing=True, labels={"alertname": "A", "n": str(self.number)}, annotations={}, starts_at=now)
+        labels = {"alertname": "A", "n": str(self.number)}
+        subject = Alert(fingerprint(labels), firing=True, labels=labels, annotations={}, starts_at=now)
         name = f"INC-20261121-{self.number:03d}"
-        incident = Incident(name, "r", "t", "sev2", IncidentState.OPEN, subject, now, now, ("f",), runs=1, active_run=f"{name}-1")
+        incident = Incident(
+            name, "r", "t", "sev2", IncidentState.OPEN, subject, now, now, (subject.fingerprint,), runs=1, active_run=f"{name}-1"
+        )
         run = Run(f"{name}-1", name, 1, "r", "h", "t", RunState.APPLYING, now, now, None, locks=("l",))
         rule = Rule("r", (), (), silence=timedelta(minutes=10))
         snapshot = Snapshot(now=now, incidents={name: incident})
