@@ -40,7 +40,9 @@ LONGEST_SLEEP = timedelta(seconds=5)
 DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
-MOST_DUE = 200
+MOST_DUE = 1000
+"""Most due messages among which pages are looked for: they go first, however much else waits for a receiver that hangs."""
+URGENT = frozenset({MessageKind.PAGE, MessageKind.DIGEST})
 MOST_FOLDED = 1000
 """Incidents that a reminder counts."""
 MOST_RUNS = 100
@@ -152,7 +154,8 @@ class Outbox:
         """Begin to deliver what is due: side by side, since one dead receiver must not hold up a page, but in order for an incident."""
         if len(self._flying) > BATCH // 2:
             return  # to read all that is due each time one has landed would take longer than to deliver it
-        for message in await self._store.due_messages(limit=MOST_DUE):
+        due = await self._store.due_messages(limit=MOST_DUE)
+        for message in sorted(due, key=lambda one: one.kind not in URGENT):
             lane = message.key if message.kind is MessageKind.DIGEST else message.incident
             if lane not in self._flying and len(self._flying) < BATCH:
                 task = asyncio.create_task(self._try(message), name=f"message {message.key}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from remediator.escalation import Outbox
+from remediator.escalation import BATCH, Outbox
 from remediator.escalation_words import text_of
 from remediator.events import Kind
 from remediator.levels import Receiver, plain
@@ -141,6 +141,26 @@ async def test_hanging_receiver_delays_no_other_page(post: Post) -> None:
     await post.put("INC-1", "INC-2")
     await until(lambda: sorted(post.line.sent) == [("#ops", "INC-1"), ("#ops", "INC-2")])
     hang.set()
+
+
+async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(post: Post) -> None:
+    """Hundreds of updates that are due since long cost a new page no more time than those that are under way."""
+    hang = asyncio.Event()
+
+    async def fault(_name: str, _params: Mapping[str, Any]) -> str | None:
+        await hang.wait()
+        return None
+
+    post.line.fault = fault
+    now = datetime.now(UTC) - timedelta(minutes=1)
+    updates = [Message(f"INC-{one}/told", MessageKind.UPDATE, "default", f"INC-{one}", {"rule": "r"}, now) for one in range(3 * BATCH)]
+    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=updates))
+    post.outbox.wake()
+    await until(lambda: len(post.outbox._flying) == BATCH)
+    await post.put("urgent")
+    hang.set()
+    await until(lambda: len(post.line.sent) == 3 * BATCH + 1)
+    assert post.line.sent.index(("#ops", "urgent")) <= 2 * BATCH
 
 
 async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_twice(post: Post) -> None:
