@@ -151,7 +151,7 @@ class Engine:
     def _reads(self, work: Work, locks: Sequence[str] = (), below: Sequence[str] = ()) -> Reads:
         windows = [budget.window for spec in work.specs() for budget in spec.budgets]
         return Reads(
-            runs=[work.run.id, *([work.run.undoes] if work.run.undoes else [])],
+            runs=[work.run.id, *_earlier(work.run), *([work.run.undoes] if work.run.undoes else [])],
             locks=locks,
             lock_prefixes=below,
             usage=[] if work.run.state in _BEGUN else [(work.run.rule, work.run.target)],
@@ -360,9 +360,15 @@ class Engine:
 
 
 def _own(work: Work) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the silences that don't speak against acting: those kept for the incident's runs, and those that this run's steps made."""
+    """Return the silences that don't speak against acting: those kept for the incident's runs, and those that its chain's steps made."""
     ids, marks = own(work.snapshot.pauses, work.run.incident)
-    return (*ids, *made_by(work.run.steps)), marks
+    before = [work.snapshot.runs[name] for name in _earlier(work.run) if name in work.snapshot.runs]
+    return (*ids, *(one for run in (*before, work.run) for one in made_by(run.steps))), marks
+
+
+def _earlier(run: Run) -> list[str]:
+    """Return the runs of its chain before it."""
+    return [f"{run.incident}-{number}" for number in range(run.chain, run.number)]
 
 
 def _failures(successor: Run | None) -> Sequence[str]:

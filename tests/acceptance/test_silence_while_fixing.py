@@ -274,6 +274,23 @@ async def test_s14_silence_made_by_a_step_does_not_stop_the_next_step(tmp_path: 
         assert any(request.path == "/jobs/one" for request in world.target.received)
 
 
+async def test_s14_silence_made_by_a_step_does_not_stop_the_next_remedy(tmp_path: Path) -> None:
+    """The first remedy kept it quiet and did not help: its silence is no reason to leave the alert alone."""
+    first = rule(QUIET, silence="false", until='"false"', within="16s")
+    verify = '        verify: {within: 20s, hold: 0s, until: "true"}\n'
+    another = f"        on_failure: next\n      - name: another\n        steps: [{JOB}]\n{verify}"
+    async with opened(tmp_path, first.replace("    guards:", another + "    guards:")) as world:
+        await world.alertmanager.post_alerts({"alertname": "Quiet", "id": "one"})
+        incident = (await world.reaches("verifying"))["incident"]
+
+        async def tried_next() -> bool:
+            return any(one["id"] == f"{incident}-2" for one in (await world.daemon.call("GET", "/api/v1/runs"))["items"])
+
+        await eventually(tried_next, what="the next remedy is tried", within=30.0)
+        await world.daemon.reaches(f"{incident}-2", "succeeded")
+        assert any(request.path == "/jobs/one" for request in world.target.received)
+
+
 async def test_s14_anybody_elses_silence_still_stops_the_next_step(tmp_path: Path) -> None:
     """Also one that copies author and comment of ours: only the very silence that was made doesn't count."""
     async with opened(tmp_path, rule(SLOW, JOB)) as world:
