@@ -348,6 +348,10 @@ class Daemon:
             freezes=self._freezer.freezes,
         )
 
+    def shown(self, value: JSON) -> JSON:
+        """Take the daemon's secrets out of what people are shown."""
+        return self.scrubber.json(value)
+
     # --- alerts and rehearsals
 
     async def accept(self, body: bytes, actor: Actor) -> Accepted:  # noqa: ARG002 - who sent it is the access log's business

@@ -73,6 +73,9 @@ class Service(Protocol):
     def bounds(self) -> Bounds:
         """Return the operator's bounds in force."""
 
+    def shown(self, value: JSON) -> JSON:
+        """Take the daemon's secrets out of what people are shown of rows: a plan holds what it found, whatever that was."""
+
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""
 

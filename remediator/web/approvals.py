@@ -41,7 +41,7 @@ async def show_approval(call: Call) -> web.Response:
     approval = await _approval(call)
     run = await store.run(approval.run)
     incident = await store.incident(approval.incident)
-    return ok(to_json(question(approval, run, incident)))
+    return ok(call.service.shown(to_json(question(approval, run, incident))))
 
 
 async def decide(call: Call) -> web.Response:

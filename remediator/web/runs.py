@@ -54,7 +54,8 @@ async def show_run(call: Call) -> web.Response:
         raise missing("run", name)
     if not allows(call.actor, Operation.READ_EVIDENCE):
         run = replace(_without_data(run), facts=await call.without_evidence(run.facts))
-    return ok(to_json(run))
+    found = to_json(run)
+    return ok({**found, "steps": call.service.shown(found["steps"])})
 
 
 def _without_data(run: Run) -> Run:
@@ -101,7 +102,7 @@ async def undo(call: Call) -> web.Response:
     sent, name = call.sent(UndoBody), call.path("run")
     if sent.plan:
         found = await call.service.undo_plan(name)
-        return ok(to_json(Undo(bool(found["possible"]), str(found["reason"]), tuple(found["steps"]))))
+        return ok(call.service.shown(to_json(Undo(bool(found["possible"]), str(found["reason"]), tuple(found["steps"])))))
     if not allows(call.actor, Operation.RESUME):
         raise Refused(403, "undo lets the daemon act again: that needs a role that includes resume", reason="forbidden")
     run = await call.service.undo(name, sent.comment, call.actor)

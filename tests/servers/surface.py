@@ -45,6 +45,7 @@ from remediator.model import (
 from remediator.records import Approval, Incident, Run, Step
 from remediator.registry import Registry
 from remediator.rules.model import Rule
+from remediator.scrubber import Scrubber
 from remediator.service import Accepted, Reloaded
 from remediator.settings import IdentitySettings, ListenSettings, Role, Settings
 from remediator.store.protocol import Changes, Reads
@@ -133,6 +134,7 @@ class SurfaceService:
     gate: Any = None
     """An `asyncio.Event` that `accept` awaits, where a test wants requests under way."""
     not_ready: str | None = None
+    scrubber: Scrubber = field(default_factory=Scrubber)
     reloaded: Reloaded = field(default_factory=lambda: Reloaded(ok=True, rules=1, problems=()))
     bodies: list[bytes] = field(default_factory=list)
     senders: list[str] = field(default_factory=list)
@@ -145,6 +147,10 @@ class SurfaceService:
     def bounds(self) -> Bounds:
         """Return the defaults."""
         return Bounds()
+
+    def shown(self, value: JSON) -> JSON:
+        """Show as the daemon does."""
+        return self.scrubber.json(value)
 
     def ready(self) -> str | None:
         """Say what the test wants said."""

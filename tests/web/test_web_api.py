@@ -75,6 +75,18 @@ async def test_s04_evidence_is_for_responders_and_above(surface: Surface, http: 
     assert (await get(http, surface, f"/api/v1/runs/{RUN}"))["facts"] == {"checks.logs.count": 3}
 
 
+async def test_secret_that_a_plan_met_is_shown_to_nobody(http: ClientSession, surface: Surface) -> None:
+    """What a workload's field held before may be a password of the daemon's own: not even those who may see evidence see that."""
+    paths = (f"/api/v1/runs/{RUN}", f"/api/v1/approvals/{APPROVAL}")
+    for path in paths:
+        assert "web:43" in json.dumps(await get(http, surface, path, "admin"))
+    surface.service.scrubber.learn("web:43")
+    for path in paths:
+        found = json.dumps(await get(http, surface, path, "admin"))
+        assert "web:43" not in found
+        assert "web:42" in found
+
+
 async def test_s04_events_say_when_evidence_was_left_out(surface: Surface, http: ClientSession) -> None:
     """An event without its evidence says so, since its hash can't be recomputed from what is shown."""
     events = (await get(http, surface, f"/api/v1/incidents/{INCIDENT}/events"))["items"]
