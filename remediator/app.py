@@ -373,7 +373,8 @@ class Daemon:
     async def rehearse(self, alert: Alert) -> Mapping[str, JSON]:
         """Decide and plan for an alert, writing nothing."""
         matching = self._matching(alert)
-        return await rehearse(alert, matching, engine=self.engine, store=self._store, bounds=self.bounds())
+        trace = await rehearse(alert, matching, engine=self.engine, store=self._store, bounds=self.bounds())
+        return {name: self.shown(value) for name, value in trace.items()}
 
     # --- undo by hand
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from remediator.app import Daemon
 from remediator.errors import InvalidFiles
 from remediator.loading import load_rules
-from remediator.model import Actor
+from remediator.model import Actor, Alert
 from remediator.records import SYSTEM_CHAIN
 from remediator.registry import Registry
 from remediator.settings import Settings, StoreSettings, load_settings
@@ -25,6 +26,16 @@ rules:
     escalation: {escalation}
     checks:
       site: {{http.get: {{connection: {connection}, path: /health}}}}
+"""
+
+JOBS = """
+rules:
+  - name: jobs
+    match: ['alertname = "JobStuck"']
+    severity: sev3
+    remedies:
+      - name: start it again
+        steps: [{http.request: {connection: shop, path: "/jobs/{id}", args: {id: "${labels.id}"}}}]
 """
 
 
@@ -75,6 +86,34 @@ async def test_a_large_body_does_not_hold_up_the_others(tmp_path: Path) -> None:
     await daemon.aclose()
     assert (await accepting).alerts == 24
     assert longest < 1
+
+
+async def test_secret_that_a_plan_met_stays_out_of_its_rehearsal(tmp_path: Path) -> None:
+    """What a plan would change from and to may be a password of the daemon's own: a rehearsal shows as little of it as a run does."""
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    (pack / "jobs.yaml").write_text(JOBS)
+    settings = Settings.model_validate(
+        {
+            "store": {"url": f"sqlite://{tmp_path}/state.sqlite"},
+            "connections": {"shop": {"kind": "http", "base_url": "https://shop.example.com"}},
+            "packs": {"mine": {"path": str(pack)}},
+        }
+    )
+    daemon = Daemon(settings, environ={})
+    began = datetime(2026, 11, 21, 3, tzinfo=UTC)
+    alert = Alert("0" * 16, firing=True, labels={"alertname": "JobStuck", "id": "hunter2hunter2"}, annotations={}, starts_at=began)
+    await daemon.start()
+    try:
+        before = await daemon.rehearse(alert)
+        daemon.scrubber.learn("hunter2hunter2")
+        after = await daemon.rehearse(alert)
+    finally:
+        await daemon.aclose()
+    assert "hunter2hunter2" in str(before["plan"])
+    assert before["plan"]["hash"] == after["plan"]["hash"]
+    assert "hunter2" not in str(after)
+    assert "/jobs/" in str(after["plan"])
 
 
 async def test_what_people_write_is_scrubbed_before_it_is_kept(tmp_path: Path) -> None:
