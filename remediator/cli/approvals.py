@@ -12,7 +12,7 @@ from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import AsJson, Comment, Limit, Yes, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
-from remediator.cli.timeline import step_lines
+from remediator.timeline import step_lines
 
 Approval = Annotated[str, typer.Argument(metavar="ID", help="the approval's id")]
 

@@ -21,9 +21,9 @@ from remediator.cli.client import Client
 from remediator.cli.failure import CommandFailed, Exit
 from remediator.cli.options import DEFAULT_CONFIG_PATH, AsJson, Config, OptionalConfig, connected
 from remediator.cli.output import complain, one_line, print_json, print_table, say
-from remediator.cli.timeline import step_lines, word
 from remediator.errors import InvalidFiles, Problem
 from remediator.model import JSON, Alert
+from remediator.timeline import step_lines, word
 
 if TYPE_CHECKING:
     from remediator.rules.compile import RuleSet

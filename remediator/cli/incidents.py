@@ -14,8 +14,8 @@ from remediator.cli.client import Client
 from remediator.cli.options import AsJson, Limit, connected
 from remediator.cli.output import clean, one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
-from remediator.cli.timeline import explain, step_lines, word
 from remediator.duration import format_duration
+from remediator.timeline import explain, step_lines, word
 
 RUN = re.compile(r".+-\d+-\d+-\d+")
 """A run's id is its incident's id and a number."""

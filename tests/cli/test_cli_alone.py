@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from remediator.cli.program import COMMANDS
-from remediator.cli.timeline import TOLD, explain
 from remediator.events import Kind
 from remediator.settings import load_settings
+from remediator.timeline import TOLD, explain
 from tests.cli.conftest import ROOT, Commands
 
 PACK = "name: mine\n"
