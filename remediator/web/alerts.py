@@ -8,7 +8,8 @@ from remediator.authentication import Operation
 from remediator.metrics import Metrics
 from remediator.model import JSON
 from remediator.web.problems import Refused
-from remediator.web.routes import Answer, Call, Route, ok
+from remediator.web.routes import Answer, Call, Route
+from remediator.web.whole import Whole
 
 RECEIVE = "receiveAlerts"
 
@@ -48,7 +49,7 @@ ACCEPTED: dict[str, JSON] = {
 }
 
 
-async def receive(call: Call) -> web.Response:
+async def receive(call: Call) -> web.StreamResponse:
     """Take a webhook: 202 only after the commit; any refusal that may pass by itself is a 503, which Alertmanager repeats (429 is not)."""
     done = await call.service.accept(call.raw, call.actor)
     call.surface.metrics.webhook("accepted")
@@ -59,7 +60,7 @@ async def receive(call: Call) -> web.Response:
         "incidents": list(done.opened),
         "rejected": [str(reason) for reason in done.rejected],
     }
-    return ok(answer, status=202)
+    return Whole(answer, status=202)
 
 
 def count_refusal(metrics: Metrics, refused: Refused) -> None:

@@ -35,6 +35,7 @@ from remediator.web import (
 )
 from remediator.web.access import authenticate, authorise, check_origin
 from remediator.web.bodies import Room, parse_body, read_body
+from remediator.web.listener import DIRECT
 from remediator.web.problems import Refused, from_error, from_http, problem
 from remediator.web.query import parse_query
 from remediator.web.routes import NOBODY, Call, Route, Surface
@@ -87,6 +88,7 @@ def create_app(
     )
     app = web.Application(middlewares=[_answering(metrics)])
     add_routes(app, surface, ROUTES)
+    app[DIRECT] = {(route.method, route.path): _directly(surface, route) for route in alerts.ROUTES}
     return app
 
 
@@ -114,10 +116,13 @@ def _handler(surface: Surface, route: Route) -> Handler:
         query = parse_query(route.query, request.query) if route.query or request.query_string else {}
         if not route.takes_body:
             return await route.handle(Call(surface, request, actor, query))
-        with surface.room.hold(request, limit=surface.max_body):
+        taken = surface.room.take(request, limit=surface.max_body)
+        try:
             raw = await read_body(request, limit=surface.max_body, seconds=surface.body_timeout)
             body = parse_body(raw, route.body) if route.body is not None else None
             return await route.handle(Call(surface, request, actor, query, raw, body))
+        finally:
+            surface.room.give_back(taken)
 
     return handle
 
@@ -125,15 +130,25 @@ def _handler(surface: Surface, route: Route) -> Handler:
 def _answering(metrics: Metrics) -> Middleware:
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
-        began = time.perf_counter()
-        response = await _answer(request, handler, metrics)
-        metrics.request(request.match_info.route.name or OTHER, response.status, time.perf_counter() - began)
-        return response
+        return await _answer(request, handler, metrics, name=request.match_info.route.name or OTHER)
 
     return answer
 
 
-async def _answer(request: web.Request, handler: Handler, metrics: Metrics) -> web.StreamResponse:
+def _directly(surface: Surface, route: Route) -> Handler:
+    """Return what answers a route's requests that never meet the router and its middlewares."""
+    handler = _handler(surface, route)
+    return lambda request: _answer(request, handler, surface.metrics, name=route.name)
+
+
+async def _answer(request: web.Request, handler: Handler, metrics: Metrics, *, name: str) -> web.StreamResponse:
+    began = time.perf_counter()
+    response = await _attempt(request, handler, metrics, name=name)
+    metrics.request(name, response.status, time.perf_counter() - began)
+    return response
+
+
+async def _attempt(request: web.Request, handler: Handler, metrics: Metrics, *, name: str) -> web.StreamResponse:
     try:
         return await handler(request)
     except RemediatorError as error:
@@ -144,7 +159,7 @@ async def _answer(request: web.Request, handler: Handler, metrics: Metrics) -> w
         raise
     except Exception:  # noqa: BLE001 - the edge of the surface: a fault of ours must become an answer that tells nothing
         refused = _fault(request)
-    if request.match_info.route.name == alerts.RECEIVE:
+    if name == alerts.RECEIVE:
         alerts.count_refusal(metrics, refused)
     return problem(refused, request.path)
 

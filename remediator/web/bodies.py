@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 from aiohttp import web
@@ -29,11 +27,10 @@ class Room:
         self._size = size
         self._held = 0
 
-    @contextmanager
-    def hold(self, request: web.Request, *, limit: int) -> Iterator[None]:
-        """Keep room for a request's body; one that does not say how long it is may be `limit` bytes long.
+    def take(self, request: web.Request, *, limit: int) -> int:
+        """Take room for a request's body, to be given back; one that does not say how long it is may be `limit` bytes long.
 
-        Raises `Refused` (503) when there is none: Alertmanager sends again, and what is in hand is worked off meanwhile.
+        Return how much. Raises `Refused` (503) when there is none: Alertmanager sends again, and what is in hand is worked off meanwhile.
         """
         declared = request.content_length
         wanted = limit if declared is None else min(declared, limit)
@@ -41,10 +38,11 @@ class Room:
             detail = f"bodies of {self._held} bytes are in hand already, and {self._size} is the most (listen.max_bodies); send it again"
             raise Refused(503, detail, reason="busy", headers={"Retry-After": "1"}, close=True)
         self._held += wanted
-        try:
-            yield
-        finally:
-            self._held -= wanted
+        return wanted
+
+    def give_back(self, taken: int) -> None:
+        """Give back what was taken."""
+        self._held -= taken
 
 
 async def read_body(request: web.Request, *, limit: int, seconds: float) -> bytes:
