@@ -180,6 +180,7 @@ class Daemon:
             watch=lambda: self._settings.watchdog.watch,
             dry_run=lambda: self._settings.dry_run,
             metrics=self.metrics,
+            recover=self._receiving.recover,
         )
         self._freezer = Freezer(self._store, metrics=self.metrics, note=lambda kind, data: self._note(kind, **data))
         self._silencer = Silencer(
@@ -316,6 +317,11 @@ class Daemon:
     def authenticator(self) -> Authenticator:
         """Return the identities in force."""
         return self._authenticator
+
+    async def session_key(self) -> str | None:
+        """Return what signs sessions of the web interface, None when the settings name nothing. Raises what reading a secret raises."""
+        reference = self._settings.ui.session_key
+        return None if reference is None else await self._secrets.reveal(reference)
 
     def bounds(self) -> Bounds:
         """Return the operator's bounds in force."""
@@ -564,7 +570,7 @@ async def serve(path: Path) -> None:
     for name in (signals.SIGTERM, signals.SIGINT):
         loop.add_signal_handler(name, stop.set)
     loop.add_signal_handler(signals.SIGHUP, reload)
-    app = create_app(daemon, daemon.metrics, daemon.authenticator)
+    app = create_app(daemon, daemon.metrics, daemon.authenticator, session_key=daemon.session_key)
     async with AsyncExitStack() as stack:
         await daemon.start()
         stack.push_async_callback(daemon.aclose)

@@ -305,13 +305,13 @@ def acknowledged(incident: Incident) -> Sequence[Message]:
     return (Message(key, MessageKind.ACKNOWLEDGED, incident.policy, incident.id, body, at),)
 
 
-def resolved(incident: Incident, *, dry_run: bool) -> Sequence[Message]:
-    """Return the word to those who were paged that the incident is over."""
+def resolved(incident: Incident, *, dry_run: bool, after: timedelta = timedelta()) -> Sequence[Message]:
+    """Return the word to those who were paged that the incident is over; `after` so long, in which that may turn out to be untrue."""
     at = incident.resolved_at
     if at is None or incident.paged_at is None:
         return ()
     body: dict[str, JSON] = {"subject": "resolved", "rule": incident.rule, "relapses": incident.relapses, "dry_run": dry_run}
-    return (Message(f"{incident.id}/resolved/{incident.relapses}", MessageKind.RESOLVED, incident.policy, incident.id, body, at),)
+    return (Message(f"{incident.id}/resolved/{incident.relapses}", MessageKind.RESOLVED, incident.policy, incident.id, body, at + after),)
 
 
 def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:

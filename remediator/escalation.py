@@ -28,6 +28,7 @@ from remediator.records import STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.storm import folded_into
+from remediator.watchdog import lost, reason_of
 
 FIRST_RETRY = timedelta(seconds=2)
 SHORTEST_WAIT = timedelta(seconds=1)
@@ -222,6 +223,9 @@ class Outbox:
         """Decide what becomes of a message; the rows that follow from it are durable before anything is sent."""
         policy = self._policies(message.policy)
         if incident is not None and message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED):
+            away = lost(await self._store.pauses(), incident.subject.labels) if message.kind is MessageKind.RESOLVED else None
+            if away is not None:  # it may only be that nobody says any more that it is not over
+                return Later(replace(message, due_at=max(self._clock(), message.due_at) + climbing.IN_A_STORM), reason_of(away))
             rows = await self._store.messages(incident.id)
             step = climbing.word(message, incident, rows, policy, now=self._clock())
             for key in (*step.changes.cancel_messages, *(row.key for row in rows if row.cancelled)):

@@ -20,6 +20,8 @@ class Kind(StrEnum):
     INCIDENT_RELEASED = "incident.released"  # owner, reason
     EPISODE_CLOSED = "episode.closed"  # fingerprint (others of the incident are still open)
     EPISODE_EXPIRED = "episode.expired"  # fingerprint, reason, peers, absent, confirmed_at (no Alertmanager knows its alert any more)
+    EPISODE_DOUBTED = "episode.doubted"  # fingerprint, reason (said to be over while a watchdog is lost, which proves nothing)
+    EPISODE_BELIEVED = "episode.believed"  # fingerprint, ends_at (the watchdog is back, and nobody told of its alert again)
     ALERT_RECOVERED = "alert.recovered"  # fingerprint, source (missed | truncated), peer, receiver, starts_at, updated_at
     RUN_CREATED = "run.created"  # run, rule, rule_hash, chain, dry_run
     RUN_ENTERED = "run.entered"  # run, rule, state, was, reason
@@ -46,6 +48,8 @@ class Kind(StrEnum):
     # in the system chain
     DAEMON_STARTED = "daemon.started"  # version, dry_run, rules, rules_hash
     DAEMON_STOPPED = "daemon.stopped"
+    SESSION_BEGAN = "session.began"  # address (somebody signed in to the web interface; the actor says who)
+    SESSION_ENDED = "session.ended"  # address
     RULES_RELOADED = "rules.reloaded"  # rules, rules_hash
     RULES_REFUSED = "rules.refused"  # problems
     ALERTS_TRUNCATED = "alerts.truncated"  # receiver, group, truncated, recovered, error

@@ -36,6 +36,8 @@ class Source(StrEnum):
     """Its webhook left it out."""
     GONE = "gone"
     """No Alertmanager knows it any more, so its episode ends."""
+    BELIEVED = "believed"
+    """It was said to be over while a watchdog was lost, which has long been heard again, and nobody has told of it since."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,12 @@ class Intake:
     """When the storm breaker trips; None: never."""
     watch: Watch = field(default_factory=Watch)
     """Which alerts are watchdogs. No rule is asked about them."""
+
+    def order(self, item: Sorted) -> int:
+        """Return the place of an alert among those of its webhook."""
+        if item.alert.firing:
+            return 0
+        return 1 if self.watch.watches(item.alert.labels) else 2
 
 
 def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
@@ -172,12 +180,13 @@ def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: I
     for alerts in webhooks:
         before = len(draft.runs)
         # Firing first: an incident whose last alert ends while another one joins has not been resolved in between.
-        for item in sorted(alerts, key=_resolved_last) if len(alerts) > 1 else alerts:
+        # A watchdog's end before all other ends, since these prove nothing then.
+        for item in sorted(alerts, key=intake.order) if len(alerts) > 1 else alerts:
             episode = draft.episode(item.alert.fingerprint)
             if item.alert.firing:
                 _firing(draft, item, episode)
             elif episode is not None and episode.open and _ends(item, episode):
-                _resolved(draft, item.alert, episode, item.recovery)
+                _over(draft, item, episode)
         opened.append(tuple(run.incident for run in draft.runs[before:]))
     return _changes(draft), opened
 
@@ -228,10 +237,6 @@ def _hold_back(draft: _Draft, breaks: Pause) -> None:
         draft.messages += [storm.backstop(breaks, policy, dry_run=draft.intake.bounds.dry_run) for policy in sorted(policies)]
 
 
-def _resolved_last(item: Sorted) -> bool:
-    return not item.alert.firing
-
-
 def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:
     """Tell whether a firing alert is a late copy of an episode that was closed already.
 
@@ -240,6 +245,14 @@ def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timede
     if closed.closed_at is None or now - closed.closed_at > tombstone:
         return False
     return alert.starts_at <= (closed.ends_at or closed.closed_at)
+
+
+def believed(episode: Episode) -> tuple[Alert, Recovery]:
+    """Return the end of an open episode that was said to be over while a watchdog was lost."""
+    ends_at = episode.ends_at
+    alert = Alert(episode.fingerprint, firing=False, labels=episode.labels, annotations={}, starts_at=episode.starts_at, ends_at=ends_at)
+    data: dict[str, JSON] = {"ends_at": None if ends_at is None else ends_at.isoformat()}
+    return alert, Recovery(Source.BELIEVED, data, episode.confirmed_at)
 
 
 def _ends(item: Sorted, open_: Episode) -> bool:
@@ -264,7 +277,7 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
     if episode is not None and episode.open:
         if recovery is not None and recovery.source is Source.MISSED:
             return  # a webhook brought it meanwhile
-        episode = replace(episode, confirmed_at=max(confirmed, episode.confirmed_at))
+        episode = replace(episode, confirmed_at=max(confirmed, episode.confirmed_at), ends_at=None)
     elif episode is not None and late_copy(alert, episode, now=now, tombstone=draft.intake.tombstone):
         return
     else:
@@ -455,6 +468,18 @@ def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
     return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
 
 
+def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
+    """Take an end. While a watchdog is lost it is noted and proves nothing: a dead Prometheus has all its alerts called resolved."""
+    away = None if draft.intake.watch.watches(item.alert.labels) else watchdog.lost(draft.in_force(), item.alert.labels)
+    if away is None:
+        _resolved(draft, item.alert, episode, item.recovery)
+    elif episode.ends_at is None:
+        draft.keep(replace(episode, ends_at=item.alert.ends_at or draft.snapshot.now))
+        if episode.incident is not None:
+            reason = watchdog.reason_of(away)
+            draft.event(episode.incident, Kind.EPISODE_DOUBTED, fingerprint=item.alert.fingerprint, reason=reason)
+
+
 def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery | None) -> None:
     """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
     now = draft.snapshot.now
@@ -465,7 +490,8 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
     if known is None or alert.fingerprint not in known.fingerprints:
         return
     if recovery is not None:
-        draft.event(known.id, Kind.EPISODE_EXPIRED, fingerprint=alert.fingerprint, **recovery.data)
+        kind = Kind.EPISODE_BELIEVED if recovery.source is Source.BELIEVED else Kind.EPISODE_EXPIRED
+        draft.event(known.id, kind, fingerprint=alert.fingerprint, **recovery.data)
     left = tuple(fingerprint for fingerprint in known.fingerprints if fingerprint != alert.fingerprint)
     if left:
         draft.put(replace(known, fingerprints=left, updated_at=now))
@@ -474,7 +500,8 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
     over = replace(known, fingerprints=(), state=IncidentState.RESOLVED, resolved_at=now, updated_at=now)
     draft.put(over)
     draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint, paged=known.paged_at is not None)
-    draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run)
+    proof = watchdog.PROOF if draft.intake.watch.stale_after is not None and recovery is None else timedelta()
+    draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run, after=proof)
     if known.last_end is not None:
         draft.recovered[known.id] = now
     draft.cancelled.append(page_key(known))

@@ -47,6 +47,7 @@ _WARNINGS = frozenset(
         Kind.APPROVAL_REQUESTED,
         Kind.APPROVAL_CLOSED,
         Kind.EPISODE_EXPIRED,
+        Kind.EPISODE_DOUBTED,
         Kind.ALERTS_TRUNCATED,
         Kind.RECONCILIATION_DOUBTED,
     }

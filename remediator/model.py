@@ -247,6 +247,7 @@ class Episode:
     """When the last notification that said *firing* was received."""
     closed_at: datetime | None = None
     ends_at: datetime | None = None
+    """When it ended; of an open one, when it is said to have ended while a watchdog was lost, which nobody believes yet."""
     incident: str | None = None
     note: str = ""
     """Why no incident belongs to it (no rule matched, say)."""

@@ -1,6 +1,7 @@
 """Messages to people that belong to no incident: what happens to the daemon itself. Pure.
 
-They lie in the outbox like all others. Their incident is the system chain, where the event is that they tell of.
+They lie in the outbox like all others. Their incident is the system chain, where the event is that they tell of. Most are for whoever
+reads; an *alarm* is for whoever sleeps: it goes out as a page, and rings until its all-clear, which bears the same occasion.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from datetime import datetime
 
 from remediator.model import JSON, Value
 from remediator.records import SYSTEM_CHAIN, Message, MessageKind
+from remediator.replacing import replace
 
 SUBJECT = "notice"
 """What the body of such a message says that it is about."""
@@ -19,6 +21,23 @@ def notice(key: str, summary: str, text: str, *, policy: str, due: datetime, dry
     """Make a notice. `key` names the occasion: of two with the same key only the first is sent."""
     body: dict[str, JSON] = {"subject": SUBJECT, "summary": summary, "text": text, "dry_run": dry_run}
     return Message(key, MessageKind.UPDATE, policy, SYSTEM_CHAIN, body, due)
+
+
+def alarm(occasion: str, summary: str, text: str, *, policy: str, due: datetime, dry_run: bool) -> Message:
+    """Make a notice that rings, under the name of its `occasion`: the daemon can't do its work, and no incident's page would say so."""
+    made = notice(alarm_key(occasion), summary, text, policy=policy, due=due, dry_run=dry_run)
+    return replace(made, kind=MessageKind.PAGE, body={**made.body, "occasion": occasion})
+
+
+def all_clear(occasion: str, summary: str, text: str, *, policy: str, due: datetime, dry_run: bool) -> Message:
+    """Make the word that an alarm is over, which makes a pager quiet again."""
+    made = notice(f"{occasion}/over", summary, text, policy=policy, due=due, dry_run=dry_run)
+    return replace(made, kind=MessageKind.RESOLVED, body={**made.body, "occasion": occasion})
+
+
+def alarm_key(occasion: str) -> str:
+    """Return the key of an occasion's alarm."""
+    return f"{occasion}/alarm"
 
 
 def is_notice(message: Message) -> bool:
@@ -32,7 +51,8 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
     lead = "DRY RUN · " if message.body.get("dry_run") else ""
     values: dict[str, Value] = {
         "kind": message.kind.value,
-        "incident": message.incident,
+        # Not an incident's page, of which customers may hear, yet an alarm and its all-clear are one alert to a pager.
+        "incident": str(message.body.get("occasion") or message.incident),
         "summary": summary,
         "reason": text,
         "dry_run": bool(message.body.get("dry_run")),

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from remediator import climbing, storm, taking
 from remediator.approval import vote
+from remediator.digest import DEFAULT_POLICY
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
+from remediator.notice import alarm, alarm_key, all_clear
 from remediator.records import DEMOTED, EVERYWHERE, PROMOTED, STORM, SYSTEM_CHAIN, TAKEN, Pause, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
@@ -18,6 +20,9 @@ TAKES: Mapping[RunState, frozenset[SignalKind]] = {
     RunState.INTERRUPTED: frozenset({SignalKind.RESUME, SignalKind.UNDO, SignalKind.CLOSE}),
 }
 """Which words a run takes in which state; in every other state it takes none."""
+
+OUTSIDE = ("file:", "configmap:")
+"""Beginnings of the names under which the kill switch is thrown from outside: by nobody who is known, or by a fault."""
 
 
 def decide_approval(snapshot: Snapshot, approval: str, *, approve: bool, comment: str, actor: Actor) -> Changes:
@@ -31,12 +36,21 @@ def decide_approval(snapshot: Snapshot, approval: str, *, approve: bool, comment
 
 
 def pause(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, active: tuple[str, ...] = ()) -> Changes:
-    """Throw the kill switch; a thrown one stays as it is."""
+    """Throw the kill switch; a thrown one stays as it is. One thrown from outside rings: nobody said so to anybody."""
     if scope in snapshot.pauses:
         return Changes()
     thrown = Pause(scope, actor.name, why, snapshot.now)
     event = Event(SYSTEM_CHAIN, Kind.PAUSE_SET, snapshot.now, {"scope": scope, "why": why}, actor.name)
-    return Changes(pauses=[thrown], wake=active, events=[event])
+    messages = []
+    if actor.name.startswith(OUTSIDE):
+        text = f"Nothing is done any more: {actor.name} throws the kill switch ({why}). Gone or not, only `remediator resume` lifts it."
+        named = "The kill switch was thrown from outside"
+        messages = [alarm(_occasion(thrown), named, text, policy=DEFAULT_POLICY, due=snapshot.now, dry_run=False)]
+    return Changes(pauses=[thrown], wake=active, messages=messages, events=[event])
+
+
+def _occasion(thrown: Pause) -> str:
+    return f"{thrown.scope}/{thrown.at:%Y%m%dT%H%M%S.%fZ}"
 
 
 def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
@@ -51,7 +65,11 @@ def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
         thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")
     event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why}, actor.name)
-    return Changes(lift=[scope], events=[event])
+    if not (was := snapshot.pauses[scope]).who.startswith(OUTSIDE):
+        return Changes(lift=[scope], events=[event])
+    occasion, text = _occasion(was), f"{actor.name} has lifted it: {why}"
+    over = all_clear(occasion, "The kill switch is lifted", text, policy=DEFAULT_POLICY, due=snapshot.now, dry_run=False)
+    return Changes(lift=[scope], messages=[over], cancel_messages=[alarm_key(occasion)], events=[event])
 
 
 def check_scope(scope: str, rules: tuple[str, ...]) -> None:

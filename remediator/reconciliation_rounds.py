@@ -29,6 +29,7 @@ from remediator.reconciliation_peers import Patience, Peers
 from remediator.settings import Settings
 from remediator.settings.model import ReconciliationSettings
 from remediator.store.protocol import Reads, Store
+from remediator.watchdog import lost
 
 MOST: Final = 5_000
 """Most alerts that one question may bring in, or one round end; the rest is for the next."""
@@ -239,12 +240,15 @@ class Reconciliation:
         absences.begin(now=time.monotonic(), certain=doubt is None, most=2 * bounds.every)
         gone: list[Found] = []
         absent, before = 0, None
+        pauses, watch = await self._store.pauses(), self._settings().watchdog.watch
         while True:
             page = await self._store.episodes(open_only=True, before=before, limit=PAGE)
             for episode in page.items:
                 if not isinstance(episode, Episode) or episode.fingerprint in picture.known:
                     continue
                 absent += 1
+                if not watch.watches(episode.labels) and lost(pauses, episode.labels) is not None:
+                    continue  # nobody tells Alertmanager either: how long it has known nothing is counted anew once the watchdog is back
                 lasted = absences.look(episode)
                 if bounds.close_after is not None and doubt is None and lasted >= bounds.close_after and len(gone) < MOST:
                     gone.append(ended(episode, absent=lasted, peers=answers))

@@ -19,7 +19,7 @@ from remediator.digest import DEFAULT_POLICY
 from remediator.duration import format_duration
 from remediator.events import Kind
 from remediator.model import JSON, SYSTEM, Actor, Alert, Episode, Event
-from remediator.notice import notice
+from remediator.notice import alarm, alarm_key, all_clear
 from remediator.records import SYSTEM_CHAIN, WATCHDOG, WATCHDOG_AWAITED, Pause
 from remediator.replacing import replace
 from remediator.rules.matchers import parse_matchers
@@ -32,6 +32,11 @@ _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
 """Another name of a cluster is none, and the watchdog speaks for all alerts then: it becomes part of keys and of what people type."""
 NOTE = "it is a watchdog: it says that alerts get here"
 FORGOTTEN = "a watchdog that somebody said will not come back"
+PROOF = timedelta(minutes=3)
+"""So long the word that all is well waits to see whether a watchdog is lost: when Prometheus dies, all its alerts are called resolved
+within some minutes, the watchdog not before the others."""
+SETTLE = timedelta(minutes=15)
+"""So long after a watchdog is back what was called over meanwhile is over, unless it was told of again."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,8 @@ class Watch:
 
     matchers: tuple[Matcher, ...] = ()
     stale_after: timedelta | None = None
+    settle: timedelta = SETTLE
+    """How long the watchdogs must have been heard again before ends that were told in their absence are believed."""
 
     def watches(self, labels: Mapping[str, str]) -> bool:
         """Tell whether an alert with `labels` is a watchdog."""
@@ -51,9 +58,9 @@ class Watch:
 
 
 @functools.lru_cache(maxsize=8)
-def watch(match: Sequence[str], stale_after: timedelta | None) -> Watch:
+def watch(match: Sequence[str], stale_after: timedelta | None, settle: timedelta = SETTLE) -> Watch:
     """Make a watch from the settings' words. Raises `InvalidExpression`."""
-    return Watch(tuple(one for text in match for one in parse_matchers(text)), stale_after)
+    return Watch(tuple(one for text in match for one in parse_matchers(text)), stale_after, settle)
 
 
 # --- rows
@@ -137,10 +144,11 @@ def never_heard(snapshot: Snapshot, stale_after: timedelta, *, dry_run: bool) ->
 
 def _lost(pause: Pause, *, dry_run: bool, due: datetime) -> Changes:
     text = (
-        f"Nothing acts by itself any more: {reason_of(pause)}. Alerts may not get here: look at Prometheus, Alertmanager and its route."
+        f"Nothing acts by itself any more: {reason_of(pause)}. Alerts may not get here: look at Prometheus, Alertmanager and its route. "
+        "Incidents stay open, also those whose alerts are said to be over: that may only mean that nobody says any more that they are not."
         + (f" If it will never come back: remediator resume --scope '{pause.scope}'." if pause.since is not None else "")
     )
-    message = notice(_key(pause, "lost"), "The watchdog alert is not heard", text, policy=DEFAULT_POLICY, due=due, dry_run=dry_run)
+    message = alarm(_occasion(pause), "The watchdog alert is not heard", text, policy=DEFAULT_POLICY, due=due, dry_run=dry_run)
     data: dict[str, JSON] = {"scope": pause.scope, "reason": reason_of(pause)}
     return Changes(pauses=[pause], events=[Event(SYSTEM_CHAIN, Kind.WATCHDOG_LOST, pause.at, data)], messages=[message])
 
@@ -152,10 +160,10 @@ def heard(pauses: Mapping[str, Pause], alert: Alert, *, now: datetime, dry_run: 
     return Changes(
         lift=sorted(gone),
         events=[_back(pause, now) for pause in back],
-        cancel_messages=[_key(pause, "lost") for pause in back],
+        cancel_messages=[alarm_key(_occasion(pause)) for pause in back],
         messages=[
-            notice(
-                _key(pause, "heard"),
+            all_clear(
+                _occasion(pause),
                 "The watchdog alert is heard again",
                 f"Rules go as far by themselves as they did before. It was away: {reason_of(pause)}.",
                 policy=DEFAULT_POLICY,
@@ -173,7 +181,8 @@ def forget(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
     over = [] if episode is None or not episode.open else [_closed(episode, snapshot.now)]
     data: dict[str, JSON] = {"scope": scope, "why": why or FORGOTTEN}
     event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, data, actor.name)
-    return Changes(lift=[scope], episodes=over, events=[event], cancel_messages=[_key(snapshot.pauses[scope], "lost")])
+    quiet = _not_missed_any_more(snapshot.pauses[scope], f"{actor.name} said that it will not come back", now=snapshot.now)
+    return replace(quiet, lift=[scope], episodes=over, events=[event])
 
 
 def unwatched(snapshot: Snapshot) -> Changes:
@@ -181,7 +190,19 @@ def unwatched(snapshot: Snapshot) -> Changes:
     gone = sorted(scope for scope in snapshot.pauses if is_lost(scope) or scope == WATCHDOG_AWAITED)
     why = "watchdog.stale_after is not set any more"
     events = [Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why}) for scope in gone]
-    return Changes(lift=gone, events=events, cancel_messages=[_key(snapshot.pauses[scope], "lost") for scope in gone])
+    quiet = [_not_missed_any_more(snapshot.pauses[scope], why, now=snapshot.now) for scope in gone if is_lost(scope)]
+    return Changes(
+        lift=gone,
+        events=events,
+        messages=[message for changes in quiet for message in changes.messages],
+        cancel_messages=[key for changes in quiet for key in changes.cancel_messages],
+    )
+
+
+def _not_missed_any_more(pause: Pause, why: str, *, now: datetime) -> Changes:
+    """Return what makes a pager quiet again whose watchdog nobody waits for any more."""
+    over = all_clear(_occasion(pause), "The watchdog alert is not missed any more", why, policy=DEFAULT_POLICY, due=now, dry_run=False)
+    return Changes(messages=[over], cancel_messages=[alarm_key(_occasion(pause))])
 
 
 def _closed(episode: Episode, now: datetime) -> Episode:
@@ -193,5 +214,6 @@ def _back(pause: Pause, now: datetime) -> Event:
     return Event(SYSTEM_CHAIN, Kind.WATCHDOG_HEARD, now, data)
 
 
-def _key(pause: Pause, what: str) -> str:
-    return f"{pause.scope}/{pause.at:%Y%m%dT%H%M%S.%fZ}/{what}"
+def _occasion(pause: Pause) -> str:
+    """Name this loss of a watchdog: a later one of the same is another."""
+    return f"{pause.scope}/{pause.at:%Y%m%dT%H%M%S.%fZ}"

@@ -12,7 +12,7 @@ from remediator.action import SecretRef
 from remediator.duration import Duration
 from remediator.errors import InvalidExpression
 from remediator.settings.part import FilePath, Name, Part, setting
-from remediator.watchdog import Watch, watch
+from remediator.watchdog import SETTLE, Watch, watch
 
 
 def _matchers(value: str) -> str:
@@ -47,6 +47,14 @@ class WatchdogSettings(Part):
         ge=timedelta(seconds=1),
     )
 
+    settle: Duration = setting(
+        SETTLE,
+        "what was called resolved while it was not heard is over when it has been heard again for so long, and the alert was not told of "
+        "meanwhile. Longer than your rules' `for`, up to Prometheus' grace period of 10m, and a `group_interval`",
+        reload=True,
+        ge=timedelta(seconds=1),
+    )
+
     @model_validator(mode="after")
     def _can_be_heard(self) -> Self:
         if self.stale_after is not None and not self.match:
@@ -56,7 +64,7 @@ class WatchdogSettings(Part):
     @property
     def watch(self) -> Watch:
         """As the daemon asks it."""
-        return watch(self.match, self.stale_after)
+        return watch(self.match, self.stale_after, self.settle)
 
 
 class StopConfigMap(Part):

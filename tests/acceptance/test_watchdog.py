@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,6 +34,7 @@ RULES = """
     guards: {cooldown: 0s}
 """
 STALE_AFTER = 3.0
+SETTLE = 2.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -40,7 +42,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World
     """Start everything. The default policy tells the target's `/people`."""
     async with open_world(tmp_path_factory.mktemp("watchdog"), rules=CALLS + RULES, starts=False) as opened:
         opened.daemon.write_settings(
-            watchdog={"stale_after": f"{STALE_AFTER:g}s"},
+            watchdog={"stale_after": f"{STALE_AFTER:g}s", "settle": f"{SETTLE:g}s"},
             connections={"people": {"kind": "webhook", "url": f"{opened.target.url}/people"}},
             escalation={"default": {"notify": [{"notify.webhook": {"connection": "people"}}]}},
         )
@@ -95,7 +97,8 @@ async def test_watchdog_heard_gives_auto_back_and_its_absence_takes_it(world: Wo
     assert (code, "APPROVALS ONLY" in output) == (0, True), output
 
     async def told() -> bool:
-        return sum("The watchdog alert is not heard" in request.body.decode() for request in world.target.received) == 2
+        alarms = [one for one in world.target.received if "The watchdog alert is not heard" in one.body.decode()]
+        return [one.json["incident"]["kind"] for one in alarms] == ["page", "page"]
 
     await world.daemon.until(told, what="people were told twice: never heard, then lost")
     assert not (await world.daemon.get("incidents?rule=everything"))["items"], "a watchdog opened an incident"
@@ -113,8 +116,24 @@ async def test_s19_lost_watchdog_makes_resolved_unknown(world: World) -> None:
 
     await world.daemon.until(said, what="verification says that it can't tell")
     assert (await world.daemon.run(f"{incident}-1"))["state"] == "verifying"
+    assert (await world.daemon.get(f"incidents/{incident}"))["state"] == "open"
+    await world.daemon.event(incident, "episode.doubted")
     await _hear(world)
     await world.daemon.reaches(f"{incident}-1", "succeeded")
+    await _ends_while_heard(world, incident)
+
+
+async def _ends_while_heard(world: World, incident: str) -> None:
+    """The incident is over once the watchdog has been heard again for `settle`, and not before."""
+
+    async def over() -> bool:
+        await _hear(world)
+        return bool((await world.daemon.get(f"incidents/{incident}"))["state"] == "resolved")
+
+    began = asyncio.get_running_loop().time()
+    await world.daemon.until(over, what="the end is believed")
+    assert asyncio.get_running_loop().time() - began >= SETTLE - 1
+    await world.daemon.event(incident, "episode.believed")
 
 
 async def test_resolved_watchdog_is_stale_at_once_and_stays_so_after_a_kill(world: World) -> None:

@@ -10,9 +10,12 @@ from remediator import watchdog
 from remediator.decide import Mandate, watched
 from remediator.errors import InvalidExpression
 from remediator.events import Kind
-from remediator.model import SYSTEM, Authority
-from remediator.records import WATCHDOG, WATCHDOG_AWAITED, Pause
-from remediator.store.protocol import Snapshot
+from remediator.ingest import Recovery, Source, believed, take
+from remediator.model import SYSTEM, Alert, Authority, IncidentState
+from remediator.notice import alarm_key
+from remediator.records import WATCHDOG, WATCHDOG_AWAITED, MessageKind, Pause
+from remediator.replacing import replace
+from remediator.store.protocol import Changes, Snapshot
 from tests.builders import NOW, World, alert, bounds, incident, rule
 
 MINUTE = timedelta(minutes=1)
@@ -42,12 +45,15 @@ def test_resolved_watchdog_is_lost_at_once_and_back_with_the_next() -> None:
     assert [event.kind for event in lost.events] == [Kind.WATCHDOG_LOST]
     (message,) = lost.messages
     assert message.policy == "default"
+    assert message.kind is MessageKind.PAGE, "nobody would hear of it in the night"
     assert "remediator resume --scope" in str(message.body["text"])
     back = world.take(alert("Watchdog", starts_at=NOW + 2 * MINUTE), after=MINUTE)
     assert list(back.lift) == [pause.scope]
     assert [event.kind for event in back.events] == [Kind.WATCHDOG_HEARD]
     assert list(back.cancel_messages) == [message.key]
-    assert len(back.messages) == 1
+    (quiet,) = back.messages
+    assert quiet.kind is MessageKind.RESOLVED
+    assert alarm_key(str(quiet.body["occasion"])) == message.key
     assert not world.take(alert("Watchdog", starts_at=NOW + 2 * MINUTE), after=MINUTE).messages
 
 
@@ -135,6 +141,99 @@ def test_forgotten_watchdog_is_closed() -> None:
     assert changes.episodes[0].closed_at == snapshot.now
     assert list(changes.lift) == [scope]
     assert not changes.pauses
+
+
+def _over(name: str = "SiteDown", *, cluster: str = "") -> Alert:
+    labels = {"cluster": cluster} if cluster else {}
+    return alert(name, firing=False, starts_at=NOW, ends_at=NOW + MINUTE, **labels)
+
+
+def _blind(*before: Alert) -> World:
+    """Return a world that has heard of `before`, and whose watchdog is lost since."""
+    world = World(rule(), watch=WATCH)
+    world.take(*before, alert("Watchdog"))
+    world.take(_over("Watchdog"), after=MINUTE)
+    return world
+
+
+def test_s19_what_is_called_resolved_while_the_watchdog_is_lost_is_not_over() -> None:
+    """A dead Prometheus has all its alerts called resolved: the incident stays open, its page stays due, and the timeline says why."""
+    world = _blind(alert())
+    changes = world.take(_over(), after=MINUTE)
+    (known,) = world.snapshot.incidents.values()
+    assert known.state is IncidentState.OPEN
+    assert [event.kind for event in changes.events] == [Kind.EPISODE_DOUBTED]
+    assert (changes.incidents, changes.cancel_messages, changes.messages, changes.recovered) == ([], [], [], {})
+    assert world.snapshot.episodes[alert().fingerprint].open
+    assert not world.take(_over(), after=MINUTE).events, "told twice"
+
+
+def test_s19_a_watchdog_s_end_counts_before_the_ends_beside_it() -> None:
+    """All of one webhook's alerts end at once when Prometheus is dead, whatever their order."""
+    world = World(rule(), watch=WATCH)
+    world.take(alert(), alert("Watchdog"))
+    world.take(_over(), _over("Watchdog"), after=MINUTE)
+    assert {one.state for one in world.snapshot.incidents.values()} == {IncidentState.OPEN}
+
+
+def test_s19_another_cluster_s_watchdog_casts_no_doubt() -> None:
+    """Only a watchdog that speaks for the alert makes its end doubtful."""
+    world = World(rule(), watch=WATCH)
+    world.take(alert(cluster="us"), alert("Watchdog", cluster="eu"))
+    world.take(_over("Watchdog", cluster="eu"), after=MINUTE)
+    world.take(_over(cluster="us"), after=MINUTE)
+    assert {one.state for one in world.snapshot.incidents.values()} == {IncidentState.RESOLVED}
+
+
+def test_alert_that_fires_on_was_never_over() -> None:
+    """Told of again it is neither a relapse nor doubtful any more, so that its next end is believed as any."""
+    world = _blind(alert())
+    world.take(_over(), after=MINUTE)
+    world.take(alert("Watchdog", starts_at=NOW + 2 * MINUTE), after=MINUTE)
+    changes = world.take(alert(starts_at=NOW + 2 * MINUTE), after=MINUTE)
+    assert (changes.runs, changes.relapsed) == ([], {})
+    assert world.snapshot.episodes[alert().fingerprint].ends_at is None
+    world.take(alert(firing=False, starts_at=NOW + 2 * MINUTE, ends_at=NOW + 9 * MINUTE), after=5 * MINUTE)
+    assert {one.state for one in world.snapshot.incidents.values()} == {IncidentState.RESOLVED}
+
+
+def _recover(world: World, found: Alert, recovery: Recovery) -> Changes:
+    """Take an alert that no webhook brought."""
+    items = [replace(one, recovery=recovery) for one in world.sort(found)]
+    return take(items, replace(world.snapshot, now=world.now), world.intake)
+
+
+def test_end_that_nobody_gainsaid_is_believed_and_says_since_when() -> None:
+    """The incident ends in the usual way; one that was told of meanwhile is left alone."""
+    world = _blind(alert())
+    world.take(_over(), after=MINUTE)
+    world.take(alert("Watchdog", starts_at=NOW + 2 * MINUTE), after=MINUTE)
+    end = believed(world.snapshot.episodes[alert().fingerprint])
+    changes = _recover(world, *end)
+    assert [event.kind for event in changes.events] == [Kind.EPISODE_BELIEVED, Kind.INCIDENT_RESOLVED]
+    assert changes.episodes[0].ends_at == NOW + MINUTE
+    world.take(alert(), after=MINUTE)
+    assert not _recover(world, *end).events
+
+
+def test_s19_alert_that_no_alertmanager_knows_is_not_over_while_the_watchdog_is_lost() -> None:
+    """What reconciliation finds gone is as little proof as a webhook: Alertmanager is told nothing either."""
+    world = _blind(alert())
+    changes = _recover(world, replace(_over(), ends_at=None), Recovery(Source.GONE, {}, NOW))
+    assert not changes.incidents
+    assert changes.episodes[0].open
+
+
+def test_word_that_all_is_well_waits_to_see_whether_the_watchdog_is_lost() -> None:
+    """The watchdog of a Prometheus that died does not end before its other alerts; without a watchdog nobody waits."""
+    for watching in (WATCH, watchdog.Watch()):
+        world = World(rule(), watch=watching)
+        world.take(alert())
+        (known,) = world.snapshot.incidents.values()
+        paged = replace(known, paged_at=NOW, policy="default")
+        world.snapshot = replace(world.snapshot, incidents={known.id: paged}, latest_incident={(known.rule, known.target): paged})
+        (word,) = world.take(_over(), after=MINUTE).messages
+        assert word.due_at - world.now == (watchdog.PROOF if watching is WATCH else timedelta())
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "eu\nus", "m\u00fcnchen", "eu@us", "\x1b[2J"])
