@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from aiohttp import web
@@ -43,6 +45,15 @@ class Room:
     def give_back(self, taken: int) -> None:
         """Give back what was taken."""
         self._held -= taken
+
+    @contextmanager
+    def hold(self, request: web.Request, *, limit: int) -> Iterator[None]:
+        """Keep room for a request's body meanwhile, as `take` does."""
+        taken = self.take(request, limit=limit)
+        try:
+            yield
+        finally:
+            self.give_back(taken)
 
 
 async def read_body(request: web.Request, *, limit: int, seconds: float) -> bytes:
