@@ -27,6 +27,10 @@ SETTLING = timedelta(minutes=5)
 LAST_RUN = timedelta(minutes=3)
 """So long the word that all is well waits for a run that is still at work, to be able to say whether its remedy helped."""
 LOOK_AGAIN = timedelta(seconds=10)
+UNLESS_PAGED = "unless_paged"
+"""In the body of a page that is for an incident whose own page is not needed any more; where that one is, this one is not."""
+SINGLY = "singly"
+"""In the body of a page that no storm's digest stands for."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,17 @@ def to_those_told(message: Message) -> bool:
     return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
 
 
+def second_key(incident: Incident) -> str:
+    """Return the key of a page for an incident whose page, of the usual key, is there and will not go out."""
+    return f"{incident.id}/page/{incident.relapses}/1"
+
+
+def is_paged_by_another(message: Message, rows: Sequence[Message]) -> bool:
+    """Tell whether another page of the same firing went out, or will. `rows` are the incident's messages."""
+    pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == relapse_of(message)]
+    return any(not row.cancelled and row.key != message.key for row in pages)
+
+
 def climb_of(message: Message, *, now: datetime) -> Climb:
     """Read how far a page has come; one that has not been looked at begins now."""
     raw = message.body.get("climb")
@@ -125,7 +140,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
         return Step(Drop("resolved, or another page stands for it"))
     storm = snapshot.pauses.get(STORM) or snapshot.pauses.get(AFTER_STORM)
-    if storm is not None and follows(message) and not message.body.get("singly"):
+    if storm is not None and follows(message) and not message.body.get(SINGLY):
         return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
     if message.kind is MessageKind.UPDATE:
         return _update(snapshot, message, incident, policy)
@@ -253,9 +268,8 @@ def after_all(message: Message, incident: Incident, run: Run, rows: Sequence[Mes
     """
     if not (run.chain_wrote or was_tried(run)) or not was_folded(incident, rows):
         return ()
-    key = f"{incident.id}/page/{incident.relapses}/1"  # the page's own key may be that of a row that was folded
-    body = {**_bare(message), "subject": "page", "singly": True}
-    return (Message(key, MessageKind.PAGE, message.policy, incident.id, body, message.due_at),)
+    body = {**_bare(message), "subject": "page", SINGLY: True}
+    return (Message(second_key(incident), MessageKind.PAGE, message.policy, incident.id, body, message.due_at),)
 
 
 def last_reminder(message: Message, policy: Policy, *, now: datetime) -> Verdict:

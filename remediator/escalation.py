@@ -238,6 +238,8 @@ class Outbox:
         if incident is None or not climbing.climbs(message):
             await self._page_after_all(message, incident, run)
             return climbing.other(message, incident, policy, now=self._clock())
+        if message.body.get(climbing.UNLESS_PAGED) and climbing.is_paged_by_another(message, await self._store.messages(incident.id)):
+            return climbing.Drop("another page stands for it")
         made: list[climbing.Step] = []
 
         def build(snapshot: Snapshot) -> Changes:

@@ -304,15 +304,28 @@ def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
             joined = replace(latest, fingerprints=(*latest.fingerprints, item.alert.fingerprint), updated_at=draft.snapshot.now)
             draft.put(joined)
             draft.event(latest.id, Kind.INCIDENT_JOINED, fingerprint=item.alert.fingerprint, labels=dict(item.alert.labels))
-            if _waits_for_its_end(latest) and item.alert.starts_at > latest.updated_at:
-                # It began after the remedy was called a success, of whose alert nobody has told the end yet: a relapse all the same.
-                again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=item.alert.fingerprint)
-                draft.put(_with_run(draft, replace(again, subject=item.alert), rule))
+            if _waits_for_its_end(latest):
+                _after_success(draft, item.alert, rule, latest, joined)
         return latest.id
     ended = latest.resolved_at if latest is not None else None
     if latest is not None and ended is not None and draft.snapshot.now - ended <= draft.relapse_window(rule):
         return _reopen(draft, item, rule, latest)
     return _open(draft, item, rule)
+
+
+def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, joined: Incident) -> None:
+    """See to an alert that joins an incident whose remedy was called a success, and of whose alert nobody has told the end yet.
+
+    One that began since is a relapse. One that had begun before may be of the cause that was just remedied, and be over soon: nothing is
+    held against the remedy, and people are paged when that takes longer than `page_after`, unless they were paged about the incident.
+    """
+    if alert.starts_at > latest.updated_at:
+        again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=alert.fingerprint)
+        draft.put(_with_run(draft, replace(again, subject=alert), rule))
+        return
+    page = _page(draft, joined, rule)
+    body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True}
+    draft.messages.append(replace(page, key=climbing.second_key(joined), body=body))
 
 
 def _waits_for_its_end(known: Incident) -> bool:

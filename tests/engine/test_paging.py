@@ -20,10 +20,10 @@ from remediator.notice import notice
 from remediator.records import STORM, Message, MessageKind, Pause
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads
-from tests.builders import rule
+from tests.builders import alert, rule
 from tests.engine.paging import FIRST, MINUTE, Paging, level, three
 from tests.scripted import BROKEN, fails_at
-from tests.stories import FIRST_RUN, act, playbook
+from tests.stories import FIRST_RUN, act, decide, playbook
 
 Begin = Callable[..., Awaitable[Paging]]
 HOPELESS = rule(remedies=(), severity="sev2")
@@ -323,6 +323,39 @@ async def test_what_a_storm_folded_is_not_forgotten_when_it_is_over(begin: Begin
     assert (last["state"], len(paging.told("digest"))) == ("over", 6)  # all three levels hear that
     assert "All that it folded is resolved, or somebody has it." in last["text"]
     assert await paging.store.next_message() is None
+
+
+@pytest.mark.parametrize(("ends", "told"), [(True, []), (False, ["level-1", "level-2"])])
+async def test_s21_alert_that_joins_after_the_success_is_paged_unless_it_ends(begin: Begin, ends: bool, told: list[str]) -> None:
+    """Its page climbs like any; the incident's own was dropped with the success."""
+    paging = await begin(playbook(act(), severity="sev1", target="site"))
+    await paging.send(alert(instance="1"))
+    await paging.work()
+    paging.world.firing = False
+    await paging.passes(2 * MINUTE)
+    assert await paging.state() is RunState.SUCCEEDED
+    await paging.send(alert(instance="2"))
+    await paging.passes(MINUTE)
+    await paging.send(*(alert(instance=one, firing=False, ends_at=paging.now) for one in (("1", "2") if ends else ("1",))))
+    await paging.passes(15 * MINUTE)
+    assert paging.told() == told
+
+
+async def test_s21_alert_that_joins_what_people_were_paged_about_pages_nobody_again(begin: Begin) -> None:
+    """The page that is out climbs as long as the incident is open, whichever of its alerts keeps it so."""
+    paging = await begin(playbook(act(), severity="sev1", target="site", mode=Authority.APPROVE))
+    await paging.send(alert(instance="1"))
+    await paging.work()
+    await paging.deliver()
+    await decide(paging)
+    paging.world.firing = False
+    await paging.passes(2 * MINUTE)
+    assert await paging.state() is RunState.SUCCEEDED
+    await paging.send(alert(instance="2"))
+    await paging.passes(7 * MINUTE)
+    assert paging.told() == ["level-1"]
+    await paging.passes(2 * MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
 
 
 async def test_remedy_that_a_storm_held_back_is_paged_when_it_fails(begin: Begin) -> None:

@@ -167,6 +167,16 @@ async def test_late_alert_of_the_same_cause_is_no_relapse(start: Start) -> None:
     assert (incident.active_run, incident.relapses, len(incident.fingerprints)) == (None, 0, 2)
 
 
+async def test_s21_late_alert_of_the_same_cause_is_paged_when_it_lasts(start: Start) -> None:
+    """Nobody is woken for what ends soon after the remedy; what does not is paged within `page_after`, not when it is repeated."""
+    harness = await helped(start, "1")
+    await harness.send(alert(instance="2"))
+    harness.now += 3 * MINUTE - timedelta(seconds=1)
+    assert await due(harness) == set()
+    harness.now += timedelta(seconds=1)
+    assert await due(harness) == {"INC-20261121-001/page/0/1"}
+
+
 async def test_next_run_is_about_an_alert_that_fires(start: Start) -> None:
     """The alert that opened the incident is over: another run of it looks after the one that is not."""
     harness = await helped(start, "1", "2")
