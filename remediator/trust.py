@@ -162,6 +162,11 @@ def _came(attempt: Attempt) -> str:
     return "it came back" if attempt.ending is Ending.SUCCESS else attempt.ending.value
 
 
+def stop_of(rule: str, remedy: str) -> str:
+    """Return the scope of the pause that stops a remedy everywhere."""
+    return f"{INEFFECTIVE}{rule}/{remedy}"
+
+
 def lost(
     latest: Attempt,
     snapshot: Snapshot,
@@ -177,7 +182,7 @@ def lost(
     earlier = snapshot.attempts[latest.rule]
     history = [latest, *(attempt for attempt in earlier if attempt.run != latest.run)]
     found = []
-    stopped = f"{INEFFECTIVE}{latest.rule}/{latest.remedy}"
+    stopped = stop_of(latest.rule, latest.remedy)
     if stopped not in snapshot.pauses:
         whys = (spread(history, spec, latest, now=now) for spec in specs)
         found += [Pause(stopped, SYSTEM.name, why, now) for why in [next(filter(None, whys), None)] if why is not None]

@@ -197,14 +197,27 @@ class Turn:
             return
         attempt = trust.attempt_of(self.run, self.incident, self.rule, self.snapshot)
         self.attempts.append(attempt)
+        for pause in self._lost_by(attempt):
+            self._lose(pause, attempt)
+
+    def _lost_by(self, attempt: Attempt) -> Sequence[Pause]:
+        """Return what an attempt costs its rule and its remedy. Raises `HistoryWantedError`."""
         if self.bounds is None or not attempt.counts or attempt.succeeded:
-            return
+            return ()
         if self.run.rule not in self.snapshot.attempts:
             raise HistoryWantedError
         rules = [self.rule, *([self.current] if self.current is not None else [])]
         specs = [self.bounds.spec, *(rule.guards for rule in rules)]
-        for pause in trust.lost(attempt, self.snapshot, specs, autonomous=self._autonomous(rules, self.bounds)):
-            self._lose(pause, attempt)
+        return trust.lost(attempt, self.snapshot, specs, autonomous=self._autonomous(rules, self.bounds))
+
+    def _is_ineffective(self, reason: str) -> bool:
+        """Tell whether the remedy is stopped everywhere, or will be by this very failure."""
+        scope = trust.stop_of(self.run.rule, self.run.remedy or "")
+        if scope in self.snapshot.pauses:
+            return True
+        failed, _ = advance(self.run, RunState.FAILED, now=self.now, reason=reason)
+        attempt = trust.attempt_of(failed, self.incident, self.rule, self.snapshot)
+        return any(pause.scope == scope for pause in self._lost_by(attempt))
 
     def _count_undone(self) -> None:
         """Let a success that a person had undone be no success any more; the undo itself is no attempt of the rule's."""
@@ -394,7 +407,14 @@ class Turn:
         self.incident = replace(self.incident, succeeded_remedies=tuple(remedies))
 
     def fail_and_continue(self, reason: str) -> None:
-        """End this remedy and begin a successor in the same chain, which keeps the locks (`semantics.md`, 7)."""
+        """End this remedy and begin a successor in the same chain, which keeps the locks (`semantics.md`, 7).
+
+        There is none when the remedy is stopped everywhere: what fails in many places is looked at by people, with the evidence, and
+        not followed by something stronger in all of them.
+        """
+        if self._is_ineffective(reason):
+            self.move(RunState.FAILED, f"{reason}; no other remedy is tried, for this one does not help elsewhere either")
+            return
         page_held = page_key(self.incident)
         self.run, event = advance(self.run, RunState.FAILED, now=self.now, reason=told(reason, self.run.steps))
         self.events.append(event)

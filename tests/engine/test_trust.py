@@ -20,7 +20,7 @@ from remediator.store.protocol import Reads
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Harness, World, fails_at
-from tests.stories import ANNA, act, decide, lift, pause, playbook, step, tell
+from tests.stories import ANNA, act, decide, due, lift, pause, playbook, step, tell
 
 MINUTE = timedelta(minutes=1)
 EAGER = GuardSpec(cooldown=timedelta(), budgets=(Budget(50, timedelta(hours=1)),), failing_within=timedelta(hours=1))
@@ -252,6 +252,23 @@ async def test_azure_2012_a_remedy_that_fails_on_three_targets_is_stopped_everyw
     assert (run.state, harness.world.writes[3:]) == (RunState.ESCALATED, [])
     assert "guard ineffective" in run.reason
     assert "INC-20261121-001-1" in run.reason
+
+
+async def test_s07_chain_ends_where_its_remedy_is_stopped_everywhere(start: Start) -> None:
+    """Neither the failure that stops it nor one of a run that was verifying meanwhile leads to the next remedy: people get the evidence."""
+    first = of_label(on_failure=OnFailure.NEXT)
+    both = replace(first, remedies=(*first.remedies, act("another", step(thing="z", value="worse"))))
+    harness = await start(both, world=things(*"abcz"), limits=bounds(max_failing=2, arm=LENIENT, max_acting=9))
+    await fail(harness, "a")
+    assert harness.world.writes == ["a=good", "z=worse"], "one failure alone leads on"
+    await fail(harness, "b", "c")
+    assert harness.world.writes[2:] == ["b=good", "c=good"]
+    assert STOPPED in await harness.store.pauses()
+    for incident in ("INC-20261121-002", "INC-20261121-003"):
+        run = await harness.run(incident=incident)
+        assert (run.state, (await harness.incident(incident)).runs) == (RunState.FAILED, 1)
+        assert "no other remedy is tried" in run.reason
+        assert f"{incident}/page/0" in await due(harness)
 
 
 async def test_azure_2012_without_the_guard_the_fourth_target_is_hit_too(start: Start) -> None:
