@@ -34,8 +34,12 @@ MAX_URL: Final = 4096
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 _OFFSET, _PRIME, _MASK = 14_695_981_039_346_656_037, 1_099_511_628_211, 2**64 - 1
+_ZERO = "0001-01-01T00:00:00Z"
+"""Go's zero time: the end of every alert that fires."""
 _FIRST, _LAST = datetime(1, 1, 3, tzinfo=UTC), datetime(9999, 12, 30, tzinfo=UTC)
 """Times outside are Go's zero time, or beyond what can be counted with: not set."""
+_BLANK = Alert("", firing=True, labels={}, annotations={}, starts_at=_FIRST)
+"""To copy an alert with all its fields changed takes half as long as to make one."""
 _QUOTED = re.compile(r"\\(.)")
 
 
@@ -108,17 +112,19 @@ def parse_webhook(body: bytes) -> Webhook:
         raise InvalidAlerts(f"{len(raw)} alerts; at most {MAX_ALERTS} are taken at once", reason="too_many_alerts", status=413)
     truncated = whole.get("truncatedAlerts")
     # Only an escape can bring a NUL or half a surrogate pair past the parser, so most bodies need no look at each text.
-    reader = _Reader(_QUOTED.sub(r"\1", _prose(whole.get("receiver"))), _prose(whole.get("externalURL")), b"\\u" in body)
+    escapes = b"\\u" in body
+    receiver, external_url = _prose(whole.get("receiver"), escapes=escapes), _prose(whole.get("externalURL"), escapes=escapes)
+    reader = _Reader(_QUOTED.sub(r"\1", receiver) if "\\" in receiver else receiver, external_url, escapes)
     alerts, rejected = reader.read_all(raw)
     return Webhook(
         version="4",
-        group_key=_prose(whole.get("groupKey")),
+        group_key=_prose(whole.get("groupKey"), escapes=escapes),
         truncated=min(truncated, MOST_TRUNCATED) if type(truncated) is int and truncated > 0 else 0,
         receiver=reader.receiver,
         external_url=reader.external_url,
         alerts=alerts,
         rejected=rejected,
-        group_labels=_texts(whole.get("groupLabels")),
+        group_labels=_texts(whole.get("groupLabels"), escapes=escapes),
     )
 
 
@@ -153,16 +159,29 @@ def _clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
-def _prose(value: Any) -> str:
+def _prose(value: Any, *, escapes: bool) -> str:
     """Return a text for people, cut and cleaned; anything else becomes empty."""
-    return _clean(value[:MAX_URL]) if isinstance(value, str) else ""
+    if not isinstance(value, str):
+        return ""
+    return _clean(value[:MAX_URL]) if escapes else value[:MAX_URL]
 
 
-def _texts(value: Any) -> dict[str, str]:
+def _texts(value: Any, *, escapes: bool) -> dict[str, str]:
     """Return those entries of an object that are text and of a label's size; nothing for anything else."""
     items = list(value.items())[:MAX_LABELS] if isinstance(value, dict) else []
     kept = {name: text for name, text in items if isinstance(text, str) and len(name) <= MAX_NAME and len(text) <= MAX_VALUE}
-    return {_clean(name): _clean(text) for name, text in kept.items()}
+    return {_clean(name): _clean(text) for name, text in kept.items()} if escapes else kept
+
+
+def _small(texts: dict[str, Any], most: int, longest: int) -> bool:
+    """Tell by one look at all whether these are at most `most` texts, none longer than `longest` and each with a name of due length.
+
+    It is so for nearly all labels and annotations; False only says that each needs a look.
+    """
+    try:
+        return len(texts) <= most and len("".join(texts.values())) <= longest and len("".join(texts)) <= MAX_NAME and "" not in texts
+    except TypeError:  # something is no text
+        return False
 
 
 @dataclass(frozen=True)
@@ -185,6 +204,9 @@ class _Reader:
                 rejected.append(Rejected(index, error.reason, str(error)))
                 continue
             earlier = taken.get(alert.fingerprint)
+            if earlier is None and not disputed:
+                taken[alert.fingerprint] = (index, alert)
+                continue
             if earlier is not None and earlier[1].labels != alert.labels:
                 # One fingerprint for two label sets: it is not what Alertmanager would have sent, for either.
                 disputed.add(alert.fingerprint)
@@ -205,14 +227,15 @@ class _Reader:
         if starts_at is None:
             raise _Refused("time", "startsAt is missing or zero")
         given = item.get("fingerprint")
-        return Alert(
+        return replace(
+            _BLANK,
             fingerprint=given if isinstance(given, str) and _FINGERPRINT.fullmatch(given) else fingerprint(labels),
             firing=status == "firing",
             labels=labels,
             annotations=self._annotations(item.get("annotations")),
             starts_at=starts_at,
             ends_at=_time(item.get("endsAt"), "endsAt"),
-            generator_url=_prose(item.get("generatorURL")),
+            generator_url=_prose(item.get("generatorURL"), escapes=self.escapes),
             receiver=self.receiver,
             external_url=self.external_url,
         )
@@ -223,7 +246,7 @@ class _Reader:
             raise _Refused("labels", "it has no labels" if raw in (None, {}) else f"labels is a JSON {_kind(raw)}, not an object")
         if len(raw) > MAX_LABELS:
             raise _Refused("size", f"it has {len(raw)} labels; at most {MAX_LABELS} are taken")
-        for name, value in raw.items():
+        for name, value in () if not self.escapes and _small(raw, MAX_LABELS, MAX_VALUE) else raw.items():
             if not isinstance(value, str):
                 raise _Refused("labels", f"label {_shown(name)} is a JSON {_kind(value)}, not a string")
             if not name or len(name) > MAX_NAME or len(value) > MAX_VALUE:
@@ -239,6 +262,8 @@ class _Reader:
         """Return the annotations, cut to size; what is not text is left out."""
         if not isinstance(raw, dict):
             return {}
+        if not self.escapes and _small(raw, MAX_ANNOTATIONS, MAX_ANNOTATION):
+            return raw
         kept = {name: value[:MAX_ANNOTATION] for name, value in raw.items() if isinstance(value, str) and len(name) <= MAX_NAME}
         if len(kept) > MAX_ANNOTATIONS:
             kept = dict(list(kept.items())[:MAX_ANNOTATIONS])
@@ -277,7 +302,7 @@ def _shown(value: Any) -> str:
 
 def _time(raw: Any, name: str) -> datetime | None:
     """Return a time in UTC; None when it is missing or Go's zero time."""
-    if raw is None or raw == "":
+    if raw is None or raw in ("", _ZERO):
         return None
     try:
         found = datetime.fromisoformat(raw) if isinstance(raw, str) else None
@@ -285,4 +310,6 @@ def _time(raw: Any, name: str) -> datetime | None:
         found = None
     if found is None or found.tzinfo is None:
         raise _Refused("time", f"{name} is {_shown(raw)}; it must be a time like 2025-03-31T12:00:00Z")
-    return found.astimezone(UTC) if _FIRST <= found <= _LAST else None
+    if not _FIRST <= found <= _LAST:
+        return None
+    return found if found.tzinfo is UTC else found.astimezone(UTC)
