@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import uuid
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
 import asyncpg
+import pytest
 
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_link import Address
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer, find_binary
 from tests.store.make import LEASE, NOW
 
@@ -69,3 +72,14 @@ class PostgresWorld:
         """Close."""
         await self.store.aclose()
         await self.admin.close()
+
+
+class BehindPgBouncer:
+    """Makes `world` of a contract a store behind a PgBouncer in transaction mode, where no session is its own for longer than that."""
+
+    @pytest.fixture
+    async def world(self, server: PostgresServer, bouncer: PgBouncer) -> AsyncIterator[PostgresWorld]:
+        made = PostgresWorld(server, port=bouncer.port, pgbouncer=True)
+        await made.begin()
+        yield made
+        await made.end()

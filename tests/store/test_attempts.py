@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,29 +14,13 @@ import pytest
 from remediator.records import Attempt, Ending
 from remediator.store.archive import ATTEMPTS_LONGER
 from remediator.store.protocol import MOST_ATTEMPTS, Changes, Reads
-from tests.servers.pgbouncer import PgBouncer
-from tests.servers.postgres import PostgresServer
 from tests.store.contract import World, put, see
 from tests.store.contract_housekeeping import leaving
 from tests.store.make import NOW, attempt
-from tests.store.pg import PostgresWorld
+from tests.store.pg import BehindPgBouncer
 from tests.store.test_sqlite import SqliteWorld
 
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bouncer(server: PostgresServer) -> Iterator[PgBouncer]:
-    made = PgBouncer(server)
-    asyncio.run(made.__aenter__())
-    yield made
-    asyncio.run(made.__aexit__(None, None, None))
 
 
 async def known(world: World, **filters: Any) -> list[Attempt]:
@@ -157,20 +141,6 @@ class TestSqlite(AttemptsContract):
 class TestPostgres(AttemptsContract):
     """On PostgreSQL."""
 
-    @pytest.fixture
-    async def world(self, server: PostgresServer) -> AsyncIterator[PostgresWorld]:
-        made = PostgresWorld(server)
-        await made.begin()
-        yield made
-        await made.end()
 
-
-class TestPgBouncer(AttemptsContract):
+class TestPgBouncer(BehindPgBouncer, AttemptsContract):
     """On PostgreSQL behind a PgBouncer."""
-
-    @pytest.fixture
-    async def world(self, server: PostgresServer, bouncer: PgBouncer) -> AsyncIterator[PostgresWorld]:
-        made = PostgresWorld(server, port=bouncer.port, pgbouncer=True)
-        await made.begin()
-        yield made
-        await made.end()

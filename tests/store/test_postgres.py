@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,58 +20,19 @@ from remediator.store import postgres_schema
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_state import plain, stored
 from remediator.store.protocol import Changes, Reads, Snapshot
-from tests.servers.pgbouncer import PgBouncer
 from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
 from tests.store.contract import StoreContract, put
 from tests.store.make import LEASE, NOW, event, incident, message, run
-from tests.store.pg import PostgresWorld, address, new_schema
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bouncer(server: PostgresServer) -> Iterator[PgBouncer]:
-    made = PgBouncer(server)
-    asyncio.run(made.__aenter__())
-    yield made
-    asyncio.run(made.__aexit__(None, None, None))
-
-
-@pytest.fixture
-async def world(server: PostgresServer) -> AsyncIterator[PostgresWorld]:
-    made = PostgresWorld(server)
-    await made.begin()
-    yield made
-    await made.end()
-
-
-@pytest.fixture
-async def second(world: PostgresWorld) -> AsyncIterator[PostgresStore]:
-    """Another daemon's store on the same tables."""
-    made = world.make()
-    await made.open()
-    yield made
-    await made.aclose()
+from tests.store.pg import BehindPgBouncer, PostgresWorld, address, new_schema
 
 
 class TestContract(StoreContract):
     """Everything that any store promises."""
 
 
-class TestContractBehindPgBouncer(StoreContract):
+class TestContractBehindPgBouncer(BehindPgBouncer, StoreContract):
     """The same behind a PgBouncer in transaction mode, where no session is ours for longer than a transaction."""
-
-    @pytest.fixture
-    async def world(self, server: PostgresServer, bouncer: PgBouncer) -> AsyncIterator[PostgresWorld]:
-        made = PostgresWorld(server, port=bouncer.port, pgbouncer=True)
-        await made.begin()
-        yield made
-        await made.end()
 
 
 # --- several daemons on one database

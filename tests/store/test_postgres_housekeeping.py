@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,61 +18,21 @@ from remediator.store import postgres_archive, postgres_archive_queries
 from remediator.store.archive import BATCH, read_archive
 from remediator.store.archive_files import Directory
 from remediator.store.postgres import PostgresStore
-from tests.servers.pgbouncer import PgBouncer
-from tests.servers.postgres import PostgresServer
 from tests.store.contract import put
 from tests.store.contract_housekeeping import LATER, HousekeepingContract, archive, ended, leaving, write
 from tests.store.make import event, incident
-from tests.store.pg import PostgresWorld
+from tests.store.pg import BehindPgBouncer, PostgresWorld
 
 KEEP = timedelta(days=90)
 GRACE = timedelta(minutes=15)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with PostgresServer() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def bouncer(server: PostgresServer) -> Iterator[PgBouncer]:
-    made = PgBouncer(server)
-    asyncio.run(made.__aenter__())
-    yield made
-    asyncio.run(made.__aexit__(None, None, None))
-
-
-@pytest.fixture
-async def world(server: PostgresServer) -> AsyncIterator[PostgresWorld]:
-    made = PostgresWorld(server)
-    await made.begin()
-    yield made
-    await made.end()
-
-
-@pytest.fixture
-async def second(world: PostgresWorld) -> AsyncIterator[PostgresStore]:
-    """Another daemon's store on the same tables."""
-    made = world.make()
-    await made.open()
-    yield made
-    await made.aclose()
 
 
 class TestContract(HousekeepingContract):
     """Everything that any store promises."""
 
 
-class TestContractBehindPgBouncer(HousekeepingContract):
+class TestContractBehindPgBouncer(BehindPgBouncer, HousekeepingContract):
     """The same behind a PgBouncer in transaction mode."""
-
-    @pytest.fixture
-    async def world(self, server: PostgresServer, bouncer: PgBouncer) -> AsyncIterator[PostgresWorld]:
-        made = PostgresWorld(server, port=bouncer.port, pgbouncer=True)
-        await made.begin()
-        yield made
-        await made.end()
 
 
 # --- several daemons
