@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 import yaml
 
-from tests.acceptance.world import World, open_world
+from tests.acceptance.world import TWO_STEPS, World, open_world
 from tests.servers.alertmanager import AlertmanagerServer
 from tests.servers.ports import eventually
 from tests.servers.redis import RedisServer
@@ -42,26 +42,7 @@ rules:
         steps: [{redis.config_set: {connection: cache, parameter: maxmemory-policy, value: volatile-lru}}]
         verify: {within: 60s, hold: 0s, every: 200ms, until: "true"}
     guards: {cooldown: 0s, budget: [999 per 1h], plan_expires: 2s}
-  - name: two-steps
-    match: ['alertname = "Two"']
-    mode: auto
-    target: "two/${labels.id}"
-    remedies:
-      - name: both
-        steps:
-          - http.request: {connection: target, path: "/slow/{id}", args: {id: "${labels.id}"}}
-          - http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}}
-        verify: {within: 20s, hold: 0s, every: 200ms, until: "true"}
-    guards: {cooldown: 0s, budget: [999 per 1h]}
 """
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis() -> AsyncIterator[RedisServer]:
-    """Start a Redis."""
-    server = RedisServer().start()
-    yield server
-    server.stop()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -69,7 +50,7 @@ async def world(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) ->
     """Start everything, with an Alertmanager that inhibits."""
     directory = tmp_path_factory.mktemp("act-time")
     async with (
-        open_world(directory, rules=RULES, starts=False) as opened,
+        open_world(directory, rules=RULES + TWO_STEPS, starts=False) as opened,
         AlertmanagerServer(directory / "inhibiting", config=yaml.safe_dump(CONFIG)) as alertmanager,
     ):
         connections = {
@@ -189,13 +170,7 @@ async def test_s12_target_changed_since_the_question_is_not_overwritten(world: W
 
 async def test_s14_alert_silenced_between_steps_starts_no_further_step(world: World) -> None:
     """The call in flight ends; what it did is verified; the next step stays undone."""
-    world.target.gate.clear()
-    (incident,) = (await world.fire("Two", id="between"))["incidents"]
-
-    async def there() -> bool:
-        return any(request.path == "/slow/between" for request in world.target.received)
-
-    await eventually(there, what="the first call has begun")
+    incident = await world.in_first_step("between")
     await world.alertmanager.silence(alertname="Two", id="between")
     world.target.gate.set()
     run = await world.daemon.reaches(f"{incident}-1", "succeeded")
@@ -205,13 +180,7 @@ async def test_s14_alert_silenced_between_steps_starts_no_further_step(world: Wo
 
 async def test_s14_alert_silenced_while_interrupted_is_left_alone_when_resumed(world: World) -> None:
     """Resumed by a person between its steps, it asks before its next call as ever."""
-    world.target.gate.clear()
-    (incident,) = (await world.fire("Two", id="resumed"))["incidents"]
-
-    async def there() -> bool:
-        return any(request.path == "/slow/resumed" for request in world.target.received)
-
-    await eventually(there, what="the first call has begun")
+    incident = await world.in_first_step("resumed")
     await world.daemon.call("POST", "/api/v1/pause", {"reason": "wait"})
     world.target.gate.set()
     await world.daemon.reaches(f"{incident}-1", "interrupted")

@@ -11,42 +11,18 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tests.acceptance.world import CALLS, World, leaving, open_world
+from tests.acceptance.world import CALLS, TWO_STEPS, World, leaving, open_world
 from tests.servers.daemon import DaemonProcess
-from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-freezes")]
-
-RULES = (
-    CALLS
-    + """
-  - name: two-steps
-    match: ['alertname = "Two"']
-    mode: auto
-    target: "two/${labels.id}"
-    remedies:
-      - name: both
-        steps:
-          - http.request: {connection: target, path: "/slow/{id}", args: {id: "${labels.id}"}}
-          - http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}}
-        verify: {within: 20s, hold: 0s, every: 200ms, until: "true"}
-    guards: {cooldown: 0s, budget: [9999 per 1h]}
-"""
-)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """Start everything."""
-    async with open_world(tmp_path_factory.mktemp("freezes"), rules=RULES) as opened:
+    async with open_world(tmp_path_factory.mktemp("freezes"), rules=CALLS + TWO_STEPS) as opened:
         yield opened
-
-
-async def _cli(world: World, *arguments: str, who: str = "approver") -> str:
-    code, output = await world.daemon.command(*arguments, who=who)
-    assert code == 0, output
-    return output
 
 
 async def _fire(world: World, ident: str, *, state: str, name: str = "Call") -> dict[str, Any]:
@@ -69,19 +45,19 @@ async def test_reddit_2016_freeze_which_nothing_but_a_person_lifts(world: World)
     """Frozen by hand without an end, nothing acts: not after SIGKILL, not after a reload, not when approved; a thaw lets it go on."""
     await _fire(world, "unfrozen", state="succeeded")
     assert world.calls("unfrozen") == 1, "the same course without a freeze"
-    output = await _cli(world, "freeze", "-m", "moving to another cluster", who="responder")
+    output = await world.cli("freeze", "-m", "moving to another cluster", who="responder")
     assert "until somebody says `remediator thaw`" in output
     run = await _fire(world, "migration", state="waiting")
     assert run["reason"] == "frozen: responder froze everything until somebody thaws it: moving to another cluster"
     await world.daemon.restart(kill=True)
     await world.daemon.call("POST", "/-/reload")
-    assert "FROZEN everything by responder" in await _cli(world, "status")
+    assert "FROZEN everything by responder" in await world.cli("status")
     await world.daemon.until(lambda: _is(world, "remediator_frozen", 1, source="manual", effect="freeze"), what="the metric shows it")
     code, _ = await world.daemon.command("thaw", who="responder")
     assert code == 4, "letting things be changed again takes more than freezing them"
     assert (await world.daemon.run(run["id"]))["state"] == "waiting"
     assert world.calls("migration") == 0
-    await _cli(world, "thaw", "-m", "done")
+    await world.cli("thaw", "-m", "done")
     await world.daemon.reaches(run["id"], "succeeded")
     assert world.calls("migration") == 1
     kinds = [event["kind"] for event in await world.daemon.events("system") if event["kind"].startswith("freeze.")]
@@ -95,7 +71,7 @@ async def _is(world: World, name: str, value: float, **labels: str) -> bool:
 
 async def test_freeze_for_a_time_ends_by_itself(world: World) -> None:
     """When its time is over the run goes on without anybody's doing, and an event says so."""
-    await _cli(world, "freeze", "--rule", "calls", "--for", "4s", "-m", "short", who="responder")
+    await world.cli("freeze", "--rule", "calls", "--for", "4s", "-m", "short", who="responder")
     run = await _fire(world, "short", state="waiting")
     await world.daemon.reaches(run["id"], "succeeded")
     assert world.calls("short") == 1
@@ -110,34 +86,28 @@ async def _last(world: World, kind: str, scope: str) -> dict[str, Any] | None:
 
 async def test_freeze_of_a_connection_holds_back_plans_that_act_on_it(world: World) -> None:
     """What counts is where the plan's real steps go, not what the rule is called."""
-    await _cli(world, "freeze", "--connection", "target", "-m", "its owner asked", who="responder")
+    await world.cli("freeze", "--connection", "target", "-m", "its owner asked", who="responder")
     try:
         run = await _fire(world, "connection", state="waiting")
         assert "froze connection target" in run["reason"]
         assert [event["data"]["guard"] for event in await world.daemon.events(run["incident"], "guard.denied")] == ["freeze"]
     finally:
-        await _cli(world, "thaw", "--connection", "target")
+        await world.cli("thaw", "--connection", "target")
     await world.daemon.reaches(run["id"], "succeeded")
     assert world.calls("connection") == 1
 
 
 async def test_freeze_in_the_middle_of_a_run_starts_no_further_step(world: World) -> None:
     """The call in flight finishes and is kept; the next step does not start; the run is verified as it stands."""
-    world.target.gate.clear()
-    (incident,) = (await world.fire("Two", id="middle"))["incidents"]
-    await eventually(lambda: _arrived(world, "/slow/middle"), what="the first step is in flight")
-    await _cli(world, "freeze", "-m", "stop changing things", who="responder")
+    incident = await world.in_first_step("middle")
+    await world.cli("freeze", "-m", "stop changing things", who="responder")
     world.target.gate.set()
     run = await world.daemon.reaches(f"{incident}-1", "succeeded")
-    await _cli(world, "thaw")
+    await world.cli("thaw")
     assert [step["state"] for step in run["steps"]] == ["applied", "planned"]
     assert world.calls("middle") == 0
     entered = [event["data"]["reason"] for event in await world.daemon.events(incident, "run.entered")]
     assert any(reason.startswith("no further step: frozen: responder froze everything") for reason in entered)
-
-
-async def _arrived(world: World, path: str) -> bool:
-    return any(request.path == path for request in world.target.received)
 
 
 async def _windows(world: World, windows: dict[str, Any]) -> None:
@@ -158,7 +128,7 @@ async def test_windows_from_the_settings(world: World) -> None:
     )
     run = await _fire(world, "window", state="waiting")
     assert run["reason"].startswith("frozen: 'every-minute' is in force until ")
-    shown = await _cli(world, "freezes")
+    shown = await world.cli("freezes")
     assert shown.index("every-minute") < shown.index("later")
     world.daemon.settings["freezes"] = {"every-minute": {"until": "2099-01-01T00:00Z", "rules": ["cals"]}}
     world.daemon.write_settings()
@@ -184,7 +154,7 @@ async def test_calendar_file(world: World, tmp_path: Path) -> None:
     await world.daemon.until(lambda: _is(world, "remediator_freezes_unreadable", 1), what="the metric shows it")
     run = await _fire(world, "unreadable", state="awaiting_approval")
     assert "nobody knows whether freeze 'releases' is in force" in run["reason"]
-    assert "is not understood" in await _cli(world, "status")
+    assert "is not understood" in await world.cli("status")
     await world.daemon.approve(run["id"])
     await world.daemon.reaches(run["id"], "succeeded")
     path.unlink()
@@ -205,7 +175,7 @@ async def test_freeze_holds_on_every_replica(tmp_path: Path) -> None:
             other.write_settings(**{name: world.daemon.settings[name] for name in ("store", "connections", "alertmanager")})
             async with leaving(other):
                 await other.start()
-                await _cli(world, "freeze", "-m", "migration", who="responder")
+                await world.cli("freeze", "-m", "migration", who="responder")
                 world.daemon.kill()
                 run = await _fire(World(world.alertmanager, world.target, other), "replica", state="waiting")
                 assert world.calls("replica") == 0

@@ -7,24 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from tests.acceptance.world import CALLS, World, open_world
-from tests.servers.ports import eventually
+from tests.acceptance.world import CALLS, TWO_STEPS, World, open_world
 from tests.servers.redis import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-kill-switch")]
 
 RULES = """
-  - name: two-steps
-    match: ['alertname = "Two"']
-    mode: auto
-    target: "two/${labels.id}"
-    remedies:
-      - name: both
-        steps:
-          - http.request: {connection: target, path: "/slow/{id}", args: {id: "${labels.id}"}}
-          - http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}}
-        verify: {within: 20s, hold: 0s, every: 200ms, until: "true"}
-    guards: {cooldown: 0s, budget: [999 per 1h]}
   - name: memory
     match: ['alertname = "Memory"']
     mode: auto
@@ -41,62 +29,41 @@ RULES = """
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis() -> AsyncIterator[RedisServer]:
-    """Start a Redis."""
-    server = RedisServer().start()
-    yield server
-    server.stop()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> AsyncIterator[World]:
     """Start everything."""
     settings = {"connections": {"cache": {"kind": "redis", "host": "127.0.0.1", "port": redis.port}}}
-    async with open_world(tmp_path_factory.mktemp("kill-switch"), rules=CALLS + RULES, settings=settings) as opened:
+    async with open_world(tmp_path_factory.mktemp("kill-switch"), rules=CALLS + TWO_STEPS + RULES, settings=settings) as opened:
         yield opened
-
-
-async def _cli(world: World, *arguments: str, who: str = "approver") -> str:
-    code, output = await world.daemon.command(*arguments, who=who)
-    assert code == 0, output
-    return output
-
-
-async def _arrived(world: World, path: str) -> None:
-    async def there() -> bool:
-        return any(request.path == path for request in world.target.received)
-
-    await eventually(there, what=f"a request to {path} arrived")
 
 
 async def test_paused_takes_alerts_and_does_nothing(world: World) -> None:
     """Paused, alerts are still accepted and become incidents; nothing is done, also after SIGKILL and reload, until a person resumes."""
-    output = await _cli(world, "pause", "-m", "looking at it", who="responder")
+    output = await world.cli("pause", "-m", "looking at it", who="responder")
     assert "paused" in output
     (incident,) = (await world.fire("Call", id="paused"))["incidents"]
     run = await world.daemon.reaches(f"{incident}-1", "interrupted")
     assert "looking at it" in run["reason"]
     await world.daemon.restart(kill=True)
     await world.daemon.call("POST", "/-/reload")
-    assert "PAUSED global by responder" in await _cli(world, "status")
+    assert "PAUSED global by responder" in await world.cli("status")
     assert await world.daemon.metric("remediator_paused") == 1
     (other,) = (await world.fire("Call", id="paused-too"))["incidents"]
     await world.daemon.reaches(f"{other}-1", "interrupted")
     assert world.calls("paused") == world.calls("paused-too") == 0
     code, _ = await world.daemon.command("resume", who="responder")
     assert code == 4, "lifting it takes more than throwing it"
-    await _cli(world, "resume", "-m", "fine")
+    await world.cli("resume", "-m", "fine")
     assert (await world.daemon.run(f"{incident}-1"))["state"] == "interrupted", "lifting the switch starts nothing by itself"
-    await _cli(world, "signal", f"{incident}-1", "resume", "-m", "go on")
+    await world.cli("signal", f"{incident}-1", "resume", "-m", "go on")
     await world.daemon.reaches(f"{incident}-1", "succeeded")
-    await _cli(world, "signal", f"{other}-1", "close", "-m", "not needed", who="responder")
+    await world.cli("signal", f"{other}-1", "close", "-m", "not needed", who="responder")
     await world.daemon.reaches(f"{other}-1", "cancelled")
     assert (world.calls("paused"), world.calls("paused-too")) == (1, 0)
 
 
 async def test_pause_of_one_rule_leaves_the_others_alone(world: World) -> None:
     """`--rule` stops that rule only; an unknown rule is refused."""
-    await _cli(world, "pause", "--rule", "calls", "-m", "that one")
+    await world.cli("pause", "--rule", "calls", "-m", "that one")
     (incident,) = (await world.fire("Call", id="rule-paused"))["incidents"]
     await world.daemon.reaches(f"{incident}-1", "interrupted")
     world.target.gate.set()
@@ -105,15 +72,14 @@ async def test_pause_of_one_rule_leaves_the_others_alone(world: World) -> None:
     world.target.gate.clear()
     code, output = await world.daemon.command("pause", "--rule", "no-such", "-m", "x", who="approver")
     assert (code, "no-such" in output) == (1, True)
-    await _cli(world, "resume", "--rule", "calls")
+    await world.cli("resume", "--rule", "calls")
     assert world.calls("rule-paused") == 0
 
 
 async def _interrupted_between_steps(world: World, ident: str) -> str:
     """Have the kill switch thrown while step 1 of 2 is in flight; return the run once it is interrupted."""
-    (incident,) = (await world.fire("Two", id=ident))["incidents"]
-    await _arrived(world, f"/slow/{ident}")
-    await _cli(world, "pause", "-m", "stop it")
+    incident = await world.in_first_step(ident)
+    await world.cli("pause", "-m", "stop it")
     world.target.gate.set()
     run = await world.daemon.reaches(f"{incident}-1", "interrupted")
     world.target.gate.clear()
@@ -129,8 +95,8 @@ async def test_s18_pause_while_acting_finishes_the_call_and_starts_nothing(world
     await world.daemon.restart(kill=True)
     assert (await world.daemon.run(run))["state"] == "interrupted"
     assert run in (await world.daemon.get("status"))["locks"].values()
-    await _cli(world, "resume")
-    await _cli(world, "signal", run, "resume")
+    await world.cli("resume")
+    await world.cli("signal", run, "resume")
     await world.daemon.reaches(run, "succeeded")
     assert world.calls("resumed") == 1
     assert sum(request.path == "/slow/resumed" for request in world.target.received) == 1
@@ -139,8 +105,8 @@ async def test_s18_pause_while_acting_finishes_the_call_and_starts_nothing(world
 async def test_s18_close_ends_an_interrupted_run(world: World) -> None:
     """`close` ends it as it stands: what was done stays done, nothing more is, and the locks are free."""
     run = await _interrupted_between_steps(world, "closed")
-    await _cli(world, "resume")
-    await _cli(world, "signal", run, "close", "-m", "done by hand", who="responder")
+    await world.cli("resume")
+    await world.cli("signal", run, "close", "-m", "done by hand", who="responder")
     await world.daemon.reaches(run, "cancelled")
     assert world.calls("closed") == 0
     assert run not in (await world.daemon.get("status"))["locks"].values()
@@ -152,13 +118,13 @@ async def test_s18_undo_restores_what_was_changed(world: World, redis: RedisServ
     (incident,) = (await world.fire("Memory", id="undo"))["incidents"]
     await world.daemon.reaches(f"{incident}-1", "verifying")
     assert redis.call("CONFIG", "GET", "maxmemory-policy")[1] == b"allkeys-lru"
-    await _cli(world, "pause", "-m", "wrong remedy")
+    await world.cli("pause", "-m", "wrong remedy")
     await world.daemon.reaches(f"{incident}-1", "interrupted")
     await world.daemon.restart(kill=True)
-    await _cli(world, "resume")
+    await world.cli("resume")
     code, output = await world.daemon.command("signal", f"{incident}-1", "undo", who="responder")
     assert code == 4, output
-    await _cli(world, "signal", f"{incident}-1", "undo", "-m", "take it back")
+    await world.cli("signal", f"{incident}-1", "undo", "-m", "take it back")
     run = await world.daemon.reaches(f"{incident}-1", "undone")
     assert run["steps"][0]["state"] == "undone"
     assert redis.call("CONFIG", "GET", "maxmemory-policy")[1] == b"noeviction"
@@ -172,7 +138,7 @@ async def test_pause_stops_an_approved_run(world: World) -> None:
     try:
         (incident,) = (await world.fire("Call", id="approved"))["incidents"]
         approval = await world.daemon.asked(f"{incident}-1")
-        await _cli(world, "pause", "-m", "not now")
+        await world.cli("pause", "-m", "not now")
         answer = await world.daemon.request(
             "POST", f"/api/v1/approvals/{approval['id']}", {"decision": "approve", "plan_hash": approval["plan_hash"]}, who="approver"
         )
@@ -180,6 +146,6 @@ async def test_pause_stops_an_approved_run(world: World) -> None:
         await world.daemon.reaches(f"{incident}-1", "interrupted")
         assert world.calls("approved") == 0
     finally:
-        await _cli(world, "resume")
+        await world.cli("resume")
         world.daemon.write_settings(limits={"authority": "auto"})
         await world.daemon.call("POST", "/-/reload")

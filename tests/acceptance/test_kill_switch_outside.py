@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import sqlite3
 from collections.abc import AsyncIterator
@@ -14,33 +13,18 @@ import pytest
 import pytest_asyncio
 
 from remediator.store import sqlite_file
-from tests.acceptance.world import CALLS, World, leaving, open_world
+from tests.acceptance.world import CALLS, TWO_STEPS, World, leaving, open_world
 from tests.servers.daemon import DaemonProcess, alert
-from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-kill-switch-outside")]
-
-TWO = """
-  - name: two-steps
-    match: ['alertname = "Two"']
-    mode: auto
-    target: "two/${labels.id}"
-    remedies:
-      - name: both
-        steps:
-          - http.request: {connection: target, path: "/slow/{id}", args: {id: "${labels.id}"}}
-          - http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}}
-        verify: {within: 20s, hold: 0s, every: 200ms, until: "true"}
-    guards: {cooldown: 0s, budget: [999 per 1h]}
-"""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     """Start everything; the file is `stop` in the daemon's directory."""
     settings = {"kill_switch": {"file": "stop"}}
-    async with open_world(tmp_path_factory.mktemp("stop"), rules=CALLS + TWO, settings=settings) as opened:
+    async with open_world(tmp_path_factory.mktemp("stop"), rules=CALLS + TWO_STEPS, settings=settings) as opened:
         yield opened
 
 
@@ -103,9 +87,7 @@ async def test_file_throws_the_switch_and_only_a_person_lifts_it(world: World, f
 
 async def test_daemon_that_starts_beside_the_file_begins_nothing(world: World, file: Path) -> None:
     """Put there while the daemon is down, it holds from the first moment on, also for what waits in the store."""
-    world.target.gate.clear()
-    (incident,) = (await world.fire("Two", id="asleep"))["incidents"]
-    await eventually(functools.partial(_arrived, world, "/slow/asleep"), what="the first call")
+    incident = await world.in_first_step("asleep")
     world.daemon.kill()
     put(file)
     world.target.gate.set()
@@ -120,9 +102,7 @@ async def test_daemon_that_starts_beside_the_file_begins_nothing(world: World, f
 async def test_s18_file_stops_the_next_call_at_once(world: World, file: Path) -> None:
     """It is looked at right before each call, not only every second: made while step 1 is under way, step 2 is not begun."""
     for number in range(5):
-        world.target.gate.clear()
-        (incident,) = (await world.fire("Two", id=f"once{number}"))["incidents"]
-        await eventually(functools.partial(_arrived, world, f"/slow/once{number}"), what="the first call")
+        incident = await world.in_first_step(f"once{number}")
         put(file, "now")
         world.target.gate.set()
         run = await world.daemon.reaches(f"{incident}-1", "interrupted")
@@ -145,10 +125,6 @@ async def test_what_can_not_be_looked_at_stops(world: World, file: Path) -> None
     world.daemon.write_settings(kill_switch={"file": "stop"})
     await world.daemon.call("POST", "/-/reload")
     await _resume(world.daemon)
-
-
-async def _arrived(world: World, path: str) -> bool:
-    return any(request.path == path for request in world.target.received)
 
 
 async def test_file_on_one_replica_stops_all(tmp_path: Path) -> None:

@@ -52,14 +52,6 @@ RULES = (
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def redis() -> AsyncIterator[RedisServer]:
-    """Start a Redis."""
-    server = RedisServer().start()
-    yield server
-    server.stop()
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> AsyncIterator[World]:
     """Start everything."""
     settings = {"connections": {"cache": {"kind": "redis", "host": "127.0.0.1", "port": redis.port}}}

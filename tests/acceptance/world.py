@@ -14,6 +14,7 @@ from typing import Any
 from tests.servers.alertmanager import NOWHERE, AlertmanagerServer, webhook_config
 from tests.servers.daemon import DaemonProcess, alert
 from tests.servers.http import HttpServer, Received, Reply
+from tests.servers.ports import eventually
 
 CALLS = """
 rules:
@@ -30,6 +31,21 @@ rules:
     guards: {cooldown: 0s, budget: [9999 per 1h]}
 """
 """A rule that acts on an alert `Call` by itself, with one POST to `/jobs/ID`."""
+
+TWO_STEPS = """
+  - name: two-steps
+    match: ['alertname = "Two"']
+    mode: auto
+    target: "two/${labels.id}"
+    remedies:
+      - name: both
+        steps:
+          - http.request: {connection: target, path: "/slow/{id}", args: {id: "${labels.id}"}}
+          - http.request: {connection: target, path: "/jobs/{id}", args: {id: "${labels.id}"}}
+        verify: {within: 20s, hold: 0s, every: 200ms, until: "true"}
+    guards: {cooldown: 0s, budget: [9999 per 1h]}
+"""
+"""A rule to put after others: on an alert `Two` it makes one POST to `/slow/ID`, which the gate holds up, then one to `/jobs/ID`."""
 
 
 class GatedServer(HttpServer):
@@ -62,6 +78,23 @@ class World:
         """End an alert in Alertmanager, and send the daemon the webhook that says so."""
         await self.alertmanager.post_alerts({"alertname": name, **labels}, firing=False)
         return await self.daemon.post(_labelled(alert(name, firing=False), labels))
+
+    async def in_first_step(self, ident: str) -> str:
+        """Shut the gate and fire `Two`; return its incident once the call of its run's first step is under way."""
+        self.target.gate.clear()
+        (incident,) = (await self.fire("Two", id=ident))["incidents"]
+
+        async def there() -> bool:
+            return any(request.path == f"/slow/{ident}" for request in self.target.received)
+
+        await eventually(there, what="the call of the first step is under way")
+        return str(incident)
+
+    async def cli(self, *arguments: str, who: str = "approver", code: int = 0) -> str:
+        """Give a command as somebody of that role; return what it printed."""
+        done, output = await self.daemon.command(*arguments, who=who)
+        assert done == code, output
+        return output
 
     def calls(self, ident: str) -> int:
         """Count the POSTs to `/jobs/IDENT` that arrived."""
