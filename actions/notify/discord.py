@@ -9,18 +9,16 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from actions.notify.delivery import Delivery, Message, check_secret_url, nothing_to_say, target_of
+from actions.notify.chat import Chat, ChatConnection, ChatParams, check_mentions
+from actions.notify.delivery import Message, check_secret_url
 from actions.notify.sending import parts_of
-from actions.notify.showing import clip, facts_of, heading, is_link, known_links, size, unknown_mentions
-from actions.notify.wording import CALLING, LATER, Kind, Nothing, Telling, Words, moment, one_line, word
-from remediator.action import Connection, Context, Permission, PermissionKind, SecretRef
-from remediator.errors import PlanRefused
-from remediator.httpclient import WebConnection
-from remediator.model import JSON, Change, Plan
+from actions.notify.showing import clip, facts_of, heading, known_links, size
+from actions.notify.wording import Kind, Words, moment, one_line
+from remediator.action import Context, Permission, PermissionKind, SecretRef
+from remediator.model import JSON, Plan
 
 MAX_CONTENT, MAX_TITLE, MAX_DESCRIPTION, MAX_FIELD_NAME, MAX_FIELD, MAX_EMBED = 2_000, 256, 4_096, 256, 1_024, 6_000
 """Discord's limits in characters; of an embed, title, description, fields and footer together have the last one."""
-MAX_MENTIONS = 10
 _MENTION = re.compile(r"<@(?P<role>&?)(?P<id>[0-9]{5,20})>")
 _MARKS = re.compile(r"[\\*_~`|<>\[\]()#]")
 _LIST = re.compile(r"(?m)^(\s*)([-+]|\d+\.)(?=\s)")
@@ -35,10 +33,9 @@ _COLOURS: Mapping[Kind | None, int] = {
 }
 
 
-class DiscordConnection(WebConnection):
+class DiscordConnection(ChatConnection):
     """One channel, reached through a webhook."""
 
-    model_config = LATER
     url: SecretRef = Field(description="reference of the webhook's URL, which is a secret; with `?thread_id=…` it posts to a thread")
     mentions: Mapping[str, str] = Field(
         default_factory=dict, description="who may be mentioned: name → Discord's text, e.g. oncall: <@&ROLE_ID>, alice: <@USER_ID>"
@@ -47,16 +44,7 @@ class DiscordConnection(WebConnection):
     @field_validator("mentions")
     @classmethod
     def _are_mentions(cls, mentions: Mapping[str, str]) -> Mapping[str, str]:
-        for name, text in mentions.items():
-            if not _MENTION.fullmatch(text):
-                raise ValueError(f"mentions.{name}: {text!r} is no mention; write <@&ROLE_ID> or <@USER_ID> with the number")
-        return mentions
-
-
-class _DiscordParams(Telling):
-    mentions: tuple[str, ...] = Field((), max_length=MAX_MENTIONS, description="names from the connection's list")
-    mention_on: frozenset[Kind] = Field(CALLING, description="kinds of messages that mention; a rule's own step always does")
-    links: Mapping[str, str] = Field(default_factory=dict, max_length=10, description="title → http(s) URL")
+        return check_mentions(mentions, _MENTION, write="<@&ROLE_ID> or <@USER_ID> with the number")
 
 
 def cut(text: str, limit: int) -> str:
@@ -80,7 +68,7 @@ def escape(text: str) -> str:
     return listed.replace("@", "@\u200b").replace("://", ":\u200b//")
 
 
-class Discord(Delivery[_DiscordParams]):
+class Discord(Chat):
     """Post a message to a Discord channel: who is mentioned, then an embed with the text, facts and links.
 
     Text from alerts can't mention anybody: Discord is told to heed only the roles and users that the connection lists. It knows no key
@@ -88,7 +76,7 @@ class Discord(Delivery[_DiscordParams]):
     """
 
     name = "notify.discord"
-    Params = _DiscordParams
+    service = "Discord"
     connection = DiscordConnection
     permissions = (Permission(PermissionKind.HTTP, ("POST",), "/api/webhooks/*", why="the webhook"),)
     example: ClassVar[Mapping[str, Any]] = {
@@ -97,32 +85,9 @@ class Discord(Delivery[_DiscordParams]):
         "mentions": ["on-call-primary"],
     }
 
-    @classmethod
-    def misfits(cls, params: Any, connection: Connection) -> Sequence[str]:
-        """Return names that the connection does not list."""
-        return unknown_mentions(params, connection)
-
-    async def plan(self, params: _DiscordParams, ctx: Context) -> Plan:
-        """Render the message. Nothing is sent, no secret is read."""
-        connection = ctx.connection(DiscordConnection, params.connection)
-        if faults := self.misfits(params, connection):
-            raise PlanRefused(f"connection {params.connection!r} {faults[0]}")
-        if bad := [url for url in params.links.values() if not is_link(url)]:
-            raise PlanRefused(f"links: {bad[0][:200]!r} is not an http(s) URL")
-        target = target_of("discord", params.connection, ctx)
-        words = word(params, ctx.values, ctx.now, text=params.text)
-        if isinstance(words, Nothing):
-            return nothing_to_say(self.name, params.connection, target, words.why)
-        called = params.mentions if words.kind is None or words.kind in params.mention_on else ()
-        payload = render(words, [connection.mentions[name] for name in called], params.links, ctx.values)
-        return Plan(
-            action=self.name,
-            summary=f"tell Discord ({params.connection}): {one_line(words.text)[:100]}",
-            targets=(target,),
-            intent={"payload": payload},
-            changes=(Change(target.id, "message", None, words.text),),
-            connection=params.connection,
-        )
+    def payload(self, words: Words, mentions: Sequence[str], params: ChatParams, values: Mapping[str, Any]) -> Mapping[str, JSON]:
+        """Return the webhook's payload."""
+        return render(words, mentions, params.links, values)
 
     async def messages(self, plan: Plan, ctx: Context) -> Sequence[Message]:
         """Return the webhook's request. It waits for the message to be kept: without that, one that is not kept looks delivered."""

@@ -11,14 +11,13 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from actions.notify.delivery import Delivery, Message, check_secret_url, nothing_to_say, target_of
+from actions.notify.chat import Chat, ChatConnection, ChatParams, check_mentions
+from actions.notify.delivery import Message, check_secret_url
 from actions.notify.sending import parts_of
-from actions.notify.showing import clip, facts_of, heading, is_link, known_links, size, unknown_mentions
-from actions.notify.wording import CALLING, LATER, Kind, Nothing, Telling, Words, one_line, word
-from remediator.action import Connection, Context, Permission, PermissionKind, SecretRef
-from remediator.errors import PlanRefused
-from remediator.httpclient import WebConnection
-from remediator.model import JSON, Change, Plan
+from actions.notify.showing import clip, facts_of, heading, is_link, known_links, size
+from actions.notify.wording import Words
+from remediator.action import Context, Permission, PermissionKind, SecretRef
+from remediator.model import JSON, Plan
 
 MAX_TEXT = 3_000
 """Slack's limit for the text of a section block."""
@@ -29,10 +28,9 @@ _MENTION = re.compile(r"<!(here|channel|everyone)>|<@[UW][A-Z0-9]{2,20}>|<!subte
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-class SlackConnection(WebConnection):
+class SlackConnection(ChatConnection):
     """One channel, reached through an incoming webhook."""
 
-    model_config = LATER
     url: SecretRef = Field(description="reference of the incoming webhook's URL, which is a secret")
     mentions: Mapping[str, str] = Field(
         default_factory=dict, description="who may be mentioned: name → Slack's text, e.g. oncall: <!subteam^S0123>, all: <!channel>"
@@ -41,16 +39,7 @@ class SlackConnection(WebConnection):
     @field_validator("mentions")
     @classmethod
     def _are_mentions(cls, mentions: Mapping[str, str]) -> Mapping[str, str]:
-        for name, text in mentions.items():
-            if not _MENTION.fullmatch(text):
-                raise ValueError(f"mentions.{name}: {text!r} is no mention; write <@U…>, <!subteam^S…>, <!here> or <!channel>")
-        return mentions
-
-
-class _SlackParams(Telling):
-    mentions: tuple[str, ...] = Field((), max_length=10, description="names from the connection's list")
-    mention_on: frozenset[Kind] = Field(CALLING, description="kinds of messages that mention; a rule's own step always does")
-    links: Mapping[str, str] = Field(default_factory=dict, max_length=10, description="title → http(s) URL")
+        return check_mentions(mentions, _MENTION, write="<@U…>, <!subteam^S…>, <!here> or <!channel>")
 
 
 def escape(text: str, limit: int = MAX_TEXT) -> str:
@@ -73,7 +62,7 @@ def link(title: str, url: str) -> str:
     return f"<{escape(url, 2_000)}|{escape(title, 100).replace('|', '/')}>"
 
 
-class Slack(Delivery[_SlackParams]):
+class Slack(Chat):
     """Post a message to a Slack channel, with the incident's severity, id, rule and links.
 
     Text from alerts can't mention anybody: only names from the connection's own list can. Slack knows no key for repeated messages: one
@@ -81,7 +70,7 @@ class Slack(Delivery[_SlackParams]):
     """
 
     name = "notify.slack"
-    Params = _SlackParams
+    service = "Slack"
     connection = SlackConnection
     permissions = (Permission(PermissionKind.HTTP, ("POST",), "/services/*", why="the incoming webhook"),)
     example: ClassVar[Mapping[str, Any]] = {
@@ -91,33 +80,13 @@ class Slack(Delivery[_SlackParams]):
         "links": {"dashboard": "https://grafana.example.com/d/shop"},
     }
 
-    @classmethod
-    def misfits(cls, params: Any, connection: Connection) -> Sequence[str]:
-        """Return names that the connection does not list."""
-        return unknown_mentions(params, connection)
+    def payload(self, words: Words, mentions: Sequence[str], params: ChatParams, values: Mapping[str, Any]) -> Mapping[str, JSON]:
+        """Return the incoming webhook's payload."""
+        return render(words, mentions, params.links, values)
 
-    async def plan(self, params: _SlackParams, ctx: Context) -> Plan:
-        """Render the message. Nothing is sent, no secret is read."""
-        connection = ctx.connection(SlackConnection, params.connection)
-        if faults := self.misfits(params, connection):
-            raise PlanRefused(f"connection {params.connection!r} {faults[0]}")
-        target = target_of("slack", params.connection, ctx)
-        words = word(params, ctx.values, ctx.now, text=params.text)
-        if isinstance(words, Nothing):
-            return nothing_to_say(self.name, params.connection, target, words.why)
-        called = params.mentions if words.kind is None or words.kind in params.mention_on else ()
-        try:
-            payload = render(words, [connection.mentions[name] for name in called], params.links, ctx.values)
-        except ValueError as error:
-            raise PlanRefused(f"links: {error}") from error
-        return Plan(
-            action=self.name,
-            summary=f"tell Slack ({params.connection}): {one_line(words.text)[:100]}",
-            targets=(target,),
-            intent={"payload": payload},
-            changes=(Change(target.id, "message", None, escape(words.text)),),
-            connection=params.connection,
-        )
+    def escaped(self, text: str) -> str:
+        """Return the text in mrkdwn."""
+        return escape(text)
 
     async def messages(self, plan: Plan, ctx: Context) -> Sequence[Message]:
         """Return the webhook's request."""
@@ -126,7 +95,7 @@ class Slack(Delivery[_SlackParams]):
         return [Message(check_secret_url(url, plan.connection), body, secrets=parts_of(url))]
 
 
-def render(words: Words, mentions: list[str], links: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, JSON]:
+def render(words: Words, mentions: Sequence[str], links: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, JSON]:
     """Return an incoming webhook's payload. Raises ValueError for a link that is none."""
     text = escape(words.text)
     values = {} if words.public else values
