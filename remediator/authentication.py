@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import cast
 
@@ -88,6 +88,16 @@ class Authenticator:
         # The dictionary sees only the token's hash, which a caller can't steer bit by bit.
         name = self._tokens.get(_sha256(token)) if token else None
         return self._actors[name] if name is not None else None
+
+    def proof(self, token: str) -> tuple[Actor, str] | None:
+        """Return who holds `token`, and its stored hash, to which a session is bound; None when nobody does."""
+        actor = self.bearer(token)
+        return None if actor is None else (actor, _sha256(token))
+
+    def holder(self, name: str, fits: Callable[[str], bool]) -> Actor | None:
+        """Return the identity `name` while one of the token hashes that are stored for it `fits`: not after the token was taken away."""
+        hashes = [digest for digest, owner in self._tokens.items() if owner == name]
+        return self._actors.get(name) if any(fits(digest) for digest in hashes) else None
 
     def basic(self, user: str, password: str) -> Actor | None:
         """Return the identity `user` when `password` is one of its passwords."""

@@ -11,10 +11,11 @@ from typing import cast
 
 from remediator import manual_freezes, operations, promotion, taking
 from remediator.errors import IllegalTransition
+from remediator.events import Kind
 from remediator.guards import Bounds
 from remediator.manual_freezes import Order
-from remediator.model import Actor, Authority
-from remediator.records import EVERYWHERE, WATCHDOG, Approval, Incident, Pause, Run, SignalKind
+from remediator.model import Actor, Authority, Event
+from remediator.records import EVERYWHERE, SYSTEM_CHAIN, WATCHDOG, Approval, Incident, Pause, Run, SignalKind
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.scorecard import arms_of
@@ -150,6 +151,12 @@ class Desk:
         why = self._scrub(why)
         await self._store.transact(Reads(), lambda snapshot: taking.release(snapshot, scope, why=why, actor=actor))
         self._on_pauses(tuple(await self._store.pauses()))
+
+    async def note_session(self, kind: Kind, address: str, actor: Actor) -> None:
+        """Note that somebody signed in to the web interface, or out."""
+        await self._store.transact(
+            Reads(), lambda snapshot: Changes(events=[Event(SYSTEM_CHAIN, kind, snapshot.now, {"address": address}, actor.name)])
+        )
 
     async def acknowledge(self, incident: str, actor: Actor) -> Incident:
         """Make `actor` the incident's owner. Raises `NotFound`."""

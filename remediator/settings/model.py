@@ -23,6 +23,7 @@ from remediator.records import MOST_RELAPSES
 from remediator.rules.model import Arm, Budget, parse_budget
 from remediator.settings.faults import nearest
 from remediator.settings.freezes import FreezeSettings
+from remediator.settings.interface import UiSettings
 from remediator.settings.monitoring import MonitoringSettings
 from remediator.settings.part import MIB, FilePath, HttpUrl, Name, Part, PlaceUrl, directory, place, setting
 from remediator.settings.people import Contact, EscalationPolicy, IdentitySettings, Role, Severity, WorkingHours, policies, severities
@@ -414,6 +415,7 @@ class Settings(Part):
     audit: AuditSettings = setting(AuditSettings, "how the audit trail is made provable", reload=True)
     s3: S3Settings = setting(S3Settings, "the S3 service of `s3://` places", reload=True)
     listen: ListenSettings = setting(ListenSettings, "where webhooks, API and UI are served", reload=False)
+    ui: UiSettings = setting(UiSettings, "the web interface", reload=True)
     dry_run: bool = setting(True, "plan and tell, but change nothing; `false` arms the daemon", reload=True)
     limits: Limits = setting(Limits, "the operator's bounds, which rules can't loosen", reload=True)
     silence: SilenceSettings = setting(SilenceSettings, "how far rules may keep alerts quiet while they are remedied", reload=True)

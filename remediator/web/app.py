@@ -39,6 +39,7 @@ from remediator.web.listener import DIRECT
 from remediator.web.problems import Refused, from_error, from_http, problem
 from remediator.web.query import parse_query
 from remediator.web.routes import NOBODY, Call, Route, Surface
+from remediator.web.ui import entry as ui
 
 ROUTES: tuple[Route, ...] = (
     *alerts.ROUTES,
@@ -65,18 +66,24 @@ OTHER = "other"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+async def _no_key() -> None:
+    return None
+
+
 def create_app(
     service: Service,
     metrics: Metrics,
     authenticator: Callable[[], Authenticator],
     *,
     body_timeout: float = 15.0,
+    session_key: ui.SessionKey = _no_key,
 ) -> web.Application:
     """Build the application.
 
-    `authenticator` gives the one in force, since a reload replaces it. `body_timeout` is in seconds.
+    `authenticator` gives the one in force, since a reload replaces it. `body_timeout` is in seconds. `session_key` gives what signs
+    sessions of the web interface.
     """
-    metrics.expect(routes=[route.name for route in ROUTES], reasons=alerts.REASONS)
+    metrics.expect(routes=[*(route.name for route in ROUTES), *ui.NAMES], reasons=alerts.REASONS)
     surface = Surface(
         service=service,
         authenticator=authenticator,
@@ -88,6 +95,7 @@ def create_app(
     )
     app = web.Application(middlewares=[_answering(metrics)])
     add_routes(app, surface, ROUTES)
+    ui.add_ui(app, ui.Entry(surface, ROUTES, session_key))
     app[DIRECT] = {(route.method, route.path): _directly(surface, route) for route in alerts.ROUTES}
     return app
 
@@ -144,7 +152,8 @@ def _directly(surface: Surface, route: Route) -> Handler:
 async def _answer(request: web.Request, handler: Handler, metrics: Metrics, *, name: str) -> web.StreamResponse:
     began = time.perf_counter()
     response = await _attempt(request, handler, metrics, name=name)
-    metrics.request(name, response.status, time.perf_counter() - began)
+    if name != ui.LIVE:  # it lasts for as long as somebody looks at a page
+        metrics.request(name, response.status, time.perf_counter() - began)
     return response
 
 
@@ -161,7 +170,7 @@ async def _attempt(request: web.Request, handler: Handler, metrics: Metrics, *, 
         refused = _fault(request)
     if name == alerts.RECEIVE:
         alerts.count_refusal(metrics, refused)
-    return problem(refused, request.path)
+    return ui.refusal(refused) if ui.is_page(request) else problem(refused, request.path)
 
 
 def _fault(request: web.Request) -> Refused:

@@ -56,12 +56,12 @@ class Room:
             self.give_back(taken)
 
 
-async def read_body(request: web.Request, *, limit: int, seconds: float) -> bytes:
+async def read_body(request: web.Request, *, limit: int, seconds: float, kind: str = "application/json") -> bytes:
     """Return the body of at most `limit` bytes that arrived within `seconds`.
 
     Raises `Refused`: 413 as soon as it is known to be longer, 415 for another type or a coding, 408 when it is too slow.
     """
-    _check_type(request)
+    _check_type(request, kind)
     declared = request.content_length
     if declared is not None and declared > limit:
         raise _too_large(limit)
@@ -95,12 +95,13 @@ def _too_large(limit: int) -> Refused:
     return Refused(413, f"the body is longer than {limit} bytes (listen.max_body)", reason="too_large", close=True)
 
 
-def _check_type(request: web.Request) -> None:
+def _check_type(request: web.Request, kind: str) -> None:
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         headers = {"Accept-Encoding": "identity"}
         raise Refused(415, "send the body without Content-Encoding", reason="encoded_body", headers=headers, close=True)
-    if request.content_type != "application/json":
-        raise Refused(415, "send JSON with Content-Type: application/json", reason="wrong_type", close=True)
+    if request.content_type != kind:
+        what = "JSON" if kind == "application/json" else "a form"
+        raise Refused(415, f"send {what} with Content-Type: {kind}", reason="wrong_type", close=True)
 
 
 def parse_body(raw: bytes, model: type[B]) -> B:

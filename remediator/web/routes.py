@@ -56,6 +56,8 @@ class Call:
     """Every declared parameter by name, with its default where it was left out."""
     raw: bytes = b""
     body: BaseModel | None = None
+    parts: Mapping[str, str] | None = None
+    """Parts of the path, where another path than the route's led here."""
 
     @property
     def service(self) -> Service:
@@ -71,7 +73,7 @@ class Call:
 
     def path(self, name: str) -> str:
         """Return a part of the path."""
-        return self.request.match_info[name]
+        return (self.request.match_info if self.parts is None else self.parts)[name]
 
     def sent(self, model: type[B]) -> B:
         """Return the body, which the route declared to be a `model`."""

@@ -48,14 +48,24 @@ async def list_runs(call: Call) -> web.Response:
 
 async def show_run(call: Call) -> web.Response:
     """Show one run with its facts and steps."""
+    return ok(await visible(call, await run_of(call)))
+
+
+async def run_of(call: Call) -> Run:
+    """Return the run that the path names. Raises `Refused` (404)."""
     name = call.path("run")
     run = await call.service.store.run(name)
     if run is None:
         raise missing("run", name)
+    return run
+
+
+async def visible(call: Call, run: Run) -> dict[str, JSON]:
+    """Return a run as the caller may see it: without secrets, and without evidence where his role does not include it."""
     if not allows(call.actor, Operation.READ_EVIDENCE):
         run = replace(_without_data(run), facts=await call.without_evidence(run.facts))
     found = to_json(run)
-    return ok({**found, "steps": call.service.shown(found["steps"])})
+    return {**found, "steps": call.service.shown(found["steps"])}
 
 
 def _without_data(run: Run) -> Run:

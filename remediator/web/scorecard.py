@@ -47,10 +47,11 @@ async def show(call: Call) -> web.Response:
     """Show what rules and their remedies have been worth."""
     name = call.query["rule"]
     rules = [_rule(call, name)] if name else sorted(call.service.rules.rules, key=lambda rule: rule.name)
-    return ok(to_json(Scorecard(tuple(await _cards(call, rules, name)))))
+    return ok(to_json(Scorecard(tuple(await cards(call, rules, name)))))
 
 
-async def _cards(call: Call, rules: list[Rule], name: str | None) -> list[Card]:
+async def cards(call: Call, rules: list[Rule], name: str | None) -> list[Card]:
+    """Return the cards of `rules`; `name` is the one rule that is asked for, None for all."""
     service, now = call.service, datetime.now(UTC)
     bounds = service.bounds()
     windows = [arm.window for rule in rules for arm in arms_of(rule, bounds)]
@@ -76,14 +77,14 @@ async def promote(call: Call) -> web.Response:
         raise Refused(403, f"{call.actor.name} may promote what has earned it; forcing a promotion is an admin's", reason="forbidden")
     desk, bounds = call.service.desk, call.service.bounds()
     await desk.promote(rule, Authority(sent.to), sent.reason, call.actor, force=sent.force, bounds=bounds)
-    return ok(to_json((await _cards(call, [rule], rule.name))[0]))
+    return ok(to_json((await cards(call, [rule], rule.name))[0]))
 
 
 async def demote(call: Call) -> web.Response:
     """Lower a rule. Whoever may stop everything may do that."""
     sent, rule = call.sent(DemoteBody), _rule(call, call.path("rule"))
     await call.service.desk.demote(rule, Authority(sent.to), sent.reason, call.actor)
-    return ok(to_json((await _cards(call, [rule], rule.name))[0]))
+    return ok(to_json((await cards(call, [rule], rule.name))[0]))
 
 
 ROUTES = (

@@ -1,0 +1,187 @@
+"""The door: signing in and out, whose request it is, and that a form comes from our own page."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import html
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from urllib.parse import quote, urlsplit
+
+import structlog
+from aiohttp import web
+
+from remediator.authentication import Operation, allows
+from remediator.events import Kind
+from remediator.model import Actor
+from remediator.web.access import LONGEST
+from remediator.web.problems import Refused
+from remediator.web.routes import Surface
+from remediator.web.ui.entry import HEADERS, HOME, PREFIX, SessionKey
+from remediator.web.ui.page import Form
+from remediator.web.ui.sessions import COOKIE, Ended, Sealer, Session
+from remediator.web.ui.throttle import Throttle
+
+SIGN_IN, SIGN_OUT = f"{PREFIX}sign-in", f"{PREFIX}sign-out"
+
+
+class Door:
+    """Lets people in and knows them again. All but the sessions that were ended early is in the cookie."""
+
+    def __init__(self, surface: Surface, session_key: SessionKey) -> None:
+        self._surface = surface
+        self._session_key = session_key
+        self._making = asyncio.Lock()
+        self._sealer: Sealer | None = None
+        self._ended = Ended()
+        self._throttle = Throttle()
+        self._log = structlog.get_logger("remediator.web.ui")
+
+    async def _made(self) -> Sealer:
+        async with self._making:
+            if self._sealer is None:
+                self._sealer = Sealer.of(await self._session_key())
+        return self._sealer
+
+    # --- who it is
+
+    async def find(self, request: web.Request) -> tuple[Session, Actor] | None:
+        """Return the session of a request and whose it is, with the rights of now; None when nobody is signed in."""
+        cookie = request.cookies.get(COOKIE)
+        if cookie is None:
+            return None
+        sealer = await self._made()
+        session = sealer.read(cookie, now=datetime.now(UTC))
+        if session is None or session in self._ended:
+            return None
+        actor = sealer.holder(session, self._surface.authenticator())
+        return None if actor is None else (session, actor)
+
+    async def required(self, request: web.Request) -> tuple[Session, Actor]:
+        """Return the same. Raises `Refused` (401) when nobody is signed in."""
+        found = await self.find(request)
+        if found is None:
+            raise Refused(401, "nobody is signed in", reason="unauthenticated")
+        return found
+
+    # --- in and out
+
+    async def enter(self, request: web.Request, token: str) -> str:
+        """Return the cookie of a new session. Raises `Refused`: 401 for a token that nobody has, 403 without a right to read, 429."""
+        address, now = request.remote or "", datetime.now(UTC)
+        wait = math.ceil(self._throttle.wait(address, now=now).total_seconds())
+        if wait:
+            detail = f"too many failed sign-ins from {address}; try again in {wait} s"
+            raise Refused(429, detail, reason="throttled", headers={"Retry-After": str(wait)})
+        token = token.strip()
+        found = self._surface.authenticator().proof(token) if len(token) <= LONGEST else None
+        if found is None:
+            self._throttle.failed(address, now=now)
+            self._log.warning("session.refused", address=address)
+            raise Refused(401, "this token is not known", reason="unauthenticated")
+        actor, token_hash = found
+        if not allows(actor, Operation.READ):
+            raise Refused(403, f"{actor.name} may not read anything here; sign in with a token of your own", reason="forbidden")
+        sealer = await self._made()
+        expires_at = now + self._surface.service.settings.ui.session
+        await self._surface.service.desk.note_session(Kind.SESSION_BEGAN, address, actor)
+        return sealer.seal(sealer.begin(actor.name, token_hash, expires_at=expires_at))
+
+    async def leave(self, request: web.Request, session: Session, actor: Actor) -> None:
+        """End a session before its time."""
+        self._ended.add(session, now=datetime.now(UTC))
+        await self._surface.service.desk.note_session(Kind.SESSION_ENDED, request.remote or "", actor)
+
+    def give(self, request: web.Request, response: web.Response, cookie: str) -> None:
+        """Hand a cookie to the browser: for these pages only, not for scripts, not for requests that other sites begin."""
+        settings = self._surface.service.settings
+        response.set_cookie(
+            COOKIE,
+            cookie,
+            path=PREFIX,
+            max_age=int(settings.ui.session.total_seconds()),
+            httponly=True,
+            samesite="Strict",
+            secure=is_secure(request, settings.public_url),
+        )
+
+    def take_back(self, response: web.Response) -> None:
+        """Have the browser forget its cookie."""
+        response.del_cookie(COOKIE, path=PREFIX)
+
+    # --- forms
+
+    def csrf(self, session: Session) -> str:
+        """Return what every form of a session carries."""
+        assert self._sealer is not None  # a session was read
+        return self._sealer.csrf(session)
+
+    def check_form(self, session: Session, form: Form) -> None:
+        """Refuse a form that no page of this session made (403)."""
+        if not hmac.compare_digest(form.get("csrf", "").encode(), self.csrf(session).encode()):
+            detail = "this form was made in an earlier session, so nothing was done: look at it again, then send it once more"
+            raise Refused(403, detail, reason="old_form")
+
+
+def is_secure(request: web.Request, public_url: str | None) -> bool:
+    """Tell whether the browser came by HTTPS: to us, or to whatever stands before us."""
+    public = urlsplit(public_url or "")
+    by_name = public.scheme == "https" and public.netloc == request.host
+    return request.secure or by_name or request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+
+
+def check_same_site(request: web.Request, public_url: str | None) -> None:
+    """Refuse what a page of another site makes a browser send (403). A proxy may have changed the Host: `public_url` is ours too."""
+    headers: Mapping[str, str] = request.headers
+    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    ours = {headers.get("Host"), urlsplit(public_url or "").netloc or None}
+    foreign = site not in ("same-origin", "none") if site is not None else origin is not None and origin.partition("://")[2] not in ours
+    if foreign:
+        raise Refused(403, "a page of another site may not send this", reason="cross_site", close=request.can_read_body)
+
+
+def came_from_elsewhere(request: web.Request) -> bool:
+    """Tell whether somebody followed a link of another site: the browser has then kept the cookie to itself (`SameSite=Strict`)."""
+    headers = request.headers
+    return headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+
+
+def bounce(request: web.Request) -> web.Response:
+    """Have the browser ask once more, now from a page of our own: then it shows its cookie, if it has one."""
+    to = html.escape(own_path(request.path_qs), quote=True)
+    text = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={to}">'
+        f'<title>remediator</title></head><body><p><a href="{to}">Go on</a></p></body></html>'
+    )
+    return web.Response(text=text, headers=HEADERS, content_type="text/html")
+
+
+def to_sign_in(to: str) -> web.Response:
+    """Lead to the sign-in page, and from there to where somebody wanted to go."""
+    to = own_path(to)
+    query = "" if to == HOME else f"?to={quote(to, safe='/')}"
+    return web.Response(status=303, headers={**HEADERS, "Location": f"{SIGN_IN}{query}"})
+
+
+def own_path(path: str) -> str:
+    """Return a path of these pages, the first page for anything else: nobody is led to another site.
+
+    >>> own_path("/ui/freezes"), own_path("https://evil.example"), own_path("/ui/sign-in"), own_path("/ui/../api/v1/pause")
+    ('/ui/freezes', '/ui/', '/ui/', '/ui/')
+    """
+    bare = path.partition("?")[0]
+    sound = path.startswith(PREFIX) and path.isprintable() and path.isascii() and not any(bad in path for bad in ("\\", "//", "..", "#"))
+    return path if sound and bare not in (SIGN_IN, SIGN_OUT) else HOME
+
+
+def with_said(path: str, said: str) -> str:
+    """Add to a path the key of what is said there.
+
+    >>> with_said("/ui/rules?said=paused&x=1", "resumed")
+    '/ui/rules?x=1&said=resumed'
+    """
+    bare, _, query = path.partition("?")
+    kept = [pair for pair in query.split("&") if pair and not pair.startswith("said=")]
+    return f"{bare}?{'&'.join([*kept, f'said={quote(said)}'])}"

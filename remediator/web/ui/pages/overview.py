@@ -1,0 +1,42 @@
+"""The first page: what holds everything, what waits for a person, what goes on."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from remediator.lifecycle import ACTING, ENDS
+from remediator.model import ApprovalState, IncidentState, RunState
+from remediator.records import Approval, Incident, Run
+from remediator.web.ui.page import Page, Shown, View
+
+MOST = 50
+"""Rows of each list on this page."""
+
+STUCK = (RunState.OUTCOME_UNKNOWN, RunState.INTERRUPTED)
+"""Runs that only a person's word leads on."""
+AT_WORK = tuple(state for state in RunState if state not in ENDS and state not in STUCK and state is not RunState.AWAITING_APPROVAL)
+
+
+async def show(page: Page) -> Shown:
+    """Show what somebody who was just woken up asks first."""
+    store = page.service.store
+    asked = cast("list[Approval]", list((await store.approvals(states=[ApprovalState.PENDING], limit=MOST)).items))
+    stuck = cast("list[Run]", list((await store.runs(states=STUCK, limit=MOST)).items))
+    escalated = cast("list[Incident]", list((await store.incidents(states=[IncidentState.ESCALATED], limit=MOST)).items))
+    opened = cast("list[Incident]", list((await store.incidents(states=[IncidentState.OPEN], limit=MOST)).items))
+    runs = cast("list[Run]", list((await store.runs(states=AT_WORK, limit=MOST)).items))
+    unheard = [one for one in escalated if one.acknowledged_at is None]
+    data: dict[str, Any] = {
+        "asked": [(one, await store.run(one.run), await store.incident(one.incident)) for one in asked if one.expires_at > page.now],
+        "stuck": stuck,
+        "unheard": unheard,
+        "incidents": [*(one for one in escalated if one.acknowledged_at is not None), *opened],
+        "runs": runs,
+        "acting": ACTING,
+        "most": MOST,
+        "counts": await store.counts(),
+    }
+    return Shown("overview.html", "Overview", data)
+
+
+VIEWS = (View("/ui/", show),)

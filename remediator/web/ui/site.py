@@ -1,0 +1,265 @@
+"""The site: which page or act a path means, who asks, and what comes back. Every refusal becomes a page on which nothing typed is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+from aiohttp import web
+
+from remediator.authentication import Operation
+from remediator.errors import RemediatorError
+from remediator.model import Actor
+from remediator.store.protocol import Reads
+from remediator.web.access import authorise
+from remediator.web.bodies import parse_body, read_body
+from remediator.web.freezes import views
+from remediator.web.problems import Refused, from_error
+from remediator.web.routes import Call, Route, Surface
+from remediator.web.ui import acts, door, live
+from remediator.web.ui.acts import ACTS, SAID, Act
+from remediator.web.ui.entry import HEADERS, HOME, PREFIX, SessionKey, refusal
+from remediator.web.ui.holds import all_holds
+from remediator.web.ui.page import Failed, Form, Moved, Page, Shown, View
+from remediator.web.ui.pages import audit, catalogue, freezes, incidents, overview, rules, runs
+from remediator.web.ui.rendering import Static, environment
+from remediator.web.ui.sessions import Session
+
+MOST_BODY = 64 * 1024
+MOST_FIELDS = 40
+FORM = "application/x-www-form-urlencoded"
+FOREVER = "public, max-age=31536000, immutable"
+
+VIEWS: tuple[View, ...] = (
+    *overview.VIEWS,
+    *incidents.VIEWS,
+    *runs.VIEWS,
+    *freezes.VIEWS,
+    *rules.VIEWS,
+    *catalogue.VIEWS,
+    *audit.VIEWS,
+)
+"""Every page but the one for signing in."""
+
+Parts = dict[str, str]
+
+
+class Site:
+    """All pages and acts. One instance, made at the first request."""
+
+    def __init__(self, surface: Surface, routes: Sequence[Route], session_key: SessionKey) -> None:
+        self._surface = surface
+        self._routes = {route.name: route for route in routes}
+        self._views = [(_pattern(view.path), view) for view in VIEWS]
+        self._acts = [(_pattern(act.path), act) for act in ACTS]
+        self._static = Static()
+        self._templates = environment(self._static)
+        self._door = door.Door(surface, session_key)
+        self._live = live.Live(surface)
+
+    def shut(self) -> None:
+        """End what lasts: pages that are told of changes."""
+        self._live.shut()
+
+    async def live(self, request: web.Request) -> web.StreamResponse:
+        """Tell a page when it has changed. Raises `Refused` for who is not signed in, or may not read."""
+        _, actor = await self._door.required(request)
+        authorise(request, actor, Operation.READ)
+        return await self._live.follow(request, still=lambda: self._door.find(request))
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Answer a request for a page, a file or an act. Raises `Refused` where no page can be shown."""
+        path = request.rel_url.raw_path
+        if path.startswith(f"{PREFIX}static/"):
+            return self._file(request, path.rpartition("/")[2])
+        if request.method in ("GET", "HEAD"):
+            return await self._get(request, path)
+        if request.method == "POST":
+            return await self._post(request, path)
+        raise Refused(405, f"{request.method} is not possible here", reason="method_not_allowed", headers={"Allow": "GET, POST"})
+
+    def _file(self, request: web.Request, name: str) -> web.Response:
+        if name not in self._static.files:
+            raise Refused(404, "there is no such file", reason="not_found")
+        body, kind = self._static.files[name]
+        lasts = {"Cache-Control": FOREVER} if self._static.is_current(name, request.query.get("v", "")) else {}
+        return web.Response(body=body, headers={**HEADERS, **lasts}, content_type=kind, charset="utf-8")
+
+    # --- pages
+
+    async def _get(self, request: web.Request, path: str) -> web.StreamResponse:
+        if path == door.SIGN_IN:
+            return await self._sign_in_page(request)
+        found = await self._door.find(request)
+        if found is None:
+            return door.bounce(request) if door.came_from_elsewhere(request) else door.to_sign_in(request.path_qs)
+        view, parts = self._view(path)
+        try:
+            page = self._page(request, found, parts, path=request.path_qs, query=request.query)
+            return await self._look(view, page)
+        except RemediatorError as error:
+            return await self._refused(request, found, from_error(error))
+
+    async def _look(self, view: View, page: Page) -> web.StreamResponse:
+        authorise(page.call.request, page.actor, view.operation)
+        shown = await view.look(page)
+        if isinstance(shown, Moved):
+            return web.Response(status=303, headers={**HEADERS, "Location": shown.to})
+        if isinstance(shown, Shown):
+            return await self._render(page, shown)
+        assert isinstance(shown, web.StreamResponse)
+        return shown
+
+    def _view(self, path: str) -> tuple[View, Parts]:
+        for pattern, view in self._views:
+            if (parts := _parts(pattern, path)) is not None:
+                return view, parts
+        return View(path, _nothing_here), {}
+
+    def _page(self, request: web.Request, found: tuple[Session, Actor], parts: Parts, *, path: str, query: Mapping[str, str]) -> Page:
+        session, actor = found
+        call = Call(self._surface, request, actor, {}, parts=parts)
+        return Page(call, session, path, dict(query), datetime.now(UTC))
+
+    async def _render(self, page: Page, shown: Shown, *, status: int = 200) -> web.Response:
+        data = {**await self._frame(page, shown), **shown.data}
+        status = status if page.failed is None else page.failed.refused.status
+        return await self._written(shown.template, data, status=status)
+
+    async def _frame(self, page: Page, shown: Shown) -> dict[str, Any]:
+        """Return what all pages show around their own part."""
+        service = page.service
+        snapshot = await service.store.read(Reads())
+        freezes = views(service.freezes, snapshot.pauses, now=snapshot.now)
+        holds = all_holds(service.bounds(), snapshot.pauses, freezes, not_ready=service.ready(), now=snapshot.now)
+        return {
+            "page": page,
+            "title": shown.title,
+            "chain": shown.chain,
+            "now": page.now,
+            "me": page.actor,
+            "may": {operation.value: page.may(operation) for operation in Operation},
+            "csrf": self._door.csrf(page.session),
+            "failed": page.failed,
+            "said": SAID.get(page.query.get("said", ""), "") if page.failed is None else "",
+            "holds": holds,
+            "stopped": "global" in snapshot.pauses,
+            "pauses": snapshot.pauses,
+        }
+
+    async def _refused(self, request: web.Request, found: tuple[Session, Actor], refused: Refused) -> web.Response:
+        """Show why there is nothing to show, with the way back; plainly when not even that is possible (no store)."""
+        page = self._page(request, found, {}, path=HOME, query={})
+        try:
+            data = {"refused": refused}
+            return await self._render(page, Shown("refused.html", "Not possible", data, chain=None), status=refused.status)
+        except RemediatorError:
+            return refusal(refused)
+
+    async def _written(self, template: str, data: Mapping[str, Any], *, status: int) -> web.Response:
+        text = await asyncio.to_thread(self._templates.get_template(template).render, data)
+        return web.Response(text=text, status=status, headers=HEADERS, content_type="text/html")
+
+    # --- signing in
+
+    async def _sign_in_page(self, request: web.Request, *, problem: str = "", status: int = 200, to: str = "") -> web.Response:
+        said = SAID.get(request.query.get("said", ""), "") if not problem else ""
+        data = {"to": door.own_path(to or request.query.get("to", "")), "problem": problem, "said": said}
+        return await self._written("sign_in.html", data, status=status)
+
+    async def _sign_in(self, request: web.Request, form: Form) -> web.Response:
+        to = door.own_path(form.get("to", ""))
+        try:
+            cookie = await self._door.enter(request, form.get("token", ""))
+        except RemediatorError as error:
+            refused = from_error(error)
+            page = await self._sign_in_page(request, problem=str(refused), status=refused.status, to=to)
+            page.headers.update(refused.headers)
+            return page
+        response = web.Response(status=303, headers={**HEADERS, "Location": to})
+        self._door.give(request, response, cookie)
+        return response
+
+    async def _sign_out(self, request: web.Request, found: tuple[Session, Actor]) -> web.Response:
+        response = web.Response(status=303, headers={**HEADERS, "Location": f"{door.SIGN_IN}?said=out"})
+        self._door.take_back(response)
+        await self._door.leave(request, *found)
+        return response
+
+    # --- acts
+
+    async def _post(self, request: web.Request, path: str) -> web.StreamResponse:
+        door.check_same_site(request, self._surface.service.settings.public_url)
+        with self._surface.room.hold(request, limit=MOST_BODY):
+            form = parse_form(await read_body(request, limit=MOST_BODY, seconds=self._surface.body_timeout, kind=FORM))
+        if path == door.SIGN_IN:
+            return await self._sign_in(request, form)
+        found = await self._door.find(request)
+        back = door.own_path(form.get("back", ""))
+        if found is None:
+            why = "Your session is over, and nothing was done. Sign in and do it again; your browser's way back still has what you wrote."
+            return await self._sign_in_page(request, problem=why, status=401, to=back)
+        try:
+            return await self._act(request, found, path, form)
+        except RemediatorError as error:
+            return await self._failed(request, found, Failed(form.get("form", ""), from_error(error), form), back)
+
+    async def _act(self, request: web.Request, found: tuple[Session, Actor], path: str, form: Form) -> web.StreamResponse:
+        self._door.check_form(found[0], form)
+        if path == door.SIGN_OUT:
+            return await self._sign_out(request, found)
+        for pattern, act in self._acts:
+            if (parts := _parts(pattern, path)) is not None:
+                return await self._do(act, Call(self._surface, request, found[1], {}, parts=parts), form)
+        raise Refused(404, "there is nothing at this path", reason="not_found")
+
+    async def _do(self, act: Act, call: Call, form: Form) -> web.Response:
+        """Do what the API's route does, by its own rights, body and handler; then lead back to where the form was."""
+        route = self._routes[act.route]
+        assert route.operation is not None
+        authorise(call.request, call.actor, route.operation)
+        if route.body is not None:
+            raw = acts.raw(act.body(form))
+            call = replace(call, raw=raw, body=parse_body(raw, route.body))
+        answer = await route.handle(call)
+        assert isinstance(answer, web.Response)
+        new = acts.new_of(json.loads(answer.text or "{}"))
+        to = act.to.format(new=new) if act.to else door.own_path(form.get("back", ""))
+        return web.Response(status=303, headers={**HEADERS, "Location": door.with_said(to, act.said.format_map(form))})
+
+    async def _failed(self, request: web.Request, found: tuple[Session, Actor], failed: Failed, back: str) -> web.StreamResponse:
+        """Show the page that the form was on again, as it is now, with the reason and all that was typed."""
+        path, _, query = back.partition("?")
+        view, parts = self._view(path)
+        try:
+            page = replace(self._page(request, found, parts, path=back, query=dict(parse_qsl(query))), failed=failed)
+            return await self._look(view, page)
+        except RemediatorError:
+            return await self._refused(request, found, failed.refused)
+
+
+async def _nothing_here(_page: Page) -> Shown:
+    raise Refused(404, "there is no such page", reason="not_found")
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+
+
+def _parts(pattern: re.Pattern[str], path: str) -> Parts | None:
+    found = pattern.fullmatch(path)
+    return None if found is None else {name: unquote(part) for name, part in found.groupdict().items()}
+
+
+def parse_form(raw: bytes) -> dict[str, str]:
+    """Read a form's fields. Raises `Refused` (400) for what is none."""
+    try:
+        return dict(parse_qsl(raw.decode(), keep_blank_values=True, max_num_fields=MOST_FIELDS, errors="strict"))
+    except ValueError:
+        raise Refused(400, "this is not a form that a page of ours sends", reason="broken_form") from None

@@ -1,0 +1,137 @@
+// What pages do better with JavaScript; they all work without. No page is changed by anything but what the daemon renders:
+// told that something has changed, the page is fetched again and its parts are exchanged, except where somebody is writing.
+"use strict";
+
+function ago(then) {
+  const span = (Date.now() - then) / 1000, size = Math.abs(span);
+  if (size < 5) return "now";
+  let words = `${Math.floor(size)} s`;
+  if (size >= 172800) words = `${Math.floor(size / 86400)} d`;
+  else if (size >= 3600) words = `${Math.floor(size / 3600)} h`;
+  else if (size >= 60) words = `${Math.floor(size / 60)} min`;
+  return span > 0 ? `${words} ago` : `in ${words}`;
+}
+
+function tick() {
+  for (const one of document.querySelectorAll("time[datetime] small")) {
+    const words = ago(Date.parse(one.parentElement.dateTime));
+    if (one.textContent !== words) one.textContent = words;
+  }
+}
+
+function isDirty(part) {
+  for (const field of part.querySelectorAll("textarea, input:not([type=hidden])")) {
+    if (field.value !== field.defaultValue || field.checked !== field.defaultChecked) return true;
+  }
+  for (const option of part.querySelectorAll("option")) {
+    if (option.selected && !option.defaultSelected && option.parentElement.querySelector("option[selected]")) return true;
+  }
+  const active = document.activeElement;
+  return part.contains(active) && active.matches("textarea, input, select");
+}
+
+// A part whose form was sent, or is being written, stays: nobody's words or plan are exchanged under his hands.
+function exchange(fresh) {
+  let kept = false;
+  for (const part of document.querySelectorAll("[data-part]")) {
+    const other = fresh.getElementById(part.id);
+    const same = other && strip(other) === strip(part);
+    if (same) continue;
+    if (isDirty(part)) { kept = true; continue; }
+    if (!other) { part.remove(); continue; }
+    for (const box of part.querySelectorAll("details[id]")) {
+      const twin = other.querySelector(`#${CSS.escape(box.id)}`);
+      if (twin) twin.open = box.open;
+    }
+    const focused = part.contains(document.activeElement) && document.activeElement.id;
+    const taken = document.adoptNode(other);
+    part.replaceWith(taken);
+    if (focused) document.getElementById(focused)?.focus();
+    taken.classList.add("changed");
+  }
+  const places = [...fresh.querySelectorAll("[data-part]")].some((one) => !document.getElementById(one.id));
+  if (kept || places) stale();
+  const footer = fresh.getElementById("live");
+  if (footer) document.getElementById("live").replaceChildren(...[...footer.childNodes].map((one) => document.adoptNode(one)));
+  tick();
+}
+
+function strip(part) {
+  const copy = part.cloneNode(true);
+  copy.classList.remove("changed");
+  for (const one of copy.querySelectorAll("time small")) one.remove();
+  for (const one of copy.querySelectorAll("details")) one.removeAttribute("open");
+  for (const one of copy.querySelectorAll("button[disabled]")) one.removeAttribute("disabled");
+  return copy.outerHTML.replace(/ class=""/g, "");
+}
+
+function stale() {
+  if (document.getElementById("stale")) return;
+  const note = document.createElement("div");
+  note.id = "stale";
+  note.className = "note warn";
+  note.setAttribute("role", "status");
+  const words = document.createElement("span");
+  words.textContent = "This page has changed since. What you write is still there; look at what is new before you send it.";
+  const show = document.createElement("button");
+  show.type = "button";
+  show.textContent = "Show it";
+  show.addEventListener("click", () => location.reload());
+  note.append(words, show);
+  document.querySelector("main").append(note);
+}
+
+let fetching = false, again = false;
+
+async function refresh() {
+  if (fetching) { again = true; return; }
+  fetching = true;
+  try {
+    const address = new URL(location.href);
+    address.searchParams.delete("said");
+    const answer = await fetch(address, { credentials: "same-origin", cache: "no-store" });
+    if (answer.redirected && new URL(answer.url).pathname.startsWith("/ui/sign-in")) { lost("You are signed out. Reload to sign in."); return; }
+    if (!answer.ok) { lost(`This page could not be brought up to date (${answer.status}).`); return; }
+    exchange(new DOMParser().parseFromString(await answer.text(), "text/html"));
+    document.getElementById("live").classList.remove("lost");
+  } catch {
+    lost("The daemon can't be reached. What you see is not live.");
+  } finally {
+    fetching = false;
+    if (again) { again = false; setTimeout(refresh, 200); }
+  }
+}
+
+function lost(words) {
+  const footer = document.getElementById("live");
+  footer.classList.add("lost");
+  footer.textContent = words;
+}
+
+function follow(chain) {
+  const source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
+  let broken = false;
+  source.addEventListener("hello", () => { if (broken) refresh(); broken = false; });
+  source.addEventListener("changed", refresh);
+  source.addEventListener("over", () => { source.close(); lost("You are signed out. Reload to sign in."); });
+  source.addEventListener("error", () => {
+    broken = true;
+    lost("The daemon can't be reached. What you see is not live.");
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(chain), 10000);
+  });
+  addEventListener("pagehide", () => source.close());
+}
+
+document.addEventListener("submit", (event) => {
+  // After the form's data were taken: a button that is disabled earlier is not sent.
+  setTimeout(() => { for (const one of event.target.querySelectorAll("button")) one.disabled = true; });
+});
+addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  for (const one of document.querySelectorAll("button[disabled]")) one.disabled = false;
+  refresh();
+});
+
+tick();
+setInterval(tick, 10000);
+if (document.body.dataset.live !== undefined) follow(document.body.dataset.live);
