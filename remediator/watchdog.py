@@ -50,7 +50,10 @@ class Watch:
 
     def watches(self, labels: Mapping[str, str]) -> bool:
         """Tell whether an alert with `labels` is a watchdog."""
-        return bool(self.matchers) and all(matcher.matches(labels) for matcher in self.matchers)
+        for matcher in self.matchers:  # asked of every alert, more than once
+            if not matcher.matches(labels):
+                return False
+        return bool(self.matchers)
 
     def is_stale(self, episode: Episode, now: datetime) -> bool:
         """Tell whether a watchdog that fires, as far as is known, has not been heard for too long."""
