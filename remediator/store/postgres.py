@@ -27,9 +27,9 @@ from remediator.store.postgres_archive_queries import MESSAGES_OF
 from remediator.store.postgres_batches import MAX_CHECKPOINTED, Batches, Checkpoint, Claim, Delivery, Transaction
 from remediator.store.postgres_link import Address, Readers, bounded, close, connect, describe, errors
 from remediator.store.postgres_schema import migrate
+from remediator.store.postgres_seeing import Seeing, keys_of
 from remediator.store.postgres_session import load
 from remediator.store.postgres_state import State, plain, stored
-from remediator.store.postgres_units import Seeing, keys_of
 from remediator.store.postgres_wakes import Wakes
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
 from remediator.store.rows import from_micros, micros, unpack, unpack_attempt, unpack_run

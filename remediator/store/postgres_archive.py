@@ -27,7 +27,7 @@ from remediator.store.postgres_batches import MAX_CHECKPOINTED
 from remediator.store.postgres_link import Readers
 from remediator.store.postgres_session import load, write
 from remediator.store.postgres_state import Keys, State, plain, stored
-from remediator.store.postgres_units import Writing
+from remediator.store.postgres_writing import Writing
 from remediator.store.protocol import Snapshot
 from remediator.store.rows import from_micros, micros, pack, unpack
 

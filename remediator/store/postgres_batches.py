@@ -22,9 +22,10 @@ from remediator.model import ChainedEvent, Event
 from remediator.records import Message, Run
 from remediator.store import postgres_queries as sql
 from remediator.store.postgres_link import Address, bounded, close, connect, describe, errors, passes
+from remediator.store.postgres_seeing import Seeing, check, keys_of
 from remediator.store.postgres_session import Part, load, write
 from remediator.store.postgres_state import Keys, MissingKeys, State, plain, stored
-from remediator.store.postgres_units import Seeing, Writing, check, keys_of
+from remediator.store.postgres_writing import Writing
 from remediator.store.protocol import Build, Changes, Committed, Reads, Snapshot
 from remediator.store.rows import micros, pack, unpack_run
 
