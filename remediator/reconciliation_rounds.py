@@ -27,7 +27,7 @@ from remediator.receiving import Receiving
 from remediator.reconciliation import Absences, Doubt, Found, PeerAnswer, Picture, Wanted, doubt_of, ended, narrow
 from remediator.reconciliation_peers import Patience, Peers
 from remediator.settings import Settings
-from remediator.settings.model import ReconciliationSettings
+from remediator.settings.systems import ReconciliationSettings
 from remediator.store.protocol import Reads, Store
 from remediator.watchdog import lost
 

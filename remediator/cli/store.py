@@ -17,7 +17,7 @@ from remediator.cli.output import print_json, say
 from remediator.errors import Conflict, StoreUnavailable
 
 if TYPE_CHECKING:
-    from remediator.settings.model import StoreSettings
+    from remediator.settings.storage import StoreSettings
     from remediator.store.copy import Source, Target
 
 T = TypeVar("T")
@@ -127,7 +127,7 @@ def _settings(config: Path, url: str | None) -> StoreSettings:
 def _parsed(url: str) -> StoreSettings:
     from pydantic import ValidationError
 
-    from remediator.settings.model import StoreSettings
+    from remediator.settings.storage import StoreSettings
 
     try:
         return StoreSettings.model_validate({"url": url if urlsplit(url).scheme else f"sqlite:{Path(url).resolve()}"})

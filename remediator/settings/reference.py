@@ -37,7 +37,7 @@ packs:
 _HEAD = (
     """# Settings
 
-<!-- Generated from the models in remediator/settings/model.py by `python -m remediator.settings.reference`; do not edit. -->
+<!-- Generated from the models in remediator/settings by `python -m remediator.settings.reference`; do not edit. -->
 
 One YAML file, `remediator.yaml`, named with `--config`. Relative paths start at its directory. Every field can be overridden by an
 environment variable: `REMEDIATOR_` and the field's path in upper case, its parts joined by two underscores, its value written as in

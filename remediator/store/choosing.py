@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
 from remediator.secrets import SecretStore
-from remediator.settings.model import StoreSettings
+from remediator.settings.storage import StoreSettings
 from remediator.store.protocol import Store
 from remediator.store.sqlite import SqliteStore
 

@@ -10,7 +10,7 @@ from remediator.errors import Conflict
 from remediator.model import Episode
 from remediator.records import Approval, Attempt, Incident, Message, Run
 from remediator.replacing import replace
-from remediator.settings.model import StoreSettings
+from remediator.settings.storage import StoreSettings
 from remediator.store.copy import PORTION, Row, incident_day, verified
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_link import Address, close, connect, describe, errors

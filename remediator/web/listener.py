@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from remediator.settings.model import ListenSettings, TlsSettings
+from remediator.settings.listening import ListenSettings, TlsSettings
 from remediator.web.problems import HEADERS, document
 
 IDLE = 75.0

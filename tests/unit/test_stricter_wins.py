@@ -22,7 +22,8 @@ from remediator.records import Attempt, Ending, Use
 from remediator.replacing import replace as quick_replace
 from remediator.rules.model import Budget, BudgetScope, GuardSpec
 from remediator.rules.schema import GuardsText, RuleText
-from remediator.settings.model import Limits, Settings
+from remediator.settings.limits import Limits
+from remediator.settings.model import Settings
 from remediator.store.protocol import Snapshot
 from remediator.trust import lost
 from tests.builders import NOW, World, alert, bounds, incident, plan, rule, run
