@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -11,6 +12,9 @@ from remediator.events import Kind
 from remediator.model import JSON, decode_value
 
 Data = Mapping[str, JSON]
+
+
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?(?:\+00:00|Z)$")
 
 
 class _Words(dict[str, str]):
@@ -45,7 +49,7 @@ def word(value: JSON) -> str:
         return ", ".join(map(word, value)) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return "none" if value is None else str(value)
+    return "none" if value is None else _TIME.sub(r"\1 \2Z", str(value))
 
 
 def _opened(data: Data) -> str:
@@ -69,7 +73,7 @@ def _entered(data: Data) -> str:
 
 def _denied(data: Data) -> str:
     verdict = "must wait" if data.get("verdict") == "wait" else "may not go on"
-    until = f" (asks again at {data['until']})" if data.get("until") else ""
+    until = f" (asks again at {word(data['until'])})" if data.get("until") else ""
     return _fill("Guard {guard}: the run " + verdict + ": {reason}", data) + until
 
 

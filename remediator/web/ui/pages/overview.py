@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from remediator.lifecycle import ACTING, ENDS
-from remediator.model import ApprovalState, IncidentState, RunState
+from remediator.lifecycle import ENDS
+from remediator.model import ApprovalState, IncidentState, RunState, to_json
 from remediator.records import Approval, Incident, Run
 from remediator.web.ui.page import Page, Shown, View
 
@@ -25,18 +25,23 @@ async def show(page: Page) -> Shown:
     escalated = cast("list[Incident]", list((await store.incidents(states=[IncidentState.ESCALATED], limit=MOST)).items))
     opened = cast("list[Incident]", list((await store.incidents(states=[IncidentState.OPEN], limit=MOST)).items))
     runs = cast("list[Run]", list((await store.runs(states=AT_WORK, limit=MOST)).items))
-    unheard = [one for one in escalated if one.acknowledged_at is None]
+    unheard = _severest(page, [one for one in escalated if one.acknowledged_at is None])
+    waiting = [(one, await store.run(one.run), await store.incident(one.incident)) for one in asked if one.expires_at > page.now]
     data: dict[str, Any] = {
-        "asked": [(one, await store.run(one.run), await store.incident(one.incident)) for one in asked if one.expires_at > page.now],
+        "asked": waiting,
+        "steps": {run.id: page.service.shown(to_json(run)["steps"]) for _, run, _ in waiting if run is not None},
         "stuck": stuck,
         "unheard": unheard,
-        "incidents": [*(one for one in escalated if one.acknowledged_at is not None), *opened],
+        "incidents": _severest(page, [*(one for one in escalated if one.acknowledged_at is not None), *opened]),
         "runs": runs,
-        "acting": ACTING,
-        "most": MOST,
-        "counts": await store.counts(),
     }
     return Shown("overview.html", "Overview", data)
+
+
+def _severest(page: Page, incidents: list[Incident]) -> list[Incident]:
+    """Order incidents by severity as the settings do, the newest first among equals."""
+    order = list(page.service.settings.severities)
+    return sorted(incidents, key=lambda one: order.index(one.severity) if one.severity in order else len(order))
 
 
 VIEWS = (View("/ui/", show),)

@@ -38,7 +38,8 @@ async def show(page: Page) -> Shown:
 
 def _text(rule: Rule) -> str:
     """Write a rule as it was loaded, after defaults and variables."""
-    return yaml.safe_dump(dict(rule.source), sort_keys=False, allow_unicode=True, width=110)
+    shown = {name: value for name, value in rule.source.items() if value}
+    return yaml.safe_dump(shown, sort_keys=False, allow_unicode=True, width=110)
 
 
 VIEWS = (View("/ui/rules", show_list), View("/ui/rules/{rule}", show))

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from remediator import undo
 from remediator.approval import vote
 from remediator.authentication import Operation
-from remediator.errors import ApprovalRefused
+from remediator.errors import ApprovalRefused, IllegalTransition
 from remediator.events import Kind
 from remediator.model import JSON, ApprovalState, RunState, StepState
 from remediator.operations import TAKES
-from remediator.records import Approval, Run, SignalKind
+from remediator.records import Approval, Incident, Run, SignalKind
 from remediator.store.protocol import Page as Rows
 from remediator.web.routes import missing
 from remediator.web.runs import ACTING, run_of, visible
@@ -61,7 +62,7 @@ async def show(page: Page) -> Shown:
         "trace": trace_of(events, run.id),
         "readings": [event for event in events if event["kind"] == Kind.VERIFICATION_READ],
         "events": list(reversed(events)),
-        "undoable": _undoable(page, run),
+        "undoable": _undoable(page, run, incident),
     }
     return Shown("run.html", f"Run {run.id}", data, chain=run.incident)
 
@@ -102,10 +103,16 @@ def _may_say(page: Page, kind: SignalKind) -> bool:
     return page.may(Operation.SIGNAL) and (kind not in ACTING or page.may(Operation.RESUME))
 
 
-def _undoable(page: Page, run: Run) -> bool:
-    """Tell whether it is worth asking what undoing would do: whether it can be done, the daemon says then."""
+def _undoable(page: Page, run: Run, incident: Incident | None) -> str | None:
+    """Say why a run can't be undone, by the rule that decides it; empty: it is worth asking what that would do. None: nobody asks."""
     applied = any(step.state is StepState.APPLIED for step in run.steps)
-    return applied and run.ended_at is not None and not run.dry_run and not run.undoes and page.may(Operation.SIGNAL)
+    if not applied or run.ended_at is None or run.dry_run or incident is None or not page.may(Operation.SIGNAL):
+        return None
+    try:
+        undo.check(run, incident, page.service.registry.action)
+    except IllegalTransition as error:
+        return str(error)
+    return ""
 
 
 async def show_undo(page: Page) -> Shown:
