@@ -204,6 +204,8 @@ class Connections:
             entry = self._entries[name] = _Entry(opening, time.monotonic())
         entry.users.add(ctx)
         entry.used_at = time.monotonic()
+        if entry.opening.done():
+            return cast("T", entry.opening.result())
         try:
             # Shielded: one caller that gives up must not break off the opening for the others.
             return cast("T", await asyncio.shield(entry.opening))

@@ -32,6 +32,8 @@ MAX_REPLANS = 3
 MAX_TRIES = 3
 """How often one call is tried when it surely wrote nothing."""
 LONGEST_DELAY = timedelta(seconds=30)
+JUST_NOW = 0.05
+"""Seconds for which what a transaction of the run saw needs no second look; the next one looks again anyhow."""
 
 
 async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: bool) -> None:
@@ -39,8 +41,6 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
     if not await engine.stands(work, approved=approved):
         return
     engine.renew(work)
-    if lacking(engine, work, approved=approved):
-        return  # a reload came in between: the run plans again under what is in force now
     step = next(step for step in work.run.steps if step.state is StepState.PLANNED and step.plan is not None and not step.plan.noop)
     touched = engine.execution.domains_of(plans)
 
@@ -53,7 +53,7 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
             turn.move(RunState.CANCELLED, "the alert is resolved")
             return True
         if lacking(engine, dataclasses.replace(work, snapshot=turn.snapshot), approved=approved):
-            return False  # what is written took it away since the plan was made (a lost watchdog, say): it is asked for anew
+            return False  # a reload or what is written (a lost watchdog, say) took it away since: it is planned and asked for anew
         turn.begin_acting(plans, touched)
         turn.intend(step)
         return False
@@ -103,6 +103,8 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
         if against:
             turn.hold(against, max_wait=timedelta())
             return True
+        if turn.incident.state is IncidentState.RESOLVED:
+            return False
         seen = dataclasses.replace(work, snapshot=turn.snapshot)
         if lacking(engine, seen, approved=holds_approval(seen)) is None:
             turn.intend(step)  # else what is written took the authority away a moment ago: that is looked into anew
@@ -115,7 +117,8 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
 
 async def _may_go_on(engine: Engine, work: Work) -> bool:
     """Tell whether a further call may be made by what is known now; if not, lead the run elsewhere."""
-    await engine.look(work)
+    if asyncio.get_running_loop().time() - work.seen_at > JUST_NOW:
+        await engine.look(work)
     if work.incident.state is IncidentState.RESOLVED:
         await _no_further(engine, work, "the alert is resolved")
         return False

@@ -181,7 +181,7 @@ class Engine:
         except HistoryWantedError:  # nothing was written; the rule's record is read only when a remedy failed
             work.judged = True
             committed = await self.store.transact(self._reads(work, locks, below), build)
-        work.written_at = began
+        work.written_at, work.seen_at = began, asyncio.get_running_loop().time()
         turn, work.parked = made[0]
         work.run, work.events = turn.run, []
         work.snapshot = replace(committed.snapshot, incidents={**committed.snapshot.incidents, turn.incident.id: turn.incident})

@@ -44,7 +44,8 @@ async def diagnose(engine: Engine, work: Work) -> None:
 
 async def _choose(engine: Engine, work: Work) -> Choice:
     """Look with all checks, and choose by what they find."""
-    results = await engine.visibly(work, engine.execution.run_checks(work.rule.checks, work.subject(), key=f"{work.run.id}/check"))
+    checks = work.rule.checks
+    results = await engine.visibly(work, engine.execution.run_checks(checks, work.subject(), key=f"{work.run.id}/check")) if checks else []
     work.facts, work.looked_at = with_checks(work.subject(), results), time.monotonic()
     choice = choose_remedy(work.rule, work.facts, tried=work.run.tried)
     unknown = {name: reason for name, reason in work.facts.unknown.items() if name.startswith("checks.")}

@@ -49,6 +49,8 @@ class Work:
     """The step whose intent this very process just made durable, and whose call it has not made yet."""
     written_at: float = -math.inf
     """When (monotonic) this process last began to write the run down: until then its fence was surely the newest."""
+    seen_at: float = -math.inf
+    """When (the event loop's time) a transaction of this process last saw the rows that the run stands on."""
     looked_at: float = -math.inf
     """When (monotonic) this process last ran the rule's checks for the run."""
     judged: bool = False

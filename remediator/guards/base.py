@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -126,12 +127,10 @@ class Case:
         """The store's clock."""
         return self.snapshot.now
 
-    def specs(self) -> Iterable[GuardSpec]:
-        """Give the operator's, the frozen and the current rule's limits; the strictest wins (`semantics.md`, 9 and 15)."""
-        yield self.bounds.spec
-        yield self.frozen.guards
-        if self.current is not None:
-            yield self.current.guards
+    @functools.cached_property
+    def specs(self) -> Sequence[GuardSpec]:
+        """The operator's, the frozen and the current rule's limits; the strictest wins (`semantics.md`, 9 and 15)."""
+        return (self.bounds.spec, *(rule.guards for rule in (self.frozen, self.current) if rule is not None))
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class Guard:
 
     def allow(self) -> Judgement:
         """Answer: go on."""
-        return Judgement(self.name, Answer.ALLOW)
+        return _allowed(self.name)
 
     def wait(self, reason: str, until: datetime) -> Judgement:
         """Answer: not now, ask again at `until`."""
@@ -161,6 +160,12 @@ class Guard:
     def deny(self, reason: str, *, interrupts: bool = False) -> Judgement:
         """Answer: no."""
         return Judgement(self.name, Answer.DENY, reason, interrupts=interrupts)
+
+
+@functools.cache
+def _allowed(guard: str) -> Judgement:
+    """Make the answer that guards give most, once for each of them."""
+    return Judgement(guard, Answer.ALLOW)
 
 
 def lock_keys(plans: Sequence[Plan]) -> tuple[str, ...]:

