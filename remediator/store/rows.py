@@ -53,9 +53,13 @@ def _read(kind: Any, body: bytes | str) -> Any:
     return _codec(kind)[1](body)
 
 
-@functools.lru_cache(maxsize=512)
+@functools.lru_cache(maxsize=1024)
 def _remembered(kind: Any, body: bytes | str) -> Any:
-    """Read a row. While a run is at work, its row and those of its incident and episode are read many times between two changes."""
+    """Read a row.
+
+    While a run is at work, its row and those of its incident and episode are read many times between two changes, and an alert that
+    still fires comes again and again, with its incident.
+    """
     return _codec(kind)[1](body)
 
 

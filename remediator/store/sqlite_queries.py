@@ -5,6 +5,11 @@ from __future__ import annotations
 # --- what a transaction sees -------------------------------------------------------------------------------------------
 
 EPISODE_NEWEST = "SELECT body FROM episode WHERE fingerprint = ? ORDER BY number DESC LIMIT 1"
+EPISODES_NEWEST = """
+SELECT body FROM json_each(?) AS wanted
+JOIN episode ON episode.n = (SELECT n FROM episode WHERE fingerprint = wanted.value ORDER BY number DESC LIMIT 1)
+"""
+INCIDENTS = "SELECT body FROM json_each(?) AS wanted JOIN incident ON incident.id = wanted.value"
 INCIDENT = "SELECT body FROM incident WHERE id = ?"
 INCIDENT_NEWEST = "SELECT body FROM incident WHERE rule = ? AND target = ? ORDER BY n DESC LIMIT 1"
 INCIDENT_LAST_NUMBER = "SELECT max(number) FROM incident WHERE day = ?"

@@ -46,8 +46,7 @@ class Writing:
     def write(self, changes: Changes) -> tuple[ChainedEvent, ...]:
         """Write everything; return the events at their places. Raises `LeaseLost`, `Conflict`."""
         # Of a row that is given twice the last one counts; the snapshot then tells how the stored one looks.
-        for episode in {(row.fingerprint, row.number): row for row in changes.episodes}.values():
-            self._episode(episode)
+        self._episodes({(row.fingerprint, row.number): row for row in changes.episodes}.values())
         for incident in {row.id: row for row in changes.incidents}.values():
             self._incident(incident)
         if changes.runs:
@@ -68,12 +67,18 @@ class Writing:
 
     # --- rows
 
-    def _episode(self, episode: Episode) -> None:
-        known = self.snapshot.episodes.get(episode.fingerprint)
-        if known is not None and known.number == episode.number and known.closed_at == episode.closed_at:
-            self._do(sql.EPISODE_BODY, pack(episode), episode.fingerprint, episode.number)
-        else:
-            self._do(sql.EPISODE_PUT, episode.fingerprint, episode.number, maybe_micros(episode.closed_at), pack(episode))
+    def _episodes(self, episodes: Iterable[Episode]) -> None:
+        bodies, rows = [], []
+        for episode in episodes:
+            known = self.snapshot.episodes.get(episode.fingerprint)
+            if known is not None and known.number == episode.number and known.closed_at == episode.closed_at:
+                bodies.append((pack(episode), episode.fingerprint, episode.number))
+            else:
+                rows.append((episode.fingerprint, episode.number, maybe_micros(episode.closed_at), pack(episode)))
+        if bodies:
+            self.connection.executemany(sql.EPISODE_BODY, bodies)
+        if rows:
+            self.connection.executemany(sql.EPISODE_PUT, rows)
 
     def _incident(self, incident: Incident) -> None:
         known = self.snapshot.incidents.get(incident.id) or self.snapshot.latest_incident.get((incident.rule, incident.target))

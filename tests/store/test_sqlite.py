@@ -111,6 +111,9 @@ SMALL_BY_NATURE = {"PAUSES", "LOCKS", "RULE_TEXTS", "BATCH_ADD"}
 PARTIAL = ("INDEX chain_changed", "INDEX message_due", "INDEX run_leased", "INDEX archive_unfinished")
 """Indexes that hold only what is still to be done; walking them whole is walking that."""
 
+GIVEN = "SCAN wanted VIRTUAL TABLE"
+"""The list of keys that is asked for, walked from its beginning to its end."""
+
 COUNTED_WHOLE = {"COUNT_RUNS", "COUNT_INCIDENTS"}
 """Gauges over all rows: walk an index in a reader's thread, never the rows."""
 
@@ -122,7 +125,7 @@ async def test_no_query_scans_a_table(world: SqliteWorld, name: str) -> None:
     values = ["1"] * (("?1" in text) + ("?2" in text) or text.count("?"))
     plan = [row[3] for row in world.store._writer.execute(f"EXPLAIN QUERY PLAN {text}", values)]
     for line in plan:
-        if name in SMALL_BY_NATURE or line.startswith(("SEARCH", "CORRELATED SCALAR SUBQUERY")) or line.endswith(PARTIAL):
+        if name in SMALL_BY_NATURE or line.startswith(("SEARCH", "CORRELATED SCALAR SUBQUERY", GIVEN)) or line.endswith(PARTIAL):
             continue
         if name in COUNTED_WHOLE:
             assert "SCAN" in line
