@@ -143,8 +143,8 @@ class Daemon:
             public_url=lambda: self._settings.public_url,
             about=InForce(
                 contacts=lambda: {name: contact.words for name, contact in self._settings.contacts.items()},
-                severities=lambda: tuple(self._settings.severities),
-                policy_of=lambda name: "default" if (rule := self._rules.rule(name)) is None else rule.escalation,
+                counted=lambda digest: self._storms.counted(digest),  # noqa: PLW0108 - it is made after this
+                digest_every=lambda: self._settings.storm.limits.digest_every,
             ),
             on_failing=self.metrics.messages_failing.set,
         )

@@ -12,13 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from remediator.digest import OPEN
 from remediator.levels import Climb, Due, Policy, Receiver, Unless, held_until, next_due, reached, told
 from remediator.model import JSON, IncidentState, RunState
-from remediator.records import AFTER_STORM, STORM, Incident, Message, MessageKind, Run
+from remediator.records import STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
-from remediator.trust import was_tried
 
 IN_A_STORM = timedelta(minutes=1)
 """What is put off because of a storm looks again after so long."""
@@ -139,8 +137,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
     incident = snapshot.incidents[message.incident]
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
         return Step(Drop("resolved, or another page stands for it"))
-    storm = snapshot.pauses.get(STORM) or snapshot.pauses.get(AFTER_STORM)
-    if storm is not None and follows(message) and not message.body.get(SINGLY):
+    if STORM in snapshot.pauses and follows(message) and not message.body.get(SINGLY):
         return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
     if message.kind is MessageKind.UPDATE:
         return _update(snapshot, message, incident, policy)
@@ -164,6 +161,8 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     if due.at > now:
         return Step(Later(replace(message, body=body, due_at=due.at), due.why))
     after = told(severity, climb, due, now=now)
+    if STORM in snapshot.pauses:  # it is told although digests tell of all else, and so is what follows
+        message, body = replace(message, body={**message.body, SINGLY: True}), {**body, SINGLY: True}
     rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
     paged = incident if climb.done else replace(incident, paged_at=now, policy=message.policy)
     sent = replace(message, body={**body, "again": due.again, "sending": True})
@@ -195,7 +194,7 @@ def _place(message: Message) -> int:
 
 
 def _bare(message: Message) -> dict[str, JSON]:
-    return {name: message.body[name] for name in ("subject", "rule", "runbook", "dry_run") if name in message.body}
+    return {name: message.body[name] for name in ("subject", "rule", "runbook", "dry_run", SINGLY) if name in message.body}
 
 
 def _again(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Verdict:
@@ -247,54 +246,6 @@ def other(message: Message, incident: Incident | None, policy: Policy, *, now: d
         return Send(message, reached(policy, policy.urgent, timedelta()))
     receivers, opens = policy.first_at(incident.severity, now)
     return Later(replace(message, due_at=opens), "outside the hours of the first level") if opens > now else Send(message, receivers)
-
-
-def reminder(message: Message, policy: Policy, *, now: datetime) -> Sequence[Message]:
-    """Return the row of the digest that follows a storm's last one, or a reminder, for what is open still."""
-    if policy.repeat_every is None:
-        return ()
-    root, _, last = message.key.rpartition("/")
-    place = int(last) + 1 if message.body.get("phase") == OPEN else 1
-    key = f"{root}/{place}" if message.body.get("phase") == OPEN else f"{root}/{OPEN}/{place}"
-    body = {name: message.body[name] for name in ("subject", "storm", "why", "dry_run", "left") if name in message.body}
-    return (Message(key, MessageKind.DIGEST, message.policy, message.incident, {**body, "phase": OPEN}, now + policy.repeat_every),)
-
-
-def after_all(message: Message, incident: Incident, run: Run, rows: Sequence[Message]) -> Sequence[Message]:
-    """Return the page of an incident of which only a storm's digests told, once a remedy was tried in vain: it climbs from then on.
-
-    Such a word goes out singly, and a pager takes pages only; there are no more of these than runs may act. `rows` are the incident's
-    messages.
-    """
-    if not (run.chain_wrote or was_tried(run)) or not was_folded(incident, rows):
-        return ()
-    body = {**_bare(message), "subject": "page", SINGLY: True}
-    return (Message(second_key(incident), MessageKind.PAGE, message.policy, incident.id, body, message.due_at),)
-
-
-def last_reminder(message: Message, policy: Policy, *, now: datetime) -> Verdict:
-    """Say that nothing is left of what a storm folded, to those who were reminded: a pager that was triggered is to be quiet again."""
-    if message.key.endswith(f"/{OPEN}/1") and not message.body.get("left"):
-        return Drop("nothing was open when the first reminder was due")
-    words: dict[str, JSON] = {
-        "phase": "over",
-        "incidents": 0,
-        "held": 0,
-        "left": 0,
-        "next": "All that it folded is resolved, or somebody has it.",
-    }
-    return other(replace(message, body={**message.body, **words}), None, policy, now=now)
-
-
-def was_folded(incident: Incident, rows: Sequence[Message]) -> bool:
-    """Tell whether an open incident has no page of its own, because a storm's digests told of it, and nobody has it.
-
-    `rows` are its messages. While a storm lasts no page is even queued.
-    """
-    if incident.state is IncidentState.RESOLVED or incident.acknowledged_at is not None or incident.last_end is RunState.SUCCEEDED:
-        return False
-    pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == incident.relapses]
-    return all(row.cancelled and not row.delivered_to for row in pages)
 
 
 def storm_age(digest: Message) -> timedelta:

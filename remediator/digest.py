@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from remediator.model import JSON, Value
-from remediator.records import SYSTEM_CHAIN, Incident, Message, MessageKind, Run
-from remediator.replacing import replace
+from remediator.records import SYSTEM_CHAIN, Message, MessageKind, Run
 from remediator.rules.model import Rule
 
 DEFAULT_POLICY = "default"
@@ -20,8 +19,6 @@ MOST_RUNS = 10_000
 """A digest counts so many incidents; a storm that is larger is said to be larger."""
 SHOWN = 10
 """Rules, targets and incidents that a digest names."""
-OPEN = "open"
-"""Phase of a digest that reminds of what a storm folded and what is open still."""
 LONGEST = 120
 """Most characters of a target's name."""
 
@@ -32,7 +29,7 @@ class Tally:
 
     runs: int = 0
     held: int = 0
-    """Runs that were held back, and pages with them."""
+    """Runs that were held back."""
     rules: Counter[str] = field(default_factory=Counter)
     targets: Counter[str] = field(default_factory=Counter)
     states: Counter[str] = field(default_factory=Counter)
@@ -43,18 +40,14 @@ class Tally:
     def add(self, run: Run, severity: str) -> None:
         """Count the run of one incident."""
         self.held += bool(run.storm)
-        self.count(run.incident, run.rule, run.target, run.state.value, severity)
-
-    def count(self, incident: str, rule: str, target: str, state: str, severity: str) -> None:
-        """Count one incident."""
         self.runs += 1
-        self.rules[rule] += 1
-        self.targets[target] += 1
-        self.states[state] += 1
+        self.rules[run.rule] += 1
+        self.targets[run.target] += 1
+        self.states[run.state.value] += 1
         self.severities[severity] += 1
         few = self.samples.setdefault(severity, [])
         if len(few) < SHOWN:
-            few.append(incident)
+            few.append(run.incident)
 
 
 @dataclass
@@ -79,22 +72,16 @@ class Tallies:
         policy, severity = (DEFAULT_POLICY, "") if rule is None else (rule.escalation, rule.severity)
         self.by_policy.setdefault(policy, Tally()).add(run, severity)
 
-    def remind(self, message: Message, incidents: Iterable[Incident]) -> Message:
-        """Return the reminder `message` with what it is about: incidents that were told by digests only, and are open."""
-        tally = Tally()
-        for one in incidents:
-            tally.count(one.id, one.rule, one.target, one.state.value, one.severity)
-        tally.held = tally.runs
-        return replace(message, body={**message.body, **self._body(tally)})
-
     def messages(self, storm: str, part: str, *, at: datetime, **words: JSON) -> list[Message]:
-        """Return a digest for each policy. `part` numbers the storm's digests, so that each is queued once, whoever makes it."""
+        """Return a digest for each policy. `part` says which of the storm's it is, so that each is queued once, whoever makes it."""
         return [
-            Message(
-                f"{storm}/{policy}/{part}", MessageKind.DIGEST, policy, SYSTEM_CHAIN, {**self._body(tally), "storm": storm, **words}, at
-            )
-            for policy, tally in sorted(self.by_policy.items())
+            Message(f"{storm}/{policy}/{part}", MessageKind.DIGEST, policy, SYSTEM_CHAIN, {**self.of(policy), "storm": storm, **words}, at)
+            for policy in sorted(self.by_policy)
         ]
+
+    def of(self, policy: str) -> dict[str, JSON]:
+        """Return what a digest of a policy's people counts; empty when nothing of it is theirs."""
+        return self._body(self.by_policy[policy]) if policy in self.by_policy else {}
 
     def _body(self, tally: Tally) -> dict[str, JSON]:
         ranks = {severity: rank for rank, severity in enumerate(self.severities)}
@@ -133,7 +120,7 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
         "summary": f"{_HEADS.get(str(body.get('phase')), 'Storm')}: {count} incidents",
         "dry_run": bool(body.get("dry_run")),
         "reason": str(body.get("why", "")),
-        "state": OPEN if body.get("left") else str(body.get("phase", "")),
+        "state": str(body.get("phase", "")),
         "link": "" if public_url is None else f"{public_url}/api/v1/incidents",
         **dict.fromkeys(("rule", "runbook", "approval", "run", "remedy", "target"), ""),
     }
@@ -141,7 +128,7 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
     return values
 
 
-_HEADS = {"lasts": "Storm", "after": "Storm has passed, looking again", "over": "Storm is over", OPEN: "Open since the storm"}
+_HEADS = {"lasts": "Storm", "after": "Storm has passed, looking again", "over": "Storm is over"}
 
 
 def _lines(body: Mapping[str, JSON], values: Mapping[str, Value]) -> Iterable[str]:
@@ -150,13 +137,9 @@ def _lines(body: Mapping[str, JSON], values: Mapping[str, Value]) -> Iterable[st
     severities = f" ({_counts(body, 'severities')})" if "severities" in body else ""
     yield f"{lead}{str(values['severity']).upper()} {values['incident']}: {values['summary']}{severities}".replace("  ", " ")
     yield f"Why: {values['reason']}"
-    if body.get("phase") == OPEN:
-        yield "They were told by digests only, are not resolved, and nobody has acknowledged them: remediator acknowledge INCIDENT"
-    else:
-        yield f"This stands for one page each; {body.get('held', 'some')} were held back, and nothing was done about those meanwhile."
+    if body.get("phase") != "over":
+        yield f"This stands for one page each, until it is over. {body.get('held', 'Some')} were held back: nothing is done about those."
     yield from _what(body) if "rules" in body else ()
-    if body.get("left") and body.get("phase") == "over":
-        yield f"{body['left']} incidents that were told by digests only are open, and nobody has acknowledged them."
     yield str(body.get("next", ""))
     yield "All of them: remediator incidents" + (f"  {values['link']}" if values["link"] else "")
 

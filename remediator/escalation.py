@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,18 +16,18 @@ from typing import cast
 
 import structlog
 
-from remediator import climbing, digest
-from remediator.climbing import Later, Send
+from remediator import climbing
+from remediator.climbing import Drop, Later, Send
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.escalation_words import facts_for, still_wanted
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.levels import Policy, Receiver
-from remediator.model import Event, IncidentState, Value
-from remediator.records import STORM, Incident, Message, MessageKind, Run
+from remediator.model import Event, Value
+from remediator.records import Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
-from remediator.storm import folded_into
+from remediator.storm import WITHHELD_BY, StormLimits, folded_into, named, next_digest, withhold
 from remediator.watchdog import lost, reason_of
 
 FIRST_RETRY = timedelta(seconds=2)
@@ -44,8 +44,10 @@ BATCH = 40
 MOST_DUE = 1000
 """Most due messages among which pages are looked for: they go first, however much else waits for a receiver that hangs."""
 URGENT = frozenset({MessageKind.PAGE, MessageKind.DIGEST})
-MOST_FOLDED = 1000
-"""Incidents that a reminder counts."""
+FOLDED_AGAIN = timedelta(minutes=5)
+"""A page that was due in a storm looks up again so often: should it be let out at this very moment, it is that late."""
+COUNTED_WITHIN = timedelta(seconds=20)
+"""A storm whose incidents take longer to count is told without counts."""
 MOST_RUNS = 100
 """Runs of an incident, the newest, that a message tells of."""
 
@@ -54,16 +56,20 @@ Policies = Callable[[str], Policy]
 """Finds an escalation policy by name; one that is gone gives the default."""
 
 
+async def _as_it_is(digest: Message) -> Message | None:
+    return digest
+
+
 @dataclass(frozen=True)
 class InForce:
     """What else messages are made of, as it is in force now."""
 
     contacts: Callable[[], Mapping[str, str]] = dict
     """How to reach whom, by name."""
-    severities: Callable[[], Sequence[str]] = tuple
-    """From the worst on."""
-    policy_of: Callable[[str], str] = lambda _rule: digest.DEFAULT_POLICY
-    """Names a rule's escalation policy."""
+    counted: Callable[[Message], Awaitable[Message | None]] = _as_it_is
+    """Returns a storm's digest with what it tells of now; None while that is nothing to its policy's people."""
+    digest_every: Callable[[], timedelta] = lambda: StormLimits.digest_every
+    """Time between two digests of a storm."""
 
 
 class Outbox:
@@ -196,8 +202,7 @@ class Outbox:
             return
         storm = None if climbing.to_those_told(message) else folded_into(message, run, await self._store.pauses())
         if storm is not None:
-            folded = Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})
-            await self._drop(message, folded)
+            await self._fold(message, storm)
             return
         match await self._decide_or_send(message, incident, run):
             case Send(message=made, receivers=receivers):
@@ -233,10 +238,9 @@ class Outbox:
             if step.changes.cancel_messages:
                 await self._store.transact(Reads(), lambda _snapshot: step.changes)
             return step.verdict
-        if message.kind is MessageKind.DIGEST and message.body.get("phase") in ("over", digest.OPEN):
-            return await self._remind(message, policy)
+        if message.kind is MessageKind.DIGEST:
+            return await self._digest(message, policy)
         if incident is None or not climbing.climbs(message):
-            await self._page_after_all(message, incident, run)
             return climbing.other(message, incident, policy, now=self._clock())
         if message.body.get(climbing.UNLESS_PAGED) and climbing.is_paged_by_another(message, await self._store.messages(incident.id)):
             return climbing.Drop("another page stands for it")
@@ -249,43 +253,24 @@ class Outbox:
         await self._store.transact(Reads(incidents=[incident.id]), build)
         return made[0].verdict
 
-    async def _page_after_all(self, message: Message, incident: Incident | None, run: Run | None) -> None:
-        """Queue the page that a storm's digest stood for, when the word goes out that a remedy was tried in vain."""
-        if incident is None or run is None or message.kind is not MessageKind.UPDATE:
-            return
-        rows = climbing.after_all(message, incident, run, await self._store.messages(incident.id))
-        if rows:
-            await self._store.transact(Reads(), lambda _snapshot: Changes(messages=rows))
-
-    async def _remind(self, message: Message, policy: Policy) -> climbing.Verdict:
-        """Send a storm's last digest, or a reminder of what it folded: as long as any of that is open and nobody has it."""
-        now = self._clock()
-        if message.body.get("phase") == digest.OPEN:
-            if STORM in await self._store.pauses():
-                return Later(replace(message, due_at=max(now, message.due_at) + climbing.IN_A_STORM))
-            folded = await self._folded(message.policy)
-            if not folded:
-                return climbing.last_reminder(message, policy, now=now)
-            message = digest.Tallies(self._about.severities()).remind(message, folded)
-        elif policy.repeat_every is not None:
-            message = replace(message, body={**message.body, "left": len(await self._folded(message.policy))})
-        following = climbing.reminder(message, policy, now=now)
-        if following:
-            await self._store.transact(Reads(), lambda _snapshot: Changes(messages=following))
-        return climbing.other(message, None, policy, now=now)
-
-    async def _folded(self, policy: str) -> list[Incident]:
-        """Return the open incidents that were told by digests only, and that nobody has."""
-        found: list[Incident] = []
-        before: str | None = None
-        while len(found) < MOST_FOLDED:
-            page = await self._store.incidents(states=[IncidentState.OPEN, IncidentState.ESCALATED], before=before, limit=200)
-            mine = [one for one in cast("tuple[Incident, ...]", page.items) if self._about.policy_of(one.rule) == policy]
-            found += [one for one in mine if climbing.was_folded(one, await self._store.messages(one.id))]
-            before = page.next
-            if before is None:
-                break
-        return found
+    async def _digest(self, message: Message, policy: Policy) -> climbing.Verdict:
+        """Count what a storm's digest tells of, and queue the next one. What can't be counted is told without counts."""
+        now, pauses = self._clock(), await self._store.pauses()
+        if message.body.get("phase") == "over":
+            return climbing.other(message, None, policy, now=now)
+        if named(str(message.body.get("storm")), pauses) is None:
+            return Drop("the storm is over")
+        try:
+            async with asyncio.timeout(COUNTED_WITHIN.total_seconds()):
+                counted = await self._about.counted(message)
+        except Exception:  # noqa: BLE001 - pages are withheld: whatever is wrong with the counts, people must hear of the storm
+            self._log.exception("digest.uncounted", key=message.key)
+            counted = message
+        if counted is None:
+            return Later(replace(message, due_at=max(now, message.due_at) + climbing.IN_A_STORM))
+        following = next_digest(message, at=max(now, message.due_at) + self._about.digest_every())
+        await self._store.transact(Reads(), lambda _snapshot: Changes(messages=[following]))
+        return climbing.other(counted, None, policy, now=now)
 
     async def _send_all(self, message: Message, receivers: Sequence[Receiver], incident: Incident | None, run: Run | None) -> None:
         values = await self._values(message, incident, run)
@@ -311,6 +296,17 @@ class Outbox:
 
     async def _drop(self, message: Message, *events: Event) -> None:
         await self._store.update_message(replace(message, cancelled=True), events=events)
+        self._failing.pop(message.key, None)
+
+    async def _fold(self, message: Message, storm: str) -> None:
+        """Leave it to a storm's digest to tell what a message would. A page is only withheld: it is sent when the storm is over."""
+        events = [Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})]
+        if message.kind is not MessageKind.PAGE:
+            await self._drop(message, *events)
+            return
+        known = message.body.get(WITHHELD_BY) == storm
+        waiting = withhold(message, storm, until=max(self._clock(), message.due_at) + FOLDED_AGAIN)
+        await self._store.update_message(waiting, events=[] if known else events)
         self._failing.pop(message.key, None)
 
     async def _put_off(self, message: Message, waiting: Message, why: str) -> None:

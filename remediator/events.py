@@ -43,7 +43,7 @@ class Kind(StrEnum):
     MESSAGE_DELIVERED = "message.delivered"  # key, receivers, message (what kind it is), level
     MESSAGE_POSTPONED = "message.postponed"  # key, level, until, reason
     MESSAGE_FAILED = "message.failed"  # key, error, attempts
-    MESSAGE_FOLDED = "message.folded"  # key, storm (its digest tells instead)
+    MESSAGE_FOLDED = "message.folded"  # key, storm (its digest tells instead; a page goes out when it is over)
 
     # in the system chain
     DAEMON_STARTED = "daemon.started"  # version, dry_run, rules, rules_hash
@@ -63,7 +63,7 @@ class Kind(StrEnum):
     FREEZE_DOUBTED = "freeze.doubted"  # freeze, reason (its calendar can't be read: a person is asked)
     STORM_TRIPPED = "storm.tripped"  # storm, reason
     STORM_ENDED = "storm.ended"  # storm, reason, lasted
-    STORM_SETTLED = "storm.settled"  # storm, incidents (all that it held back was looked at again)
+    STORM_SETTLED = "storm.settled"  # storm, incidents, paged (all that it held back was looked at again; so many are open, and paged now)
     WATCHDOG_LOST = "watchdog.lost"  # scope, reason (nothing acts by itself until it is heard again)
     WATCHDOG_HEARD = "watchdog.heard"  # scope, away (heard again, after so long)
     RULE_DEMOTED = "rule.demoted"  # scope, rule, to, why, run (the failure that cost it the trust; none when a person demoted it)

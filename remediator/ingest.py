@@ -226,22 +226,25 @@ def _changes(draft: _Draft) -> Changes:
 
 
 def _hold_back(draft: _Draft, breaks: Pause) -> None:
-    """Have everything that was opened wait for the storm's end; its digest tells people instead of pages."""
+    """Have everything that was opened wait for the storm's end, and its pages; digests tell people meanwhile."""
     reason, name = storm.reason_of(breaks), storm.name_of(breaks)
     for place, run in enumerate(draft.runs):
         waiting, entered = advance(run, RunState.WAITING, now=draft.snapshot.now, reason=reason)
         draft.runs[place] = storm.hold(waiting, breaks, now=draft.snapshot.now)
         draft.events.append(entered)
         draft.event(run.incident, Kind.GUARD_DENIED, run=run.id, rule=run.rule, guard="storm", verdict="wait", reason=reason, until=None)
-    opened = {run.incident for run in draft.runs}
-    for message in draft.messages:
-        if message.incident in opened:
-            draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
-    policies = {DEFAULT_POLICY, *(message.policy for message in draft.messages)}
-    draft.messages = [message for message in draft.messages if message.incident not in opened]
+    opened, now = {run.incident for run in draft.runs}, draft.snapshot.now
+    pages = [message for message in draft.messages if message.incident in opened]
+    for message in pages:
+        draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
+    policies = {message.policy for message in pages}
     if STORM not in draft.snapshot.pauses:
         draft.events.append(storm.tripped(breaks))
-        draft.messages += [storm.backstop(breaks, policy, dry_run=draft.intake.bounds.dry_run) for policy in sorted(policies)]
+        policies |= {DEFAULT_POLICY}
+    others = [message for message in draft.messages if message.incident not in opened]
+    draft.messages = [*others, *(storm.withhold(message, name, until=now + storm.WITHHELD) for message in pages)]
+    dry_run = draft.intake.bounds.dry_run
+    draft.messages += [storm.first_digest(breaks, policy, at=now, dry_run=dry_run) for policy in sorted(policies)]
 
 
 def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:

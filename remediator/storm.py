@@ -8,7 +8,7 @@ so that neither a restart nor a second replica starts the count anew.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,15 +17,21 @@ from remediator.duration import format_duration
 from remediator.errors import NotFound
 from remediator.events import Kind
 from remediator.model import JSON, SYSTEM, Actor, Event, RunState
-from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Run
+from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Incident, Message, MessageKind, Pause, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot
 
 BACKSTOP = timedelta(hours=1)
 """A run that is held back looks up by itself this often, should nobody have let it go on."""
 
-BACKSTOP_AFTER = timedelta(minutes=1)
-"""So long after the trip people are told without counts, should no digest have been made."""
+FIRST_DIGEST = timedelta(seconds=5)
+"""So long after the trip people are told of it: with more than what came in the first moment."""
+
+WITHHELD = timedelta(hours=1)
+"""A page that a storm withholds looks up by itself so often, should nobody have let it out."""
+
+WITHHELD_BY = "withheld_by"
+"""In the body of such a page: the storm."""
 
 UNSETTLED = (RunState.QUEUED, RunState.WAITING, RunState.DIAGNOSING, RunState.PLANNING)
 """States in which what becomes of a run that was let go on is not known yet."""
@@ -49,7 +55,7 @@ class StormLimits:
     """For so long the rate must have been below the limit before it resets itself."""
     reset: Reset = Reset.AUTO
     digest_every: timedelta = timedelta(minutes=15)
-    """Shortest time between two digests of one storm."""
+    """Time between two digests of one storm."""
     ramp: int = 5
     """Runs a second that are let go on after the storm."""
 
@@ -109,23 +115,43 @@ def tripped(storm: Pause) -> Event:
     return Event(SYSTEM_CHAIN, Kind.STORM_TRIPPED, storm.at, {"storm": name_of(storm), "reason": f"storm breaker: {storm.why}"})
 
 
-def backstop_key(name: str, policy: str) -> str:
-    """Return the key of the message that goes out should nobody make a storm's first digest."""
-    return f"{name}/{policy}/backstop"
+def first_digest(storm: Pause, policy: str, *, at: datetime, dry_run: bool) -> Message:
+    """Make the first digest of a storm for a policy's people, queued with the first page of theirs that is withheld.
 
-
-def backstop(storm: Pause, policy: str, *, dry_run: bool) -> Message:
-    """Make the message that tells of a storm whose digest does not come: queued with the trip, cancelled by the first digest.
-
-    Pages are held back from the trip on, so that without it a fault in making digests would leave everybody unaware.
+    What it counts is counted when it goes out. Should that fail it goes out without: pages are withheld, so this must be told.
     """
-    name = name_of(storm)
-    following = "The daemon has not counted them yet. Nothing acts by itself until `remediator resume --scope storm`, or until it is calm."
-    body: dict[str, JSON] = {"subject": "digest", "storm": name, "phase": "begins", "why": reason_of(storm), "next": following}
-    return Message(
-        *(backstop_key(name, policy), MessageKind.DIGEST, policy, SYSTEM_CHAIN, body | {"dry_run": dry_run}),
-        due_at=storm.at + BACKSTOP_AFTER,
-    )
+    body: dict[str, JSON] = {"subject": "digest", "storm": name_of(storm), "phase": "lasts", "why": reason_of(storm), "dry_run": dry_run}
+    body["next"] = "Nothing acts by itself until it is calm, or somebody says `remediator resume --scope storm`."
+    return Message(f"{name_of(storm)}/{policy}/0", MessageKind.DIGEST, policy, SYSTEM_CHAIN, body, at + FIRST_DIGEST)
+
+
+def next_digest(digest: Message, *, at: datetime) -> Message:
+    """Return the row of the digest that follows one that is about to be sent, should the storm not be over by then."""
+    root, _, number = digest.key.rpartition("/")
+    body = {name: digest.body[name] for name in ("subject", "storm", "phase", "why", "next", "dry_run") if name in digest.body}
+    return Message(f"{root}/{int(number) + 1}", MessageKind.DIGEST, digest.policy, digest.incident, body, at)
+
+
+def named(name: str, pauses: Mapping[str, Pause]) -> Pause | None:
+    """Return the pause of a storm that lasts, or whose victims are still looked at; None when it is over."""
+    found = (pauses.get(STORM), pauses.get(AFTER_STORM))
+    return next((pause for pause in found if pause is not None and name_of(pause) == name), None)
+
+
+# --- pages
+
+
+def withhold(page: Message, name: str, *, until: datetime) -> Message:
+    """Return a page as a storm withholds it: it is sent when the storm is over, should it still be wanted."""
+    return replace(page, due_at=until, body={**page.body, WITHHELD_BY: name})
+
+
+def withheld(incident: Incident, rows: Iterable[Message]) -> list[str]:
+    """Return the keys of the pages that a storm withholds, unless somebody has the incident, or a remedy helped. `rows`: its messages."""
+    if incident.acknowledged_at is not None or (incident.active_run is None and incident.last_end is RunState.SUCCEEDED):
+        return []
+    pages = [row for row in rows if row.kind is MessageKind.PAGE and row.body.get(WITHHELD_BY)]
+    return [row.key for row in pages if row.delivered_at is None and not row.cancelled]
 
 
 # --- holding back
@@ -150,11 +176,6 @@ def is_held(run: Run) -> bool:
 def release(run: Run, *, at: datetime) -> Run:
     """Let a run decide anew at `at`; from then on guards may make it wait as long as they ever do."""
     return replace(run, wake_at=at, waiting_since=at, deadline=None, reason="the storm is over; everything is decided anew")
-
-
-def awaits_turn(run: Run) -> bool:
-    """Tell whether a run that was let go on, or is about to be, has not been looked at since."""
-    return run.state is not RunState.WAITING or is_held(run) or run.wake_at == run.waiting_since
 
 
 # --- ending

@@ -1,7 +1,7 @@
-"""The storm's keeper: tells people by digest while it lasts, ends it when all is calm, and lets go on what was held back.
+"""The storm's keeper: counts what its digests tell of, ends it when all is calm, and lets go on what was held back, pages last.
 
-Everything it does follows from rows, so any replica can do it, also after a restart: a digest's key says which one it is, and a run
-that is held back says so itself.
+Everything it does follows from rows, so any replica can do it, also after a restart: each digest queues the next one, and a run or a
+page that is held back says so itself.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import cast
 import structlog
 
 from remediator import storm
-from remediator.digest import DEFAULT_POLICY, MOST_RUNS, Tallies
+from remediator.digest import MOST_RUNS, Tallies
 from remediator.duration import format_duration
 from remediator.errors import NotFound, RemediatorError
 from remediator.events import Kind
 from remediator.metrics import Metrics
-from remediator.model import SYSTEM, Event, RunState
-from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Pause, Run
+from remediator.model import JSON, SYSTEM, Event, IncidentState, RunState
+from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Incident, Message, Pause, Run
+from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.storm import Reset, StormLimits
@@ -28,8 +29,10 @@ from remediator.storm import Reset, StormLimits
 EVERY = timedelta(seconds=1)
 EVERY_AFTER = timedelta(seconds=5)
 """After a storm everything that it held back is read each time; and so long the store is left alone when it gives no answer."""
-FIRST_DIGEST = timedelta(seconds=5)
-"""So long after the trip the first digest is made: it shall show more than what came in the first moment."""
+COUNTS_LAST = timedelta(seconds=10)
+"""So long one count serves the digests of all policies."""
+LEFT_EVERY = timedelta(minutes=1)
+"""So often it is looked whether few enough incidents are left to be paged singly."""
 PAGE = 500
 """Runs that are read at a time."""
 LET_GO = 50
@@ -58,8 +61,10 @@ class Storms:
         self._metrics = metrics
         self._loud: tuple[str, datetime] | None = None
         """The storm, and when the rate was last seen to be one that trips, or this process began to look."""
-        self._told: set[tuple[str, str]] = set()
-        """Parts of the present storm's digests that surely are queued."""
+        self._counted: tuple[str, datetime, Tallies] | None = None
+        """The pause (its storm and kind) that was counted last, when, and what."""
+        self._left_at: datetime | None = None
+        """When it was last looked how many are left."""
         self._log = structlog.get_logger("storm")
 
     async def keep(self) -> None:
@@ -99,8 +104,6 @@ class Storms:
                 name,
                 f"no more than {limits.incidents} incidents within {format_duration(limits.within)} for {format_duration(limits.calm)}",
             )
-        else:
-            await self._digest(pause, seen.now, "lasts", _what_ends(limits))
 
     async def _end(self, name: str, why: str) -> None:
         def build(snapshot: Snapshot) -> Changes:
@@ -114,33 +117,58 @@ class Storms:
     # --- after it
 
     async def _after(self, pause: Pause) -> None:
-        """Let go on what is held back, and see whether all of it has found its way."""
+        """Let go on what is held back; once all of it has found its way, and few enough is left, let out its pages and say so."""
         limits, name = self._limits(), storm.name_of(pause)
         now = (await self._store.read(Reads())).now
         await self._let_go(now, limits)
-        unsettled = [storm.awaits_turn(run) async for run in self._runs(storm.UNSETTLED) if run.storm == name]
-        if unsettled or now < pause.at + limits.within:
-            # Once all were looked at people hear of what waits for them, lest that run out while the last ones wait for a guard.
-            part = "after" if unsettled and not any(unsettled) and await self._asks(name) else None
-            await self._digest(pause, now, "after", f"What it held back is looked at again, {limits.ramp} runs a second.", part=part)
+        if now < pause.at + limits.within or await self._unsettled(name):
             return
-        tallies = await self._tallies(pause)
+        if self._left_at is not None and timedelta() <= now - self._left_at < LEFT_EVERY:
+            return
+        self._left_at = now
+        left = await self._left(limits.incidents)
+        if len(left) <= limits.incidents:
+            await self._settle(pause, left)
+            self._left_at = None
+
+    async def _unsettled(self, name: str) -> bool:
+        """Tell whether it is not known yet what becomes of a run that the storm held back."""
+        return any([True async for run in self._runs(storm.UNSETTLED) if run.storm == name])
+
+    async def _left(self, most: int) -> list[list[str]]:
+        """Return the keys of what is withheld, for each incident that is left, and for one more than `most` at the most."""
+        found: list[list[str]] = []
+        before: str | None = None
+        while len(found) <= most:
+            page = await self._store.incidents(states=[IncidentState.OPEN, IncidentState.ESCALATED], before=before, limit=PAGE)
+            for one in cast("tuple[Incident, ...]", page.items):
+                if len(found) <= most and (pages := storm.withheld(one, await self._store.messages(one.id))):
+                    found.append(pages)
+            before = page.next
+            if before is None:
+                break
+        return found
+
+    async def _settle(self, pause: Pause, left: Sequence[Sequence[str]]) -> None:
+        """Say that it is over, and have everything that is left paged by itself, as if it were new."""
+        name, tallies = storm.name_of(pause), await self._tallies(pause)
         words = {"phase": "over", "why": storm.reason_of(pause), "dry_run": self._dry_run()}
-        closing = f"It ended at {pause.at:%Y-%m-%d %H:%M:%SZ} ({pause.who}); from now on incidents are told one by one again."
+        rest = f"{len(left)} incidents are open that nobody has acknowledged, each is paged by itself now" if left else "Nothing is left"
+        closing = f"It ended at {pause.at:%Y-%m-%d %H:%M:%SZ} ({pause.who}). {rest}; so is whatever comes."
 
         def build(snapshot: Snapshot) -> Changes:
             found = snapshot.pauses.get(AFTER_STORM)
             if found is None or found.since != pause.since:
                 raise NotFound(f"{name} is settled, or another storm has begun")
-            event = Event(SYSTEM_CHAIN, Kind.STORM_SETTLED, snapshot.now, {"storm": name, "incidents": len(tallies.seen)})
-            messages = tallies.messages(name, "over", at=snapshot.now, next=closing, **words)
-            return Changes(lift=[AFTER_STORM], messages=messages, cancel_messages=_backstops(name, tallies), events=[event])
+            data: dict[str, JSON] = {"storm": name, "incidents": len(tallies.seen), "paged": len(left)}
+            return Changes(
+                lift=[AFTER_STORM],
+                messages=tallies.messages(name, "over", at=snapshot.now, next=closing, **words),
+                release_messages=[key for pages in left for key in pages],
+                events=[Event(SYSTEM_CHAIN, Kind.STORM_SETTLED, snapshot.now, data)],
+            )
 
         await self._store.transact(Reads(), build)
-
-    async def _asks(self, name: str) -> bool:
-        """Tell whether something that a storm held back waits for an approval by now."""
-        return name in {run.storm async for run in self._runs([RunState.AWAITING_APPROVAL])}
 
     async def _let_go(self, now: datetime, limits: StormLimits) -> None:
         """Give every run that is held back its turn, so many a second."""
@@ -162,18 +190,19 @@ class Storms:
 
     # --- digests
 
-    async def _digest(self, pause: Pause, now: datetime, phase: str, following: str, *, part: str | None = None) -> None:
-        """Queue the digest that is due, if it was not yet: the one that is due by now, or `part`."""
-        limits, name = self._limits(), storm.name_of(pause)
-        since = now - (pause.since or pause.at) - limits.within - FIRST_DIGEST
-        part = part or str(since // limits.digest_every)
-        if since < timedelta() or (name, part) in self._told:
-            return
-        tallies = await self._tallies(pause)
-        words = {"phase": phase, "why": storm.reason_of(pause), "dry_run": self._dry_run(), "next": following}
-        messages = tallies.messages(name, part, at=now, **words)
-        await self._store.transact(Reads(), lambda _snapshot: Changes(messages=messages, cancel_messages=_backstops(name, tallies)))
-        self._told = {one for one in self._told if one[0] == name} | {(name, part)}
+    async def counted(self, digest: Message) -> Message | None:
+        """Return a digest of a storm that is not over with what it tells of now; None while none of that is its policy's people's."""
+        limits, now = self._limits(), (await self._store.read(Reads())).now
+        pause = storm.named(str(digest.body.get("storm")), await self._store.pauses())
+        if pause is None:
+            return digest
+        which = f"{pause.scope} {storm.name_of(pause)}"
+        if self._counted is None or self._counted[0] != which or not timedelta() <= now - self._counted[1] < COUNTS_LAST:
+            self._counted = which, now, await self._tallies(pause)
+        counts = self._counted[2].of(digest.policy)
+        lasts = pause.scope == STORM
+        words: dict[str, JSON] = {"phase": "lasts" if lasts else "after", "next": _what_ends(limits) if lasts else _what_follows(limits)}
+        return replace(digest, body={**digest.body, **counts, **words}) if counts else None
 
     async def _tallies(self, pause: Pause) -> Tallies:
         """Count the incidents of a storm: those opened in it, and older ones that it held back."""
@@ -202,13 +231,15 @@ class Storms:
                 return
 
 
-def _backstops(name: str, tallies: Tallies) -> list[str]:
-    """Return the keys of the messages that are not needed any more when a digest is made."""
-    return [storm.backstop_key(name, policy) for policy in sorted({DEFAULT_POLICY, *tallies.by_policy})]
-
-
 def _what_ends(limits: StormLimits) -> str:
     by_hand = "`remediator resume --scope storm`"
     if limits.reset is Reset.PERSON:
         return f"Nothing acts by itself until somebody says {by_hand}."
     return f"Nothing acts by itself until it has been calm for {format_duration(limits.calm)}, or somebody says {by_hand}."
+
+
+def _what_follows(limits: StormLimits) -> str:
+    return (
+        f"What it held back is looked at again, {limits.ramp} runs a second. Once no more than {limits.incidents} incidents are open that "
+        "nobody has acknowledged, each of them is paged by itself: remediator acknowledge INCIDENT."
+    )

@@ -145,9 +145,7 @@ class StormSettings(Part):
     reset: Literal["auto", "person"] = setting(
         "auto", "auto: it ends by itself; person: only `remediator resume --scope storm` ends it", reload=True
     )
-    digest_every: Duration = setting(
-        timedelta(minutes=15), "shortest time between two digests of one storm", reload=True, ge=timedelta(seconds=10)
-    )
+    digest_every: Duration = setting(timedelta(minutes=15), "time between two digests of one storm", reload=True, ge=timedelta(seconds=10))
     ramp: int = setting(5, "runs a second that go on after a storm had held them back", reload=True, ge=1, le=1000)
 
     @property

@@ -20,6 +20,7 @@ from remediator.model import ChainedEvent, RunState, StepState
 from remediator.records import STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Step
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
+from remediator.storm import WITHHELD_BY, name_of
 from tests.servers.ports import eventually
 from tests.store.make import NOW, incident, run
 
@@ -211,20 +212,22 @@ def test_words_of_an_alert_write_no_line_of_ours() -> None:
 
 
 async def test_message_that_a_storm_s_digest_tells_is_not_sent(post: Post) -> None:
-    """While the breaker is tripped a page is folded, with an event that says so and no further try; the digests go out side by side."""
+    """While the breaker is tripped a page is withheld, with an event that says so; the digests go out side by side."""
     first, second = incident(1), incident(2)
     changed = Step(1, "test.act", StepState.APPLIED)
     runs = [run(of=1), run(of=2, state=RunState.ESCALATED, steps=(changed,), ended_at=NOW, wake_at=None)]
     storm = Pause(STORM, "remediator", "60 incidents opened within 1m, limit 50", NOW, since=NOW)
-    digests = [Message(f"storm/{one}/0", MessageKind.DIGEST, one, SYSTEM_CHAIN, {"storm": "storm"}, NOW) for one in ("default", "network")]
+    name = name_of(storm)
+    digests = [Message(f"{name}/{one}/0", MessageKind.DIGEST, one, SYSTEM_CHAIN, {"storm": name}, NOW) for one in ("default", "network")]
     incidents = [replace(one, runs=1) for one in (first, second)]
     await post.store.transact(Reads(), lambda _seen: Changes(pauses=[storm], incidents=incidents, runs=runs, messages=digests))
     await post.put(first.id, second.id)
 
     async def told() -> bool:
-        return len(post.line.sent) == 3 and bool(post.said(Kind.MESSAGE_FOLDED)) and await post.store.next_message() is None
+        waits = [row.body.get(WITHHELD_BY) for row in await post.store.messages(first.id)]
+        return len(post.line.sent) == 3 and bool(post.said(Kind.MESSAGE_FOLDED)) and waits == [name]
 
     await eventually(told, what="all that is to be sent is sent", within=5)
-    assert sorted(key for _, key in post.line.sent) == [second.id, "storm", "storm"]
+    assert sorted(key for _, key in post.line.sent) == [second.id, name, name]
     (folded,) = post.said(Kind.MESSAGE_FOLDED)
     assert folded["key"] == f"{first.id}/page/0"

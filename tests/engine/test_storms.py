@@ -1,8 +1,8 @@
-"""A storm's life on a real store: digests by their keys, calm, a person's word, crashes, a second keeper, and the way back."""
+"""A storm's life on a real store: what people are told, calm, a person's word, crashes, a second keeper, and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -11,21 +11,25 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from remediator import operations
+from remediator.escalation import InForce, Outbox
 from remediator.events import Kind
 from remediator.ingest import Intake, reads_for, sort, take
+from remediator.levels import plain
 from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState
-from remediator.records import AFTER_STORM, EVERYWHERE, STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Run
+from remediator.records import AFTER_STORM, EVERYWHERE, STORM, SYSTEM_CHAIN, Pause, Run
 from remediator.revalidation import Standing
 from remediator.rules.model import GuardSpec
 from remediator.store.protocol import Changes, Reads
 from remediator.storm import Reset, StormLimits, is_held
 from remediator.storming import Storms
 from tests.builders import alert, rule
+from tests.engine.paging import Line, level
 from tests.scripted import Harness
 from tests.stories import act
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
+SECOND_ONE = "INC-20261121-002"
 LIMITS = StormLimits(incidents=3, within=MINUTE, calm=5 * MINUTE, digest_every=10 * MINUTE, ramp=2)
 
 
@@ -38,7 +42,21 @@ class Weather(Harness):
         """Open the store and begin to keep storms, as a process does at its start."""
         await super().start()
         self.keeper = self.new_keeper()
+        self.line = getattr(self, "line", None) or Line()
+        self.outbox = self.new_outbox()
         return self
+
+    def new_outbox(self) -> Outbox:
+        """Make an outbox, as another replica has one."""
+        about = InForce(counted=lambda digest: self.keeper.counted(digest), digest_every=lambda: LIMITS.digest_every)  # noqa: PLW0108
+        return Outbox(
+            self.store,
+            self.line,  # type: ignore[arg-type]
+            lambda name: plain(name, level(1).receivers),
+            public_url=lambda: None,
+            about=about,
+            clock=lambda: self.now,
+        )
 
     def new_keeper(self) -> Storms:
         """Make a keeper, as another replica has one."""
@@ -65,13 +83,46 @@ class Weather(Harness):
         self.now += after
         await self.keeper.look()
 
-    async def messages(self) -> list[Message]:
-        """Return all that waits in the outbox and is due."""
-        return await self.store.due_messages(limit=1000)
+    async def deliver(self) -> None:
+        """Deliver what is due."""
+        for message in await self.store.due_messages(limit=1000):
+            await self.outbox._try(message)
 
-    async def digests(self) -> list[str]:
-        """Return which digests were queued: the part of their keys that says which of the storm's it is."""
-        return [one.key.rpartition("/")[2] for one in await self.messages() if one.kind is MessageKind.DIGEST]
+    async def passes(self, span: timedelta, *, by: timedelta = SECOND) -> None:
+        """Let time pass, with engine, keeper and outbox at work."""
+        until = self.now + span
+        while self.now < until:
+            self.now += by
+            await self.work()
+            await self.keeper.look()
+            await self.deliver()
+
+    def digests(self) -> list[str]:
+        """Return the heads of the digests that people got."""
+        texts = [str(values["summary"]) for values in self.line.values if values["kind"] == "digest"]
+        return [text.partition(":")[0] for text in texts]
+
+    def paged(self) -> list[str]:
+        """Return the incidents that people were paged about."""
+        return [str(values["incident"]) for values in self.line.values if values["kind"] == "page"]
+
+    async def ends(self) -> None:
+        """Have a person end the storm."""
+        await self.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
+
+    async def acknowledges(self, incident: str) -> None:
+        """Have a person take an incident over."""
+        await self.store.transact(Reads(incidents=[incident]), lambda seen: operations.acknowledge(seen, incident, actor=Actor("ann")))
+
+    def over(self) -> Mapping[str, object]:
+        """Return the last digest's facts."""
+        return next(values for values in self.line.values if values.get("state") == "over")
+
+    async def resolves(self, *ids: str) -> None:
+        """End alerts."""
+        items = [sort(alert(id=one, firing=False, ends_at=self.now + SECOND), []) for one in ids]
+        intake = Intake(self.limits, 5 * MINUTE, {}, storm=LIMITS)
+        await self.store.transact(reads_for(items, now=self.now), lambda snapshot: take(items, snapshot, intake))
 
     async def noted(self, kind: Kind) -> list[ChainedEvent]:
         """Return the daemon's own events of a kind."""
@@ -101,30 +152,40 @@ async def storm(weather: Weather) -> list[str]:
 
 
 async def test_storm_tells_once_however_many_look(weather: Weather) -> None:
-    """The first digest comes some seconds after the trip, the next one `digest_every` later; restarts and other replicas add none."""
+    """One digest some seconds after the trip, the next one `digest_every` later; restarts and other replicas add none."""
     await storm(weather)
-    await weather.looks(SECOND)
-    assert await weather.digests() == []
-    await weather.looks(5 * SECOND)
-    await weather.looks(SECOND)
-    await weather.new_keeper().look()
+    await weather.passes(4 * SECOND)
+    assert weather.digests() == []
+    await weather.passes(2 * SECOND)
+    assert weather.digests() == ["Storm"]
+    assert "Storm: 5 incidents" in str(weather.line.values[-1]["text"])
     await weather.restart()
-    await weather.looks(SECOND)
-    assert await weather.digests() == ["0"]
-    for _ in range(11):
-        weather.now += MINUTE
-        await weather.opens(*(f"{weather.now:%M%S}-{n}" for n in range(4)))
-        await weather.looks()
-    assert await weather.digests() == ["0", "1"]
+    weather.outbox = weather.new_outbox()
+    for minute in range(9):
+        await weather.opens(*(f"{minute}-{n}" for n in range(4)))
+        await weather.passes(MINUTE, by=MINUTE)
+    assert weather.digests() == ["Storm"]
+    await weather.passes(2 * MINUTE, by=MINUTE)
+    assert weather.digests() == ["Storm", "Storm"]
+    assert "Storm: 41 incidents" in str(weather.line.values[-1]["text"])
+    assert weather.paged() == []
 
 
-async def test_storm_is_told_even_when_no_digest_can_be_made(weather: Weather) -> None:
-    """From the trip on a message waits that says so without counts; the first digest cancels it."""
+async def test_storm_is_told_even_when_nothing_can_be_counted(weather: Weather) -> None:
+    """Pages are withheld from the trip on: a fault in counting must not leave everybody unaware, nor end the digests."""
+    weather.limits_of_storm = replace(LIMITS, reset=Reset.PERSON)
     await storm(weather)
-    weather.now += 61 * SECOND
-    assert await weather.digests() == ["backstop"]
-    await weather.looks()
-    assert await weather.digests() == ["0"]
+
+    async def broken(_pause: Pause) -> object:
+        raise ZeroDivisionError("a bug")
+
+    weather.keeper._tallies = broken  # type: ignore[method-assign,assignment]
+    await weather.passes(6 * SECOND)
+    assert weather.digests() == ["Storm"]
+    assert "remediator resume --scope storm" in str(weather.line.values[-1]["text"])
+    del weather.keeper._tallies
+    await weather.passes(10 * MINUTE, by=MINUTE)
+    assert "Storm: 5 incidents" in str(weather.line.values[-1]["text"])
 
 
 async def test_storm_ends_by_itself_only_after_calm(weather: Weather) -> None:
@@ -175,47 +236,77 @@ async def test_what_a_storm_held_back_goes_on_slowly(weather: Weather) -> None:
     assert states.count(RunState.WAITING) == 2
 
 
-async def test_storm_is_over_when_all_was_looked_at_and_says_so_once(weather: Weather) -> None:
-    """The last digest comes in the transaction that ends the time after a storm, never before each run has found its way."""
-    held = await storm(weather)
-    await weather.looks(6 * SECOND)
-    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
-    await weather.looks()
-    await weather.looks(2 * MINUTE)
-    assert AFTER_STORM in await weather.store.pauses()
-    await weather.work()
+async def test_what_burns_after_a_storm_is_paged_by_itself(weather: Weather) -> None:
+    """Once each run has found its way: one last digest, one page for each incident that is left, and nothing is told twice."""
+    await storm(weather)
+    await weather.passes(6 * SECOND)
+    await weather.acknowledges(SECOND_ONE)
+    await weather.resolves("a", "d")
+    await weather.ends()
+    await weather.passes(50 * SECOND)
+    assert weather.paged() == []
     await weather.restart()
     other = weather.new_keeper()
-    await weather.looks()
+    await weather.passes(20 * SECOND)
     await other.look()
+    await weather.deliver()
     assert await weather.store.pauses() == {}
-    assert await weather.digests() == ["0", "over"]
-    assert [event.data["incidents"] for event in await weather.noted(Kind.STORM_SETTLED)] == [len(held)]
-    last = (await weather.messages())[-1]
-    assert last.body["states"] == [["escalated", len(held)]]
+    assert weather.digests() == ["Storm", "Storm is over"]
+    assert "2 incidents are open that nobody has acknowledged, each is paged by itself now" in str(weather.over()["text"])
+    assert weather.paged() == ["INC-20261121-003", "INC-20261121-005"]
+    assert [event.data["paged"] for event in await weather.noted(Kind.STORM_SETTLED)] == [2]
+    await weather.passes(timedelta(hours=2), by=MINUTE)
+    assert len(weather.paged()) == 2
 
 
-async def test_storm_whose_runs_wait_for_guards_tells_of_the_others(tmp_path: Path) -> None:
-    """When all were looked at and some must wait for another guard, people are told once what waits for them, before it is over."""
-    patient = rule(target="thing/${labels.id}", remedies=(), guards=GuardSpec(firing_for=10 * MINUTE))
+async def test_what_is_too_much_to_page_stays_a_storm_for_people(weather: Weather) -> None:
+    """More than the limit are left: digests go on, and each is paged once somebody has some of them."""
+    await storm(weather)
+    await weather.passes(6 * SECOND)
+    await weather.ends()
+    await weather.passes(21 * MINUTE, by=5 * SECOND)
+    assert AFTER_STORM in await weather.store.pauses()
+    assert weather.digests() == ["Storm", "Storm has passed, looking again", "Storm has passed, looking again"]
+    assert "Once no more than 3 incidents are open" in str(weather.line.values[-1]["text"])
+    assert weather.paged() == []
+    for incident in ("INC-20261121-001", SECOND_ONE):
+        await weather.acknowledges(incident)
+    await weather.passes(2 * MINUTE, by=5 * SECOND)
+    assert weather.digests()[-1] == "Storm is over"
+    assert weather.paged() == ["INC-20261121-003", "INC-20261121-004", "INC-20261121-005"]
+
+
+async def test_storm_whose_runs_wait_for_guards_is_not_over(tmp_path: Path) -> None:
+    """What becomes of them is not known yet; the digests say how many wait, and what waits for an approval."""
+    patient = rule(target="thing/${labels.id}", remedies=(), guards=GuardSpec(firing_for=14 * MINUTE, max_wait=20 * MINUTE))
     asking = rule("asking", alertname="Asking", target="asks/${labels.id}", mode=Authority.APPROVE, remedies=(act(),))
     weather = await Weather(tmp_path / "state.sqlite", patient, asking).start()
     await storm(weather)
     (asks,) = await weather.opens("z", name="Asking")
-    await weather.looks(6 * SECOND)
-    await weather.store.transact(Reads(), lambda seen: operations.resume(seen, STORM, why="", actor=Actor("ann")))
-    await weather.looks()
-    assert await weather.digests() == ["0"]
-    for _ in range(3):
-        await weather.tick(5 * SECOND)
-        await weather.looks()
+    await weather.passes(6 * SECOND)
+    await weather.ends()
+    await weather.passes(11 * MINUTE, by=5 * SECOND)
     assert (await weather.of(asks)).state is RunState.AWAITING_APPROVAL
-    assert await weather.digests() == ["0", "after"]
-    assert ["awaiting_approval", 1] in next(one.body["states"] for one in await weather.messages() if one.key.endswith("/after"))
+    assert weather.digests() == ["Storm", "Storm has passed, looking again"]
+    assert "waiting 5, awaiting_approval 1" in str(weather.line.values[-1]["text"])
     assert AFTER_STORM in await weather.store.pauses()
-    await weather.tick(10 * MINUTE)
-    await weather.looks()
-    assert (await weather.digests())[-1] == "over"
+    await weather.resolves("a", "b", "c")
+    await weather.passes(10 * MINUTE, by=5 * SECOND)
+    assert weather.digests()[-1] == "Storm is over"
+    assert len(weather.paged()) == 3
+    await weather.store.aclose()
+
+
+async def test_page_of_what_a_storm_changed_is_sent_at_once(tmp_path: Path) -> None:
+    """A remedy that failed never hides in a digest: its page goes out in the middle of the storm, and climbs."""
+    weather = await Weather(tmp_path / "state.sqlite", rule(target="thing/${labels.id}", remedies=(act(),))).start()
+    (first,) = await weather.opens("a")
+    await weather.work()
+    assert (await weather.of(first)).state is RunState.VERIFYING
+    await storm(weather)
+    await weather.passes(15 * MINUTE, by=MINUTE)
+    assert (await weather.of(first)).state is RunState.FAILED
+    assert weather.paged() == ["INC-20261121-001"]
     await weather.store.aclose()
 
 
@@ -234,9 +325,7 @@ async def test_storm_that_comes_back_holds_back_again(weather: Weather) -> None:
 async def test_storm_cancels_what_resolves_meanwhile(weather: Weather) -> None:
     """An incident that is over needs nobody's turn: its run ends at once, storm or not."""
     held = await storm(weather)
-    items = [sort(alert(id="a", firing=False, ends_at=weather.now + SECOND), [])]
-    intake = Intake(weather.limits, 5 * MINUTE, {}, storm=LIMITS)
-    await weather.store.transact(reads_for(items, now=weather.now), lambda snapshot: take(items, snapshot, intake))
+    await weather.resolves("a")
     await weather.work()
     assert (await weather.of(held[0])).state is RunState.CANCELLED
     assert is_held(await weather.of(held[1]))

@@ -57,9 +57,10 @@ def test_storm_breaker_trips_with_the_incident_too_many() -> None:
     assert held.state is RunState.WAITING
     assert held.reason == "storm breaker: 4 incidents opened within 1m, limit 3"
     assert storm.is_held(held)
-    (late,) = changes.messages
-    assert (late.kind, late.policy, late.due_at) == (MessageKind.DIGEST, "default", pause.at + MINUTE)
-    assert "storm breaker: 4 incidents opened within 1m, limit 3" in str(facts_of(late, public_url=None)["text"])
+    page, digest = changes.messages
+    assert (page.kind, page.due_at, page.body[storm.WITHHELD_BY]) == (MessageKind.PAGE, pause.at + storm.WITHHELD, storm.name_of(pause))
+    assert (digest.kind, digest.policy, digest.due_at) == (MessageKind.DIGEST, "default", pause.at + storm.FIRST_DIGEST)
+    assert "storm breaker: 4 incidents opened within 1m, limit 3" in str(facts_of(digest, public_url=None)["text"])
     assert [event.kind for event in changes.events if event.chain == SYSTEM_CHAIN] == [Kind.STORM_TRIPPED]
     own = [event.kind for event in changes.events if event.chain == held.incident]
     assert own == [Kind.INCIDENT_OPENED, Kind.RUN_CREATED, Kind.RUN_ENTERED, Kind.GUARD_DENIED, Kind.MESSAGE_FOLDED]
@@ -111,6 +112,16 @@ def test_while_it_is_tripped_everything_opened_is_held_back() -> None:
     assert storm.is_held(changes.runs[0])
     assert not changes.pauses
     assert Kind.STORM_TRIPPED not in [event.kind for event in changes.events]
+
+
+def test_policy_whose_first_page_is_withheld_later_hears_of_the_storm_too() -> None:
+    """Its people get their first digest with that page, not with the next digest of those who knew before."""
+    sky = Sky()
+    sky.opens("a", "b", "c", "d")
+    sky.rules = (rule(target="thing/${labels.id}", escalation="network"),)
+    later = sky.opens("e", after=2 * MINUTE).messages
+    (digest,) = [one for one in later if one.kind is MessageKind.DIGEST]
+    assert (digest.policy, digest.due_at) == ("network", sky.now + storm.FIRST_DIGEST)
 
 
 def test_without_limits_nothing_is_a_storm() -> None:
