@@ -20,9 +20,9 @@ def find_chromium() -> str:
     """Return Chromium's path. Raises `AssertionError` where it can't be run: Ubuntu's package only leads to snap."""
     binary = find_binary("chromium", "chromium")
     tried = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=60)
-    assert tried.returncode == 0 and "Chromium" in tried.stdout, (
-        f"{binary} can't be run ({(tried.stderr or tried.stdout).strip()[:200]}). On Ubuntu the package chromium is an empty one that leads to "
-        "snap: install a real Chromium (Debian's package, say) as /usr/bin/chromium"
+    assert (tried.returncode, "Chromium" in tried.stdout) == (0, True), (
+        f"{binary} can't be run ({(tried.stderr or tried.stdout).strip()[:200]}). On Ubuntu the package chromium "
+        "is an empty one that leads to snap: install a real Chromium (Debian's package, say) as /usr/bin/chromium"
     )
     return binary
 

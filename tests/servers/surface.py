@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -48,6 +48,7 @@ from remediator.rules.model import Rule
 from remediator.scrubber import Scrubber
 from remediator.service import Accepted, Reloaded
 from remediator.settings import IdentitySettings, ListenSettings, Role, Settings
+from remediator.settings.interface import UiSettings
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
 from remediator.web import Listener, create_app, open_listener
@@ -221,9 +222,10 @@ def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_settings(**listen: Any) -> Settings:
+def make_settings(*, ui: Mapping[str, Any] | None = None, **listen: Any) -> Settings:
     """Make settings on a free loopback port."""
     return Settings(
+        ui=UiSettings(**ui or {}),
         listen=ListenSettings(**{"port": 0, "max_body": 64 * 1024} | listen),
         identities=identities(),
         connections={"prod": {"kind": "kubernetes"}},
@@ -339,16 +341,24 @@ class Surface:
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, body_timeout: float = 15.0, **listen: Any) -> AsyncIterator[Surface]:
-    """Serve a filled store."""
+async def serving(
+    directory: Path,
+    *,
+    body_timeout: float = 15.0,
+    authenticator: Callable[[], Authenticator] | None = None,
+    session_key: Callable[[], Awaitable[str | None]] | None = None,
+    **settings_of: Any,
+) -> AsyncIterator[Surface]:
+    """Serve a filled store. `authenticator` gives the identities in force; `settings_of` are those of `listen`, and `ui`."""
     store = SqliteStore(directory / "state.sqlite")
     await store.open()
     await fill(store)
-    settings = make_settings(**listen)
+    settings = make_settings(**settings_of)
     service = SurfaceService(store, settings, Rules((make_rule(),)))
-    authenticator = Authenticator(settings.identities)
+    known = Authenticator(settings.identities)
     metrics = Metrics(CollectorRegistry())
-    app = create_app(service, metrics, lambda: authenticator, body_timeout=body_timeout)
+    more = {} if session_key is None else {"session_key": session_key}
+    app = create_app(service, metrics, authenticator or (lambda: known), body_timeout=body_timeout, **more)
     listener = await open_listener(app, settings.listen)
     try:
         yield Surface(service, metrics, listener)

@@ -175,7 +175,7 @@ def safe_link(value: str, text: str = "") -> Markup:
     shown = visible(text or value)
     try:
         parts = urlsplit(value)
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and visible(value) == value
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and visible(value) == value and not re.search(r"\s", value)
     except ValueError:
         sound = False
     if not sound:

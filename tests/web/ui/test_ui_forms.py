@@ -1,0 +1,277 @@
+"""Forms: what they do, who may send them, and what becomes of what was typed."""
+
+from __future__ import annotations
+
+import pytest
+
+from remediator.model import ApprovalState, IncidentState
+from remediator.web.app import ROUTES
+from remediator.web.ui.acts import ACTS, SAID
+from tests.servers.surface import APPROVAL, INCIDENT, PLAN_HASH, RUN, Surface
+from tests.web.ui.conftest import Enter
+
+RUN_PAGE = f"/ui/runs/{RUN}"
+INCIDENT_PAGE = f"/ui/incidents/{INCIDENT}"
+DECIDE = f"/ui/approvals/{APPROVAL}/decide"
+TYPED = "words that took <b>long</b> to write"
+
+
+def test_every_form_leads_to_a_route_that_asks_for_a_right() -> None:
+    """No form does anything that the API does not do, and none goes without a right."""
+    routes = {route.name: route for route in ROUTES}
+    for act in ACTS:
+        assert routes[act.route].method == "POST"
+        assert routes[act.route].operation is not None
+        assert act.said in SAID or act.said == "{decision}"
+
+
+# --- what they do
+
+
+async def test_approving_with_a_comment(surface: Surface, enter: Enter) -> None:
+    """An approver of the wanted group approves the plan that the page shows; the page says so."""
+    person = await enter("sre")
+    done = await person.act(RUN_PAGE, DECIDE, form="approve", plan_hash=PLAN_HASH, decision="approve", comment="go on")
+    assert (done.status, done.headers["Location"]) == (303, f"{RUN_PAGE}?said=approve")
+    approval = await surface.service.store.approval(APPROVAL)
+    assert approval is not None
+    assert approval.state is ApprovalState.APPROVED
+    assert [(vote.who, vote.comment) for vote in approval.votes] == [("sre", "go on")]
+    seen = await person.look(done.headers["Location"])
+    assert "Your approval is recorded." in seen.text
+    assert "go on" in seen.text
+
+
+async def test_another_plan_than_the_one_seen_is_not_approved(surface: Surface, enter: Enter) -> None:
+    """Who decides on a page that is older than the plan approves nothing; his comment is kept."""
+    person = await enter("sre")
+    seen = await person.act(RUN_PAGE, DECIDE, form="approve", plan_hash="b" * 64, decision="approve", comment=TYPED)
+    assert seen.status == 409
+    assert "asks for another plan than the one you saw" in seen.problem
+    assert "words that took &lt;b&gt;long&lt;/b&gt; to write</textarea>" in seen.text
+    approval = await surface.service.store.approval(APPROVAL)
+    assert approval is not None
+    assert approval.votes == ()
+
+
+async def test_pausing_and_resuming(surface: Surface, enter: Enter) -> None:
+    """The kill switch is on every page, and once it is thrown the way back is, for those who may."""
+    person = await enter("approver")
+    done = await person.act("/ui/rules", "/ui/do/pause", form="kill", scope="global", reason="look at this first")
+    assert done.headers["Location"] == "/ui/rules?said=paused"
+    assert (await surface.service.store.pauses())["global"].who == "approver"
+    seen = await person.look("/ui/incidents")
+    assert "look at this first" in seen.text
+    assert "Let everything act again" in seen.text
+    assert "Let everything act again" not in (await (await enter("responder")).look("/ui/")).text
+    await person.act("/ui/", "/ui/do/resume", form="lift-global", scope="global", reason="")
+    assert await surface.service.store.pauses() == {}
+
+
+@pytest.mark.parametrize(
+    ("fields", "scope", "ends"),
+    [
+        ({"scope": "global", "ends": "1h"}, "freeze", True),
+        ({"scope": "rule:site-down", "ends": "person"}, "freeze:rule:site-down", False),
+        ({"scope": "connection:prod", "ends": "until", "until": "2099-01-01T03:00"}, "freeze:connection:prod", True),
+    ],
+)
+async def test_freezing_and_thawing(surface: Surface, enter: Enter, fields: dict[str, str], scope: str, ends: bool) -> None:
+    """What is frozen by a form stands on the page with its reason, and is thawed by another."""
+    person = await enter("approver")
+    done = await person.act("/ui/freezes", "/ui/do/freeze", form="freeze", reason="we are <moving>", **fields)
+    assert done.headers["Location"] == "/ui/freezes?said=frozen"
+    row = (await surface.service.store.pauses())[scope]
+    assert (row.why, row.until is not None) == ("we are <moving>", ends)
+    if fields["ends"] == "until":
+        assert f"{row.until:%Y-%m-%d %H:%M %Z}" == "2099-01-01 03:00 UTC"
+    assert "we are &lt;moving&gt;" in (await person.look("/ui/freezes")).text
+    await person.act("/ui/freezes", "/ui/do/thaw", form="thaw", scope=scope, reason="moved")
+    assert await surface.service.store.pauses() == {}
+
+
+async def test_a_freeze_that_is_refused_keeps_all_that_was_typed(enter: Enter) -> None:
+    """A missing reason or an end that is past: the page says what to do, and the form is as it was."""
+    person = await enter("approver")
+    fields = {"form": "freeze", "scope": "rule:site-down", "ends": "until", "until": "2020-01-01T03:00", "reason": TYPED}
+    seen = await person.act("/ui/freezes", "/ui/do/freeze", **fields)
+    assert seen.status == 422
+    assert "it would be over already: 2020-01-01 03:00:00Z is past" in seen.problem
+    for kept in ("to write</textarea>", 'value="2020-01-01T03:00"', 'value="rule:site-down" selected', 'value="until" selected'):
+        assert kept in seen.text
+    seen = await person.act("/ui/freezes", "/ui/do/freeze", **fields | {"reason": " "})
+    assert (seen.status, "reason: Field required" in seen.problem) == (422, True)
+
+
+async def test_taking_acknowledging_releasing(surface: Surface, enter: Enter) -> None:
+    """A responder makes an incident his own for a time, and gives it back."""
+    person = await enter("responder")
+    await person.act(INCIDENT_PAGE, f"{INCIDENT_PAGE}/acknowledge", form="acknowledge")
+    incident = await surface.service.store.incident(INCIDENT)
+    assert incident is not None
+    assert (incident.owner, incident.state) == ("responder", IncidentState.OPEN)
+    await person.act(INCIDENT_PAGE, f"{INCIDENT_PAGE}/take", form="take", reason="I have it", span="1h")
+    hold = (await surface.service.store.pauses())[f"taken:{INCIDENT}"]
+    assert (hold.who, hold.why) == ("responder", "I have it")
+    assert hold.until is not None
+    seen = await (await enter("sre")).act(INCIDENT_PAGE, f"{INCIDENT_PAGE}/take", form="take", reason=TYPED, span="4h")
+    assert seen.status == 403
+    assert "taken by responder" in seen.problem
+    await person.act(INCIDENT_PAGE, f"{INCIDENT_PAGE}/release", form="release", reason="done")
+    assert await surface.service.store.pauses() == {}
+
+
+async def test_a_run_is_told_only_what_it_takes(enter: Enter) -> None:
+    """A word that a run does not wait for is refused with what it takes."""
+    person = await enter("approver")
+    seen = await person.act(RUN_PAGE, f"{RUN_PAGE}/signal", form="signal", kind="settle_applied", comment=TYPED)
+    assert seen.status == 409
+    assert "it takes nothing, not settle_applied" in seen.problem
+
+
+async def test_a_rule_is_demoted_and_promoted(surface: Surface, enter: Enter) -> None:
+    """What a rule has not earned is refused with what it lacks."""
+    person = await enter("approver")
+    await person.act("/ui/rules/site-down", "/ui/rules/site-down/demote", form="demote", to="observe", reason="it did harm")
+    assert (await surface.service.store.pauses())["demoted:site-down"].mark == "observe"
+    assert "it did harm" in (await person.look("/ui/")).text
+    done = await person.act("/ui/rules/site-down", "/ui/rules/site-down/promote", form="promote", to="approve", reason="mended")
+    assert done.status == 303
+    assert (await surface.service.store.pauses())["demoted:site-down"].mark == "approve"
+
+
+# --- who may
+
+
+@pytest.mark.parametrize("role", ["viewer", "rule_editor"])
+async def test_what_a_caller_may_not_do_is_not_offered_and_is_refused(surface: Surface, enter: Enter, role: str) -> None:
+    """Pages of those who may only read hold no form that changes anything; one that is sent all the same is refused, and changes nothing."""
+    person = await enter(role)
+    for page in ("/ui/", INCIDENT_PAGE, RUN_PAGE, "/ui/freezes", "/ui/rules/site-down"):
+        text = (await person.look(page)).text
+        offered = {act.path for act in ACTS if f'action="{act.path.partition("{")[0]}' in text}
+        assert offered <= {"/ui/do/reload"}, page
+    before = await surface.service.store.counts()
+    for path, fields in (
+        ("/ui/do/pause", {"scope": "global", "reason": "x"}),
+        ("/ui/do/freeze", {"scope": "global", "reason": "x", "ends": "1h"}),
+        (DECIDE, {"decision": "approve", "plan_hash": PLAN_HASH}),
+        (f"{INCIDENT_PAGE}/take", {}),
+        (f"{RUN_PAGE}/signal", {"kind": "close"}),
+        ("/ui/rules/site-down/promote", {"to": "auto", "reason": "x", "force": "on"}),
+    ):
+        seen = await person.act("/ui/", path, **fields)
+        assert seen.status == 403, path
+        assert "does not include" in seen.problem
+    assert (await surface.service.store.pauses(), await surface.service.store.counts()) == ({}, before)
+
+
+async def test_why_somebody_cannot_decide_is_said_before_he_tries(enter: Enter) -> None:
+    """An approver who is not in the wanted group sees why; a viewer sees that his role is not enough; neither is offered the button."""
+    for role, words in (("approver", "approver is in none of the groups sre"), ("viewer", "do not include approving")):
+        text = (await (await enter(role)).look(RUN_PAGE)).text
+        assert words in text
+        assert 'value="approve"' not in text
+    assert 'value="approve"' in (await (await enter("sre")).look(RUN_PAGE)).text
+
+
+async def test_forcing_a_promotion_is_an_admins(enter: Enter) -> None:
+    """An approver who adds the field by hand is refused by the API's own rule."""
+    person = await enter("approver")
+    fields = {"to": "auto", "reason": "x", "force": "on"}
+    seen = await person.act("/ui/rules/site-down", "/ui/rules/site-down/promote", form="promote", **fields)
+    assert seen.status == 403
+    assert "forcing a promotion is an admin's" in seen.problem
+
+
+# --- from where
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+async def test_another_site_sends_no_form(surface: Surface, enter: Enter, headers: dict[str, str]) -> None:
+    """A page of another site, or one without an origin, can send nothing, with whatever mark."""
+    person = await enter("admin")
+    csrf = (await person.look("/ui/")).csrf
+    for path in ("/ui/do/pause", "/ui/sign-out", "/ui/sign-in"):
+        seen = await person.send(path, {"csrf": csrf, "scope": "global", "reason": "x", "token": "x"}, **headers)
+        assert seen.status == 403
+        assert "a page of another site may not send this" in seen.text
+    assert await surface.service.store.pauses() == {}
+
+
+async def test_a_form_of_another_session_does_nothing_and_loses_nothing(surface: Surface, enter: Enter) -> None:
+    """A form with another session's mark, or none, is shown again with what was typed, and a mark that is good."""
+    person = await enter("admin")
+    other = (await (await enter("admin")).look("/ui/")).csrf
+    for mark in (other, ""):
+        fields = {"csrf": mark, "back": "/ui/rules", "form": "kill", "scope": "global", "reason": TYPED}
+        seen = await person.send("/ui/do/pause", fields)
+        assert seen.status == 403
+        assert "made in an earlier session" in seen.problem
+        assert "to write</textarea>" in seen.text
+        assert await surface.service.store.pauses() == {}
+        assert seen.csrf not in (other, "")
+    await person.send("/ui/do/pause", {**fields, "csrf": seen.csrf})
+    assert "global" in await surface.service.store.pauses()
+
+
+async def test_a_form_after_the_session_does_nothing_and_says_so(surface: Surface, enter: Enter) -> None:
+    """Whoever was signed out meanwhile is told that nothing was done, and comes back to the page of the form."""
+    person = await enter("admin")
+    csrf = (await person.look("/ui/freezes")).csrf
+    person.session.cookie_jar.clear()
+    seen = await person.send("/ui/do/pause", {"csrf": csrf, "back": "/ui/freezes", "reason": "x"})
+    assert seen.status == 401
+    assert "nothing was done" in seen.problem
+    assert 'name="to" value="/ui/freezes"' in seen.text
+    assert await surface.service.store.pauses() == {}
+
+
+async def test_bodies_that_are_no_forms_are_refused(enter: Enter) -> None:
+    """JSON, files, too many fields and megabytes are refused before anything is done with them."""
+    person = await enter("admin")
+    url = person.url + "/ui/do/pause"
+    many = "&".join(f"f{number}=x" for number in range(100))
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    for data, headers, status in (
+        (b"{}", {"Content-Type": "application/json"}, 415),
+        (b"x", {"Content-Type": "multipart/form-data; boundary=x"}, 415),
+        (many.encode(), form, 400),
+        (b"a=%ff", form, 400),
+        (b"a" * 70_000, form, 413),
+    ):
+        async with person.session.post(url, data=data, headers=headers) as answer:
+            assert answer.status == status
+            assert answer.content_type == "text/html"
+
+
+async def test_the_way_back_stays_on_these_pages(enter: Enter) -> None:
+    """A form that names another address as its page leads to the overview."""
+    person = await enter("admin")
+    csrf = (await person.look("/ui/")).csrf
+    done = await person.send("/ui/do/pause", {"csrf": csrf, "back": "https://evil.example/", "scope": "global", "reason": "x"})
+    assert done.headers["Location"] == "/ui/?said=paused"
+
+
+async def test_no_link_puts_words_on_a_page(enter: Enter) -> None:
+    """What is said after an act is one of a few sentences; anything else in the address says nothing."""
+    person = await enter("viewer")
+    text = (await person.look("/ui/?said=All+is+well,+go+home")).text
+    assert "go home" not in text.replace("back", "")
+
+
+async def test_a_form_whose_page_is_gone_is_answered(enter: Enter) -> None:
+    """Where the form's own page can't be shown again, the reason why it was refused is."""
+    person = await enter("sre")
+    csrf = (await person.look("/ui/")).csrf
+    seen = await person.send("/ui/runs/none/signal", {"csrf": csrf, "back": "/ui/runs/none", "kind": "close"})
+    assert seen.status == 404
+    assert seen.problem == "there is no run 'none'"

@@ -1,0 +1,288 @@
+"""Pages: what they show to whom, and that nothing on them is more than text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from remediator.errors import StoreUnavailable
+from remediator.events import Kind
+from remediator.freezes import Dates, Effect, Freezes, Window
+from remediator.model import Alert, Change, Event, IncidentState, RunState, StepState
+from remediator.records import Pause
+from remediator.store.protocol import Changes, Reads
+from remediator.web.ui.rendering import ago, safe_link
+from remediator.web.ui.site import VIEWS
+from tests.servers.surface import INCIDENT, NOW, RUN, SECRET_LINE, Rules, Surface, make_incident, make_plan, make_rule, make_run
+from tests.web.ui.conftest import Enter
+
+EVIL = "<script>alert(1)</script>\u202ednuora denrut\"'"
+READERS = ("viewer", "responder", "approver", "rule_editor", "admin")
+
+
+def path_of(path: str) -> str:
+    """Fill the pattern of a page with what the store holds."""
+    names = {"incident": INCIDENT, "run": RUN, "approval": f"{RUN}-A1", "rule": "site-down"}
+    return path.format_map(names)
+
+
+PAGES = [path_of(view.path) for view in VIEWS]
+
+
+async def put(surface: Surface, **changes: object) -> None:
+    await surface.service.store.transact(Reads(), lambda _: Changes(**changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("role", READERS)
+async def test_every_page_answers_every_reader(enter: Enter, role: str) -> None:
+    """Each page is there for all who may see it, and says so to those who may not; none fails."""
+    person = await enter(role)
+    for path in PAGES:
+        seen = await person.look(path)
+        refused = (path.endswith("/rehearsal") and role == "viewer") or (path.endswith("/undo") and role in ("viewer", "rule_editor"))
+        refused = refused or (path.endswith("/export") and role in ("viewer", "rule_editor"))
+        assert seen.status == (403 if refused else 200), path
+        if refused:
+            assert "does not include" in seen.text
+
+
+async def test_every_answer_carries_the_headers(enter: Enter) -> None:
+    """Nothing may be framed, sniffed, kept or run from elsewhere: on pages, refusals and the door alike."""
+    person = await enter("admin")
+    for path in (*PAGES, "/ui/nothing", "/ui/sign-in", "/ui/static/none.css"):
+        headers = (await person.look(path)).headers
+        if path.endswith("/export"):
+            continue  # the API's own answer
+        policy = headers["Content-Security-Policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "same-origin"
+        assert headers["Cache-Control"] == "no-store"
+
+
+async def test_pages_hold_no_script_or_style_of_their_own(enter: Enter) -> None:
+    """The policy would stop them, so there must be none: neither elements with text nor attributes."""
+    person = await enter("admin")
+    for path in PAGES:
+        text = (await person.look(path)).text
+        assert not re.search(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son\w+=|javascript:", text), path
+
+
+async def test_files_are_there_and_may_be_kept(enter: Enter) -> None:
+    """Each file that a page names is served by its hash for good, and never for good without."""
+    person = await enter("viewer")
+    text = (await person.look("/ui/")).text
+    names = set(re.findall(r'(?:href|src)="(/ui/static/[^"]+)"', text))
+    assert len(names) == 3
+    for name in names:
+        seen = await person.look(name)
+        assert seen.status == 200
+        assert "immutable" in seen.headers["Cache-Control"]
+        assert (await person.look(name.partition("?")[0])).headers["Cache-Control"] == "no-store"
+
+
+async def test_words_of_alerts_are_only_words(surface: Surface, enter: Enter) -> None:
+    """Marks in labels, annotations, plans and events are shown, not carried out, and text that would turn around is shown as what it is."""
+    alert = Alert("f" * 16, firing=True, labels={"alertname": EVIL}, annotations={EVIL: EVIL, "url": "javascript:alert(1)"}, starts_at=NOW)
+    incident = replace(make_incident(), subject=alert, summary=EVIL, target=EVIL, owner=EVIL, also_matched=(EVIL,))
+    plan = replace(make_plan(), summary=EVIL, changes=(Change(EVIL, EVIL, EVIL, {"a": EVIL}),), warnings=(EVIL,), leaves=EVIL)
+    run = make_run()
+    run = replace(run, reason=EVIL, remedy=EVIL, target=EVIL, facts={EVIL: EVIL}, steps=(replace(run.steps[0], plan=plan, message=EVIL),))
+    events = [Event(INCIDENT, kind, NOW, {"run": RUN, "reason": EVIL, "guard": EVIL, "verdict": "deny"}) for kind in Kind]
+    await put(surface, incidents=[incident], runs=[run], events=events, pauses=[Pause("global", EVIL, EVIL, NOW)])
+    person = await enter("admin")
+    for path in PAGES:
+        if path.endswith("/export"):
+            continue
+        text = (await person.look(path)).text
+        assert "<script>alert" not in text, path
+        assert "\u202e" not in text, path
+        assert 'href="javascript' not in text, path
+    text = (await person.look(f"/ui/incidents/{INCIDENT}")).text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩dnuora" in text
+
+
+async def test_a_runbook_is_a_link_only_when_it_is_an_address(surface: Surface, enter: Enter) -> None:
+    """`javascript:` in a rule's runbook is text; a web address is a link that tells the other site nothing."""
+    person = await enter("viewer")
+    for runbook, link in (("javascript:alert(1)", False), ("https://wiki.example.com/a?b=1&c=2", True)):
+        surface.service.rules = Rules((replace(make_rule(), runbook=runbook),))
+        text = (await person.look(f"/ui/incidents/{INCIDENT}")).text
+        assert ("noopener noreferrer" in text) == link
+        assert ('href="https://wiki.example.com/a?b=1&amp;c=2"' in text) == link
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["javascript:alert(1)", "data:text/html,x", "//x.example", "http://", "https://\u202ex", "ftp://x", "http://[", " https://x y"],
+)
+def test_only_web_addresses_become_links(address: str) -> None:
+    """Everything else stays text."""
+    assert "<a " not in safe_link(address)
+
+
+async def test_s04_evidence_is_shown_to_responders_only(enter: Enter) -> None:
+    """Raw log lines are on the pages of responders, and on none of a viewer's."""
+    for role, shows in (("responder", True), ("viewer", False), ("rule_editor", False)):
+        person = await enter(role)
+        pages = [(await person.look(path)).text for path in (f"/ui/runs/{RUN}", f"/ui/incidents/{INCIDENT}")]
+        assert any(SECRET_LINE in text for text in pages) == shows, role
+        assert all("checks.logs.count" in text or "3" in text for text in pages)
+
+
+async def test_secrets_of_the_daemon_are_taken_out_of_plans(surface: Surface, enter: Enter) -> None:
+    """A plan that holds what the daemon knows as a secret shows a mark instead, on the overview as well."""
+    surface.service.scrubber.learn("hunter2-and-more")
+    run = make_run()
+    plan = replace(make_plan(), summary="set PASSWORD=hunter2-and-more", changes=(Change("x:y/z", "env", "a", "hunter2-and-more"),))
+    await put(surface, runs=[replace(run, steps=(replace(run.steps[0], plan=plan, message="hunter2-and-more"),))])
+    person = await enter("admin")
+    for path in ("/ui/", f"/ui/runs/{RUN}"):
+        text = (await person.look(path)).text
+        assert "set PASSWORD=" in text
+        assert "hunter2-and-more" not in text
+
+
+async def test_the_overview_names_first_what_waits(surface: Surface, enter: Enter) -> None:
+    """Approvals, unknown outcomes and escalated incidents that nobody has come before all else, the severest first."""
+    unknown = replace(make_run(), id="INC-20261121-002-1", incident="INC-20261121-002", state=RunState.OUTCOME_UNKNOWN, approval=None)
+    escalated = [replace(make_incident(number), state=IncidentState.ESCALATED, severity=f"sev{6 - number}") for number in (3, 4)]
+    await put(surface, runs=[unknown], incidents=escalated)
+    text = (await (await enter("responder")).look("/ui/")).text
+    order = [
+        text.index(words) for words in ("Approval wanted", "Outcome unknown", "INC-20261121-004", "INC-20261121-003", "Open incidents")
+    ]
+    assert order == sorted(order)
+    assert text.count("I have it") == 2
+
+
+async def test_what_holds_everything_is_on_every_page(surface: Surface, enter: Enter) -> None:
+    """Dry run, kill switch, storm, a watchdog that is not heard and freezes of everything are said on top of each page."""
+    later = datetime.now(UTC) + timedelta(hours=1)
+    everything = Window("release", Dates(NOW - timedelta(days=1), later), reason="release week")
+    asks = Window("nights", Dates(NOW - timedelta(days=1), later), Effect.APPROVE)
+    surface.service.freezes = Freezes((everything, asks))
+    pauses = [Pause("global", "anna", "look first", NOW), Pause("storm", "remediator", "too many", NOW, since=NOW)]
+    pauses += [
+        Pause("watchdog:0ca4c9bb6dd3c6b9", "remediator", "not again within 5m", NOW, since=NOW),
+        Pause("freeze", "bert", "moving", NOW),
+    ]
+    await put(surface, pauses=pauses)
+    text = (await (await enter("viewer")).look("/ui/catalogue")).text
+    for words in (
+        "Dry run",
+        "look first",
+        "by anna",
+        "Storm",
+        "Watchdog not heard",
+        "release week",
+        "Approvals only: everything",
+        "moving",
+    ):
+        assert words in text
+    assert "Stop everything" not in text
+
+
+async def test_a_rules_own_stop_is_no_banner(surface: Surface, enter: Enter) -> None:
+    """What holds one rule, remedy or incident back stands on the overview, and not on top of each page."""
+    await put(surface, pauses=[Pause("rule:site-down", "anna", "noisy", NOW), Pause(f"taken:{INCIDENT}", "bert", "mine", NOW)])
+    person = await enter("viewer")
+    assert "Rule site-down is stopped" in (await person.look("/ui/")).text
+    assert "noisy" not in (await person.look("/ui/catalogue")).text
+
+
+async def test_why_it_did_not_act_is_answered(surface: Surface, enter: Enter) -> None:
+    """Every guard that spoke against a run is named with its reason, every condition with the facts it was decided on."""
+    denied = {"run": RUN, "guard": "cooldown", "verdict": "wait", "reason": "a remedy ended 3m ago", "until": "2026-11-21T03:30:00+00:00"}
+    await put(surface, events=[Event(INCIDENT, Kind.GUARD_DENIED, NOW + timedelta(seconds=4), denied)])
+    text = (await (await enter("responder")).look(f"/ui/incidents/{INCIDENT}")).text
+    for words in ("must wait", "<strong>cooldown</strong>", "a remedy ended 3m ago", "checks.logs.count", "roll back", "minimum firing"):
+        assert words in text
+
+
+async def test_incidents_are_filtered_and_paged(surface: Surface, enter: Enter) -> None:
+    """State, rule and severity narrow the list; what does not fit on a page is on the next."""
+    many = [replace(make_incident(number), severity="sev3" if number % 2 else "sev1") for number in range(4, 64)]
+    await put(surface, incidents=[*many, replace(make_incident(2), state=IncidentState.RESOLVED)])
+    person = await enter("viewer")
+    first = (await person.look("/ui/incidents")).text
+    assert first.count('data-label="Incident"') == 50
+    older = re.search(r'href="(/ui/incidents\?[^"]*before=[^"]*)">Older', first)
+    assert older is not None
+    assert (await person.look(older[1].replace("&amp;", "&"))).text.count('data-label="Incident"') == 12
+    resolved = (await person.look("/ui/incidents?state=resolved")).text
+    assert resolved.count('data-label="Incident"') == 1
+    assert "INC-20261121-002" in resolved
+    rare = (await person.look("/ui/incidents?state=all&severity=sev3&rule=site-down")).text
+    assert "sev1</span>" not in rare
+    assert (await person.look("/ui/incidents?rule=none")).text.count('data-label="Incident"') == 0
+
+
+@pytest.mark.parametrize("query", ["before=x", "before=%00", "state=none", "rule=%F0%9F%92%A5", "severity=' OR 1=1", "before=" + "9" * 400])
+async def test_queries_that_mean_nothing_are_no_fault(enter: Enter, query: str) -> None:
+    """Whatever stands in the address, a page or a refusal comes back."""
+    assert (await (await enter("viewer")).look(f"/ui/incidents?{query}")).status in (200, 400, 404)
+
+
+async def test_what_is_not_there_is_said(enter: Enter) -> None:
+    """Unknown incidents, runs, rules and pages are answered with a page that says so."""
+    person = await enter("viewer")
+    for path in ("/ui/incidents/none", "/ui/runs/none", "/ui/rules/none", "/ui/approvals/none", "/ui/none", "/ui/incidents/a%2Fb"):
+        seen = await person.look(path)
+        assert seen.status == 404
+        assert "there is no" in seen.text
+        assert "Overview" in seen.text
+
+
+async def test_an_approvals_address_leads_to_its_run(enter: Enter) -> None:
+    """A link in a message names the approval; all that the decision needs is on the run's page."""
+    seen = await (await enter("viewer")).look(f"/ui/approvals/{RUN}-A1")
+    assert "Approve this plan?" in seen.text
+    for words in ("roll web back to revision 42", "web:43", "web:42", "a" * 64, "its risk is high", "1 person of sre"):
+        assert words in seen.text
+
+
+async def test_an_unknown_outcome_asks_what_happened(surface: Surface, enter: Enter) -> None:
+    """The run's page says what to do, and offers just what the run takes."""
+    run = replace(make_run(), state=RunState.OUTCOME_UNKNOWN)
+    await put(surface, runs=[replace(run, steps=(replace(run.steps[0], state=StepState.UNKNOWN),))])
+    text = (await (await enter("responder")).look(f"/ui/runs/{RUN}")).text
+    assert set(re.findall(r'name="kind" id="[^"]*" value="([^"]+)"', text)) == {"settle_applied", "settle_not_applied", "close"}
+    assert "Look at the system itself" in text
+
+
+async def test_without_the_store_there_is_a_page_that_says_so(surface: Surface, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the store can't be read, pages say that, with the status that says to come again."""
+    person = await enter("viewer")
+
+    async def down(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the store can't be reached")
+
+    for name in ("read", "incidents", "approvals", "runs"):
+        monkeypatch.setattr(surface.service.store, name, down)
+    seen = await person.look("/ui/")
+    assert (seen.status, seen.headers["Retry-After"]) == (503, "5")
+    assert "the store can&#x27;t be reached" in seen.text
+
+
+async def test_a_fault_of_ours_is_a_page_that_tells_nothing(surface: Surface, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug gives its number for the log, and no more."""
+    person = await enter("viewer")
+    monkeypatch.setattr(surface.service, "bounds", lambda: 1 / 0)
+    seen = await person.look("/ui/")
+    assert seen.status == 500
+    assert seen.headers["Content-Type"].startswith("text/html")
+    assert "error_id" in seen.text
+    assert "ZeroDivision" not in seen.text
+
+
+def test_times_are_said_as_people_say_them() -> None:
+    """Seconds, minutes, hours, days, past and to come."""
+    said = [ago(NOW - timedelta(seconds=span), NOW) for span in (0, 20, 61, 3600, 100_000, 200_000, -90)]
+    assert said == ["now", "20 s ago", "1 min ago", "1 h ago", "27 h ago", "2 d ago", "in 1 min"]

@@ -1,0 +1,192 @@
+"""The door: who gets in, how a session is kept, how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import unquote
+
+import aiohttp
+import pytest
+
+from remediator.authentication import Authenticator, Role
+from remediator.events import Kind
+from remediator.settings import IdentitySettings
+from tests.servers.surface import Surface, identities, make_settings, serving, token_of
+from tests.web.ui.conftest import Enter, Person
+
+
+async def test_a_page_leads_a_stranger_to_the_door_and_back(stranger: Person) -> None:
+    """Without a session every page leads to the sign-in page, and from there to where somebody wanted to go."""
+    async with stranger.session.get(stranger.url + "/ui/incidents?state=all", allow_redirects=False) as answer:
+        assert answer.status == 303
+        assert unquote(answer.headers["Location"]) == "/ui/sign-in?to=/ui/incidents?state=all"
+    done = await stranger.send("/ui/sign-in", {"token": token_of("viewer"), "to": "/ui/incidents?state=all"})
+    assert (done.status, done.headers["Location"]) == (303, "/ui/incidents?state=all")
+    assert "INC-20261121-001" in (await stranger.look("/ui/incidents")).text
+
+
+async def test_the_bare_address_leads_to_the_overview(stranger: Person) -> None:
+    """Whoever types the host's name gets to the first page."""
+    await stranger.sign_in("viewer")
+    seen = await stranger.look("/")
+    assert seen.status == 200
+    assert "Waits for a person" in seen.text
+
+
+@pytest.mark.parametrize(
+    "to",
+    [
+        *("https://evil.example/", "//evil.example/", "/ui//evil.example", "/ui/\\evil.example", "/api/v1/status"),
+        *("/ui/../api/v1/status", "javascript:alert(1)", "/ui/\r\nSet-Cookie: x=y", "/ui/sign-out", ""),
+    ],
+)
+async def test_signing_in_leads_nowhere_else(stranger: Person, to: str) -> None:
+    """A link to the sign-in page can't lead to another site, nor to anything that is no page."""
+    done = await stranger.send("/ui/sign-in", {"token": token_of("viewer"), "to": to})
+    assert (done.status, done.headers["Location"]) == (303, "/ui/")
+
+
+async def test_the_cookie_is_kept_from_scripts_and_other_sites(stranger: Person) -> None:
+    """HttpOnly, SameSite=Strict, for these pages only, for eight hours; the token is not in it."""
+    done = await stranger.sign_in("responder")
+    cookie = done.headers["Set-Cookie"]
+    for part in ("HttpOnly", "SameSite=Strict", "Path=/ui/", "Max-Age=28800"):
+        assert part in cookie
+    assert "Secure" not in cookie
+    assert token_of("responder") not in cookie
+
+
+@pytest.mark.parametrize(("forwarded", "secure"), [("https", True), ("http", False)])
+async def test_the_cookie_is_secure_behind_tls(stranger: Person, forwarded: str, secure: bool) -> None:
+    """Where a proxy ends TLS the browser is told to show the cookie over TLS only."""
+    fields = {"token": token_of("viewer"), "to": "/ui/"}
+    done = await stranger.send("/ui/sign-in", fields, **{"X-Forwarded-Proto": forwarded})
+    assert ("Secure" in done.headers["Set-Cookie"]) == secure
+
+
+async def test_unknown_tokens_are_refused_then_throttled(surface: Surface, stranger: Person) -> None:
+    """Ten wrong tokens from an address, and it has to wait, even with the right one; the answer says how long."""
+    for _ in range(10):
+        seen = await stranger.send("/ui/sign-in", {"token": "wrong", "to": "/ui/"})
+        assert seen.status == 401
+        assert seen.problem == "this token is not known"
+        assert "WWW-Authenticate" not in seen.headers
+    seen = await stranger.sign_in("admin")
+    assert seen.status == 429
+    assert 0 < int(seen.headers["Retry-After"]) <= 60
+    assert "too many failed sign-ins from 127.0.0.1" in seen.problem
+
+
+async def test_who_may_not_read_does_not_get_in(stranger: Person) -> None:
+    """The token of an Alertmanager opens no page."""
+    seen = await stranger.sign_in("alert_sender")
+    assert seen.status == 403
+    assert "may not read anything here" in seen.problem
+    assert "Set-Cookie" not in seen.headers
+
+
+async def test_passwords_and_bearer_tokens_open_no_page(stranger: Person) -> None:
+    """Pages know sessions only: credentials that a browser adds by itself can't be used by another site."""
+    for headers in ({"Authorization": f"Bearer {token_of('admin')}"}, {"Authorization": "Basic YWRtaW46cGFzc3dvcmQtb2YtYWRtaW4="}):
+        assert "Your token" in (await stranger.look("/ui/", **headers)).text
+
+
+async def test_the_session_is_worth_nothing_at_the_api(surface: Surface, enter: Enter) -> None:
+    """A session cookie opens no route of the API."""
+    person = await enter("admin")
+    async with person.session.post(
+        person.url + "/api/v1/pause", json={"reason": "x"}, cookies={"remediator_session": person.cookie}
+    ) as answer:
+        assert answer.status == 401
+    assert await surface.service.store.pauses() == {}
+
+
+async def test_s22_signing_in_and_out_are_in_the_audit_trail(surface: Surface, enter: Enter) -> None:
+    """The system chain says who signed in and out, from where; what was refused is in the log only, lest it fills the chain."""
+    person = await enter("approver")
+    await person.sign_in("nobody")
+    await person.act("/ui/", "/ui/sign-out")
+    events = [event for event in await surface.service.store.events("system") if event.kind.startswith("session.")]
+    assert [(event.kind, event.actor, dict(event.data)) for event in events] == [
+        (Kind.SESSION_BEGAN, "approver", {"address": "127.0.0.1"}),
+        (Kind.SESSION_ENDED, "approver", {"address": "127.0.0.1"}),
+    ]
+
+
+async def test_signing_out_ends_the_session_itself(enter: Enter) -> None:
+    """A copy of the cookie is worth nothing after signing out."""
+    person = await enter("viewer")
+    copy = person.cookie
+    done = await person.act("/ui/", "/ui/sign-out")
+    assert done.headers["Location"] == "/ui/sign-in?said=out"
+    assert "You are signed out." in (await person.look("/ui/sign-in?said=out")).text
+    async with aiohttp.ClientSession(cookies={"remediator_session": copy}) as session, session.get(person.url + "/ui/") as answer:
+        assert "Your token" in await answer.text()
+
+
+async def test_a_taken_away_token_ends_its_sessions_at_once(tmp_path: Path) -> None:
+    """A reload that removes a token, or replaces it, ends what began with it; a changed role counts from the next request."""
+    known = identities()
+    changed: dict[str, Mapping[str, IdentitySettings]] = {"now": known}
+    async with (
+        serving(tmp_path, authenticator=lambda: Authenticator(changed["now"])) as surface,
+        aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
+    ):
+        person = Person(surface, session)
+        await person.sign_in("approver")
+        assert "Stop everything" in (await person.look("/ui/")).text
+        lowered = known["approver"].model_copy(update={"roles": frozenset({Role.VIEWER})})
+        changed["now"] = known | {"approver": lowered}
+        assert "Stop everything" not in (await person.look("/ui/")).text
+        rotated = known["approver"].model_copy(update={"token_sha256": ("0" * 64,)})
+        changed["now"] = known | {"approver": rotated}
+        assert "Your token" in (await person.look("/ui/")).text
+
+
+async def test_who_follows_a_link_from_elsewhere_stays_signed_in(enter: Enter) -> None:
+    """Browsers keep a strict cookie from requests that another site began: the page has them ask again from a page of ours."""
+    person = await enter("viewer")
+    elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    async with aiohttp.ClientSession() as session, session.get(person.url + '/ui/incidents?rule="><b>', headers=elsewhere) as answer:
+        text = await answer.text()
+    assert answer.status == 200
+    assert 'http-equiv="refresh" content="0;url=/ui/' in text
+    assert "<b>" not in text
+    assert "Your token" not in text
+
+
+async def test_it_can_be_switched_off(tmp_path: Path) -> None:
+    """With ui.enabled false there is no page, and the API is as before."""
+    async with serving(tmp_path, ui={"enabled": False}) as surface, aiohttp.ClientSession() as session:
+        for path in ("/", "/ui", "/ui/", "/ui/sign-in", "/ui/static/style.css", "/ui/live"):
+            async with session.get(surface.url + path) as answer:
+                assert answer.status == 404, path
+        async with session.get(surface.url + "/-/healthy") as answer:
+            assert answer.status == 200
+
+
+def test_a_key_in_the_cluster_is_refused() -> None:
+    """The key may not lie where the daemon may have to heal."""
+    with pytest.raises(ValueError, match="can't be in a cluster"):
+        make_settings(ui={"session_key": {"kubernetes": "prod/ns/secret/key"}})
+
+
+async def test_replicas_share_sessions_by_a_key(tmp_path: Path) -> None:
+    """With one session key somebody who signed in at one replica is signed in at the other; without, he is not."""
+
+    async def key() -> str:
+        return "of both replicas, 32 letters long"
+
+    for shared, words in ((key, "Waits for a person"), (None, "Your token")):
+        more = {} if shared is None else {"session_key": shared}
+        one, other = tmp_path / f"one-{words}", tmp_path / f"other-{words}"
+        one.mkdir()
+        other.mkdir()
+        async with (
+            serving(one, **more) as first,
+            serving(other, **more) as second,
+            aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as session,
+        ):
+            await Person(first, session).sign_in("viewer")
+            assert words in (await Person(second, session).look("/ui/")).text
