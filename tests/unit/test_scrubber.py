@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remediator.model import JSON, Alert
-from remediator.scrubber import MOST, REDACTED, Scrubber
+from remediator.scrubber import MOST, REDACTED, UNMISTAKABLE, Scrubber
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=6, max_size=40).filter(
     lambda text: text not in REDACTED
@@ -267,3 +267,17 @@ def test_label_that_is_only_a_weak_password_stays() -> None:
     scrubber = Scrubber()
     scrubber.learn("postgres")
     assert scrubber.alert(_alert(alertname="Down", job="postgres-exporter")).labels["job"] == "postgres-exporter"
+
+
+@pytest.mark.parametrize("others", [0, 50, 300])
+@pytest.mark.parametrize("secret", ["a.b*c|d(e[f\\", "tab\there\nand there", "pa ss#wo-rd&~<>%", "пароль-семь", "«quoted» secret"])
+def test_a_learned_secret_is_found_whatever_it_is_made_of_and_however_many_others_there_are(secret: str, others: int) -> None:
+    """The quick look for all forms at once knows no special characters, and more forms than it takes are looked for one by one."""
+    scrubber = Scrubber()
+    for number in range(others):
+        scrubber.learn(f"other-secret-{number:05d}")
+    scrubber.learn(secret)
+    for text in (secret, f"before {secret} after", f"ärger {secret}", f"{secret}{secret}"):
+        assert secret not in scrubber.text(text)
+        assert scrubber.holds(text) or len(secret) < UNMISTAKABLE
+    assert scrubber.text("nothing of that kind") == "nothing of that kind"
