@@ -20,9 +20,9 @@ from benchmarks import accepting
 from benchmarks.stage import Stage
 from benchmarks.subjects import ROOT
 from benchmarks.table import Figure, most
-from remediator.loading import let_go, load_beside, load_rules
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
+from remediator.rules.loading import let_go, load_beside, load_rules
 from remediator.settings import Settings
 
 T = TypeVar("T")

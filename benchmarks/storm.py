@@ -15,7 +15,7 @@ from benchmarks.stage import Stage, acting_rules
 from benchmarks.subjects import Daemon
 from benchmarks.table import Figure, exactly, most, quantile
 from remediator.alerts import fingerprint
-from remediator.storm import StormLimits
+from remediator.storms.breaker import StormLimits
 
 DISTINCT = 1000
 EACH = 10

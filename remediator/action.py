@@ -66,7 +66,7 @@ class Connection(BaseModel):
     `scope` narrows what plans may touch on it: for each name a list of exact values or globs, e.g.
     `{namespace: [shop, "shop-*"]}`. A target whose value fits none of them is refused. No entry: no limit.
     `aliases` are the exact values of alert labels that may select this connection.
-    `domain` and `domain_group` say where it lies, so that one failure domain at a time is acted in (`remediator.domains`).
+    `domain` and `domain_group` say where it lies, so that one failure domain at a time is acted in (`remediator.targets.domains`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)

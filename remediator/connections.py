@@ -27,7 +27,7 @@ from remediator.errors import InvalidSettings, NotFound, PermanentError, PlanRef
 from remediator.identity import find_identity
 from remediator.model import Value
 from remediator.registry import Registry
-from remediator.secrets import SecretStore, name_of
+from remediator.secrets.reading import SecretStore, name_of
 from remediator.settings.faults import faults_of, nearest
 from remediator.settings.model import Settings
 

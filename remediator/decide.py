@@ -15,8 +15,8 @@ from remediator.guards import Bounds
 from remediator.model import JSON, Alert, Authority, Plan, Risk, Value, digest, encode_value
 from remediator.records import Incident, Pause
 from remediator.rules.model import Remedy, Rule
-from remediator.trust import caps
-from remediator.watchdog import lost, reason_of
+from remediator.stopping.watchdog import lost, reason_of
+from remediator.trust.standing import caps
 
 # --- facts -------------------------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from remediator.action import Action, Check, Connection, Context, Reconciled, Settled
 from remediator.connections import Connections, Halted
 from remediator.decide import CheckResult
-from remediator.domains import Domain, domains_of
 from remediator.errors import (
     NotReversible,
     OutcomeUnknown,
@@ -32,7 +31,8 @@ from remediator.expressions import Facts, Template, Unknown
 from remediator.model import Health, Plan, Receipt, Repeat, Value, Verdict, canonical, encode_value
 from remediator.registry import Registry
 from remediator.rules.model import CheckSpec, StepSpec
-from remediator.scope import outside_scope
+from remediator.targets.domains import Domain, domains_of
+from remediator.targets.scope import outside_scope
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ import structlog
 from remediator.events import Kind
 from remediator.model import JSON, ChainedEvent
 from remediator.records import SYSTEM_CHAIN
-from remediator.scrubber import Scrubber
+from remediator.secrets.scrubber import Scrubber
 from remediator.settings.model import LogSettings
 
 EVENTS = "remediator.events"

@@ -17,7 +17,7 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from remediator.events import Kind
-from remediator.freezes import Effect, Source
+from remediator.freezes.windows import Effect, Source
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
 from remediator.records import DEMOTED, EVERYWHERE, INEFFECTIVE, STORM, TAKEN, MessageKind

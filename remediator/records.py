@@ -29,16 +29,16 @@ EVERYWHERE = "global"
 """The kill switch's scope that stops every rule."""
 
 STORM = "storm"
-"""Scope of the storm breaker: while it is thrown, runs are held back and people get digests (`remediator.storm`)."""
+"""Scope of the storm breaker: while it is thrown, runs are held back and people get digests (`remediator.storms.breaker`)."""
 
 SILENCE = "silence:"
-"""Beginning of scopes that stop nothing: `silence:RUN` tells of the silence that a run wants (`remediator.silencing`)."""
+"""Beginning of scopes that stop nothing: `silence:RUN` tells of the silence that a run wants (`remediator.silences.silencing`)."""
 
 AFTER_STORM = "storm:after"
 """Scope that holds from a storm's end until all that it held back was looked at again. It stops nothing."""
 
 WATCHDOG = "watchdog"
-"""Scope that holds while no watchdog was ever heard; `watchdog:…` while one is not heard any more (`remediator.watchdog`)."""
+"""Scope that holds while no watchdog was ever heard; `watchdog:…` while one is not heard any more (`remediator.stopping.watchdog`)."""
 
 PROBE = "heartbeat:probe"
 """Scope that is there for a moment while it is looked whether the store can be written. It stops nothing."""
@@ -47,13 +47,13 @@ WATCHDOG_AWAITED = "watchdog:awaited"
 """Scope that says since when a watchdog is awaited that was never heard. It stops nothing."""
 
 TAKEN = "taken:"
-"""Beginning of the scopes of what people have taken: `taken:INCIDENT`. Automation keeps its hands off (`remediator.taking`)."""
+"""Beginning of the scopes of what people have taken: `taken:INCIDENT`. Automation keeps its hands off (`remediator.responders.taking`)."""
 
 TAKEN_TARGET = "taken:target:"
 """Beginning of the scopes of canonical ids that people have taken, whatever the incident: `taken:target:ID`."""
 
 FREEZE = "freeze"
-"""Scope of a manual freeze of everything: nothing acts until its `until`, or until a person thaws it (`remediator.freezes`)."""
+"""Scope of a manual freeze of everything: nothing acts until its `until`, or until a person thaws it (`remediator.freezes.windows`)."""
 
 FREEZE_RULE = "freeze:rule:"
 """Beginning of the scopes of manual freezes of one rule: `freeze:rule:NAME`."""

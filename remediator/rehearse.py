@@ -18,7 +18,7 @@ from remediator.engine.preparing import plan_steps
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError
 from remediator.guards import Bounds, Judgement
-from remediator.ingest import Sorted, new_run, sort
+from remediator.ingest.intake import Sorted, new_run, sort
 from remediator.model import JSON, Alert, Episode, IncidentState
 from remediator.records import Incident
 from remediator.rules.model import Rule

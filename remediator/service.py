@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from remediator.desk import Desk
-from remediator.freezes import Freezes
+from remediator.freezes.windows import Freezes
 from remediator.guards import Bounds
 from remediator.model import JSON, Actor, Alert
+from remediator.people.desk import Desk
 from remediator.records import Run
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet

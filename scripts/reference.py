@@ -21,14 +21,14 @@ from pydantic import TypeAdapter
 from actions.notify import templates as templating
 from remediator import events
 from remediator.action import Action, Check, Permission
-from remediator.authentication import PERMISSIONS, Operation, Role
 from remediator.duration import format_duration
 from remediator.guards import ALL_GUARDS, Guard
 from remediator.guards.catalogue import asked
 from remediator.lifecycle import ACTING, ENDS, HOLDS_PAGE, TRANSITIONS, WAITS_FOR_PERSON, diagram
 from remediator.metrics import Metrics
 from remediator.model import RunState
-from remediator.permissions import is_cluster_scoped, verbs_by_resource
+from remediator.people.authentication import PERMISSIONS, Operation, Role
+from remediator.permissions.needs import is_cluster_scoped, verbs_by_resource
 from remediator.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from remediator import operations
 from remediator.model import Actor
+from remediator.people import operations
 from remediator.records import SignalKind
 from remediator.rules.model import Remedy, Rule, StepSpec
 from remediator.store.protocol import Reads

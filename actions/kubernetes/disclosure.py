@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from actions.kubernetes.paths import ABSENT, Absent
 from remediator.model import JSON
-from remediator.scrubber import Scrubber
+from remediator.secrets.scrubber import Scrubber
 
 HIDDEN = "«not shown»"
 """Stands in plans for a value that may be a secret."""

@@ -16,7 +16,7 @@ from actions.kubernetes.controllers import Controller, Group, Object, name_of, n
 from actions.kubernetes.permissions import PODS, on_workloads, rbac
 from actions.kubernetes.progress import is_ready, is_terminating
 from remediator.errors import PlanRefused
-from remediator.scope import is_system
+from remediator.targets.scope import is_system
 
 ZONES = ("topology.kubernetes.io/zone", "failure-domain.beta.kubernetes.io/zone")
 

@@ -24,7 +24,7 @@ from remediator.action import Context
 from remediator.errors import NotFound, OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
 from remediator.halting import go_on
 from remediator.model import Target
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 
 REFUSED_TYPES = ("kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1")
 """Secrets that the system makes itself: neither a source nor a target."""

@@ -13,7 +13,7 @@ from remediator.cli.freezes import say_frozen
 from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
-from remediator.freezes import is_freeze
+from remediator.freezes.windows import is_freeze
 from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROBE, PROMOTED, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 from remediator.timeline import step_lines
 

@@ -69,8 +69,8 @@ def _warnings(path: Path) -> list[Problem]:
     packs = _packs(path)
     if packs or path.is_dir():
         return lint(_compile_packs(packs or [path]))
-    from remediator.loading import load_rules
     from remediator.registry import Registry
+    from remediator.rules.loading import load_rules
     from remediator.settings import read_settings
 
     loaded = read_settings(path, os.environ)
@@ -132,7 +132,7 @@ def _read(file: Path) -> bytes:
 
 async def _offline(raw: bytes, config: Path) -> list[JSON]:
     """Rehearse with the settings' rules and connections, on an empty store that is thrown away; the daemon's own is not touched."""
-    from remediator.app import Daemon
+    from remediator.app.daemon import Daemon
     from remediator.settings import StoreSettings, load_settings
     from remediator.web.rehearsal import read_alerts
 

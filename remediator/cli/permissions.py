@@ -23,7 +23,7 @@ from remediator.errors import RemediatorError
 if TYPE_CHECKING:
     from remediator.action import Audit, Right
     from remediator.connections import Connections
-    from remediator.permissions import Need
+    from remediator.permissions.needs import Need
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="[CONNECTION]...", help="only these connections; without any, all")]
 Check = Annotated[
@@ -64,7 +64,7 @@ def permissions(
     found = _load(config, connection or ())
     if check:
         return _report(found.needs, asyncio.run(_audit(found)), as_json=as_json)
-    from remediator.grants import render
+    from remediator.permissions.grants import render
 
     files = render(found.needs, account=match[3], namespace=match[1])
     if output is not None:
@@ -76,11 +76,11 @@ def _load(config: Path, only: Sequence[str]) -> _Loaded:
     """Read settings and rules. Raises `InvalidFiles`, `InvalidSettings`, and `CommandFailed` for a connection that isn't there."""
     from remediator.action import Connection, Identity
     from remediator.connections import Connections
-    from remediator.loading import load_rules
-    from remediator.permissions import needs
+    from remediator.permissions.needs import needs
     from remediator.registry import Registry
-    from remediator.scrubber import Scrubber
-    from remediator.secrets import SecretStore
+    from remediator.rules.loading import load_rules
+    from remediator.secrets.reading import SecretStore
+    from remediator.secrets.scrubber import Scrubber
     from remediator.settings import load_settings
 
     settings = load_settings(config, os.environ)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from remediator import domains, guards
+from remediator import guards
 from remediator.engine import freezing, people
 from remediator.engine.authority import holds_approval, lacking
 from remediator.engine.following import before_it, follow_up
@@ -22,7 +22,8 @@ from remediator.guards import Judgement
 from remediator.model import ApprovalState, Authority, IncidentState, Plan, Receipt, RunState, StepState
 from remediator.records import Step
 from remediator.replacing import replace
-from remediator.turn import Turn
+from remediator.runs.turn import Turn
+from remediator.targets import domains
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

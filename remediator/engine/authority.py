@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from remediator.decide import Mandate, lowered, mandate, trusted, watched
 from remediator.engine.work import Work
-from remediator.freezes import Subject, asks, connections_of
+from remediator.freezes.windows import Subject, asks, connections_of
 from remediator.model import ApprovalState, Authority, Plan, Risk
 
 if TYPE_CHECKING:

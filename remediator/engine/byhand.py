@@ -19,7 +19,7 @@ from remediator.events import Kind
 from remediator.model import JSON, ApprovalState, Authority, Health, Plan, Receipt, RunState, StepState, Verdict
 from remediator.records import Run, Step
 from remediator.replacing import replace
-from remediator.turn import Turn
+from remediator.runs.turn import Turn
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

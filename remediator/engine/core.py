@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, cast
 
-from remediator import guards, trust
+from remediator import guards
 from remediator.engine import acting, byhand, people, preparing, stuck, undoing, verifying
 from remediator.engine.authority import holds_approval, lacking, mandate_of
 from remediator.engine.freezing import under_way
@@ -23,10 +23,11 @@ from remediator.records import Run
 from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
-from remediator.silencing import followed, made_by, own
+from remediator.runs.turn import HistoryWantedError, Turn
+from remediator.runs.undo import mirrored
+from remediator.silences.silencing import followed, made_by, own
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
-from remediator.turn import HistoryWantedError, Turn
-from remediator.undo import mirrored
+from remediator.trust.standing import window_of
 
 T = TypeVar("T")
 
@@ -157,7 +158,7 @@ class Engine:
             usage=[] if work.run.state in _BEGUN else [(work.run.rule, work.run.target)],
             usage_window=max(windows, default=timedelta(days=1)),
             attempts=[work.run.rule] if work.judged else [],
-            attempts_window=trust.window_of(work.specs()) if work.judged else timedelta(),
+            attempts_window=window_of(work.specs()) if work.judged else timedelta(),
         )
 
     async def turn(self, work: Work, play: Play, *, park: bool = False, locks: Sequence[str] = (), below: Sequence[str] = ()) -> None:

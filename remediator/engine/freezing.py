@@ -9,7 +9,7 @@ from remediator.guards import Answer, Judgement
 from remediator.model import Plan, RunState, StepState
 from remediator.records import Run
 from remediator.replacing import replace
-from remediator.turn import Turn
+from remediator.runs.turn import Turn
 
 
 def only_waits(against: Sequence[Judgement]) -> bool:

@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from remediator import guards, taking
+from remediator import guards
 from remediator.decide import texts_of
 from remediator.engine.authority import changing
 from remediator.engine.work import SETTLED_BY, Work, plan_of
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Approval, Run, Signal, SignalKind
 from remediator.replacing import replace
+from remediator.responders import taking
 from remediator.rules.model import ApprovalSpec
-from remediator.turn import Turn
+from remediator.runs.turn import Turn
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

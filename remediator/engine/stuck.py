@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from remediator import trust
 from remediator.engine import acting, people
 from remediator.errors import LeaseLost
 from remediator.execution import Outcome, Result
@@ -15,9 +14,10 @@ from remediator.model import RunState, StepState
 from remediator.records import MessageKind, Run, SignalKind
 from remediator.replacing import replace
 from remediator.rules.model import Rule
-from remediator.silencing import followed
+from remediator.runs.turn import Turn
+from remediator.silences.silencing import followed
 from remediator.store.protocol import Changes, Reads, Snapshot
-from remediator.turn import Turn
+from remediator.trust import standing
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
@@ -37,7 +37,7 @@ async def give_up(engine: Engine, run: Run, error: Exception) -> None:
             _lead_out(turn, words)
         return followed(engine.scrubbed(turn).changes(release=True), turn.run, rule, snapshot)
 
-    reads = Reads(runs=[run.id], attempts=[run.rule], attempts_window=trust.window_of([bounds.spec, rule.guards]))
+    reads = Reads(runs=[run.id], attempts=[run.rule], attempts_window=standing.window_of([bounds.spec, rule.guards]))
     await engine.store.transact(reads, build)
 
 

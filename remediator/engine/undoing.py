@@ -17,7 +17,7 @@ from remediator.execution import Outcome, Result
 from remediator.model import Authority, Plan, Receipt, RunState, StepState
 from remediator.records import Step
 from remediator.replacing import replace
-from remediator.turn import Turn
+from remediator.runs.turn import Turn
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

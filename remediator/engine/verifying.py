@@ -17,7 +17,7 @@ from remediator.expressions import Facts, Unknown
 from remediator.model import Health, RunState, StepState, Verdict
 from remediator.records import Step
 from remediator.replacing import replace
-from remediator.watchdog import lost, reason_of
+from remediator.stopping.watchdog import lost, reason_of
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine

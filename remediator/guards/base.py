@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from remediator.action import Identity
-from remediator.domains import Domain
-from remediator.freezes import Freezes
+from remediator.freezes.windows import Freezes
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
 from remediator.replacing import replace
 from remediator.rules.model import Arm, Budget, GuardSpec, Rule
 from remediator.store.protocol import Snapshot
+from remediator.targets.domains import Domain
 
 _UNBOUNDED = GuardSpec()
 

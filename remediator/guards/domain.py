@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
-from remediator.domains import held
 from remediator.guards.base import Case, Guard, Judgement
+from remediator.targets.domains import held
 
 
 @dataclass(frozen=True)

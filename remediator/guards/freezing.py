@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from remediator.freezes import Effect, Hold, Subject, connections_of, holds
+from remediator.freezes.windows import Effect, Hold, Subject, connections_of, holds
 from remediator.guards.base import Case, Guard, Judgement
 
 _NEVER = datetime.max.replace(tzinfo=UTC)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from remediator import taking
 from remediator.guards.base import Case, Guard, Judgement
+from remediator.responders import taking
 
 
 @dataclass(frozen=True)

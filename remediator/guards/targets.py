@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from remediator.guards.base import Case, Guard, Judgement
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 
 
 @dataclass(frozen=True)

@@ -166,7 +166,7 @@ def parse_budget(text: str) -> Budget:
 
 @dataclass(frozen=True)
 class Arm:
-    """What a rule's record must look like for the mode auto: earned by it, and lost without it (`remediator.trust`)."""
+    """What a rule's record must look like for the mode auto: earned by it, and lost without it (`remediator.trust.standing`)."""
 
     min_runs: int = 10
     """Attempts that count, at least; also how many of the newest are looked at to demote."""

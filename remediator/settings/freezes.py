@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
 
 from remediator.duration import Duration
-from remediator.freezes import Calendar, Cron, Dates, Effect, Freezes, Limits, Schedule, Window
+from remediator.freezes.windows import Calendar, Cron, Dates, Effect, Freezes, Limits, Schedule, Window
 from remediator.settings.part import FilePath, Name, Part, setting
 
 LONGEST = timedelta(days=366)

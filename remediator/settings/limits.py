@@ -13,7 +13,7 @@ from remediator.records import MOST_RELAPSES
 from remediator.rules.model import Arm, Budget, parse_budget
 from remediator.settings.part import Part, setting
 from remediator.store.protocol import MOST_ATTEMPTS
-from remediator.storm import Reset, StormLimits
+from remediator.storms.breaker import Reset, StormLimits
 
 
 def _budget(value: str) -> str:

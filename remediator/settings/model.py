@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from remediator.duration import format_duration
-from remediator.levels import Policy
+from remediator.escalation.levels import Policy
 from remediator.model import JSON, SYSTEM
 from remediator.settings.faults import nearest
 from remediator.settings.freezes import FreezeSettings

@@ -13,13 +13,13 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, model_validator
 
 from remediator.duration import Duration, format_duration, parse_duration
-from remediator.levels import Hours, Level, Policy, Receiver, Unless
+from remediator.escalation.levels import Hours, Level, Policy, Receiver, Unless
 from remediator.model import JSON
 from remediator.settings.part import Name, Part, setting
 
 
 class Role(StrEnum):
-    """What an identity may do; what each includes is the table in `remediator.authentication`."""
+    """What an identity may do; what each includes is the table in `remediator.people.authentication`."""
 
     VIEWER = "viewer"
     RESPONDER = "responder"

@@ -12,7 +12,7 @@ from remediator.action import SecretRef
 from remediator.duration import Duration
 from remediator.errors import InvalidExpression
 from remediator.settings.part import FilePath, Name, Part, setting
-from remediator.watchdog import SETTLE, Watch, watch
+from remediator.stopping.watchdog import SETTLE, Watch, watch
 
 
 def _matchers(value: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Protocol, runtime_checkable
 
-from remediator.secrets import SecretStore
+from remediator.secrets.reading import SecretStore
 from remediator.settings.storage import StoreSettings
 from remediator.store.protocol import Store
 from remediator.store.sqlite import SqliteStore

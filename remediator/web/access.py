@@ -9,8 +9,8 @@ from typing import Any
 
 from aiohttp import web
 
-from remediator.authentication import Authenticator, Operation, allows
 from remediator.model import Actor
+from remediator.people.authentication import Authenticator, Operation, allows
 from remediator.web.problems import Refused
 
 CHALLENGE = 'Bearer realm="remediator", Basic realm="remediator", charset="UTF-8"'

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.metrics import Metrics
 from remediator.model import JSON
+from remediator.people.authentication import Operation
 from remediator.web.problems import Refused
 from remediator.web.routes import Answer, Call, Route
 from remediator.web.whole import Whole

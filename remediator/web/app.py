@@ -11,10 +11,10 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
 
-from remediator.authentication import Authenticator
 from remediator.errors import RemediatorError
 from remediator.metrics import Metrics
 from remediator.model import JSON
+from remediator.people.authentication import Authenticator
 from remediator.service import Service
 from remediator.web import (
     alerts,

@@ -7,9 +7,9 @@ from typing import Annotated, Literal, cast
 from aiohttp import web
 from pydantic import Field
 
-from remediator.authentication import Operation
 from remediator.errors import ApprovalRefused
 from remediator.model import ApprovalState, to_json
+from remediator.people.authentication import Operation
 from remediator.records import Approval
 from remediator.web.bodies import Body
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok

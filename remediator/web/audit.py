@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from remediator.audit import Export
-from remediator.authentication import Operation
 from remediator.model import ChainedEvent, to_json
+from remediator.people.authentication import Operation
 from remediator.records import SYSTEM_CHAIN
 from remediator.store.protocol import ChainReport, Store
 from remediator.web.problems import HEADERS

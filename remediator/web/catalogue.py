@@ -6,8 +6,8 @@ import asyncio
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.model import JSON
+from remediator.people.authentication import Operation
 from remediator.registry import Registry, describe_action, describe_check
 from remediator.web.routes import Answer, Call, Route, ok
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from aiohttp import web
 
 import remediator
-from remediator.authentication import Operation
 from remediator.model import JSON, Authority, to_json
+from remediator.people.authentication import Operation
 from remediator.records import Pause
 from remediator.service import Reloaded
 from remediator.store.protocol import Reads

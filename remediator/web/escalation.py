@@ -9,10 +9,10 @@ from typing import cast
 
 from aiohttp import web
 
-from remediator.authentication import Operation
-from remediator.climbing import ahead
-from remediator.levels import FOREVER, Policy, held_until
+from remediator.escalation.climbing import ahead
+from remediator.escalation.levels import FOREVER, Policy, held_until
 from remediator.model import IncidentState, to_json
+from remediator.people.authentication import Operation
 from remediator.records import Incident, Message, MessageKind, Run
 from remediator.web.routes import Answer, Call, Route, missing, ok
 

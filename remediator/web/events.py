@@ -8,8 +8,8 @@ from typing import Any
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.model import JSON, ChainedEvent, to_json
+from remediator.people.authentication import Operation
 from remediator.web.routes import LIMIT, Answer, Call, Query, Route, ok
 
 AFTER = Query("after", "only events with a higher `seq`", default=0, least=0)

@@ -10,11 +10,11 @@ from typing import Annotated, Self
 from aiohttp import web
 from pydantic import AwareDatetime, Field, model_validator
 
-from remediator.authentication import Operation
 from remediator.duration import Duration
-from remediator.freezes import BEGINNING, Effect, Freezes, Source, Window, around, manual
-from remediator.manual_freezes import Order
+from remediator.freezes.manual import Order
+from remediator.freezes.windows import BEGINNING, Effect, Freezes, Source, Window, around, manual
 from remediator.model import to_json
+from remediator.people.authentication import Operation
 from remediator.records import EVERYWHERE, FREEZE, FREEZE_CONNECTION, FREEZE_RULE, Pause
 from remediator.store.protocol import Reads
 from remediator.web.bodies import Body

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.model import IncidentState, to_json
+from remediator.people.authentication import Operation
 from remediator.records import Incident
 from remediator.web.events import AFTER, EVENTS, events_of
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok

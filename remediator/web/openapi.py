@@ -11,8 +11,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 import remediator
-from remediator.authentication import Operation, Role, allows
 from remediator.model import JSON, Actor
+from remediator.people.authentication import Operation, Role, allows
 from remediator.web.routes import Query, Route
 
 REFERENCE = "#/components/schemas/{model}"

@@ -7,8 +7,8 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import Field
 
-from remediator.authentication import Operation
 from remediator.model import to_json
+from remediator.people.authentication import Operation
 from remediator.records import EVERYWHERE, Pause
 from remediator.web.bodies import Body
 from remediator.web.routes import Answer, Call, Route, ok

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from remediator.alerts import parse_webhook
-from remediator.authentication import Operation
 from remediator.model import JSON, Alert
+from remediator.people.authentication import Operation
 from remediator.web.problems import Refused
 from remediator.web.routes import Answer, Call, Route, ok
 

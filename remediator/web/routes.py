@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel
 
-from remediator.authentication import Authenticator, Operation, allows
 from remediator.metrics import Metrics
 from remediator.model import JSON, Actor
+from remediator.people.authentication import Authenticator, Operation, allows
 from remediator.service import Service
 from remediator.web.bodies import Room
 from remediator.web.evidence import open_facts, without_evidence

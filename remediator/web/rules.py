@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.model import JSON, Authority, to_json
+from remediator.people.authentication import Operation
 from remediator.rules.model import Rule
 from remediator.web.routes import Answer, Call, Route, missing, ok
 

@@ -8,8 +8,8 @@ from typing import Annotated, cast
 from aiohttp import web
 from pydantic import Field
 
-from remediator.authentication import Operation, allows
 from remediator.model import JSON, Receipt, RunState, to_json
+from remediator.people.authentication import Operation, allows
 from remediator.records import Run, SignalKind
 from remediator.web.bodies import Body
 from remediator.web.problems import Refused

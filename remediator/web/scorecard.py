@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 from aiohttp import web
 from pydantic import Field
 
-from remediator.authentication import Operation, allows
 from remediator.model import Authority, to_json
+from remediator.people.authentication import Operation, allows
 from remediator.records import Attempt
 from remediator.rules.model import Rule
-from remediator.scorecard import Card, arms_of, card
+from remediator.trust.scorecard import Card, arms_of, card
 from remediator.web.bodies import Body
 from remediator.web.problems import Refused
 from remediator.web.routes import Answer, Call, Query, Route, missing, ok

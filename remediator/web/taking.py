@@ -10,11 +10,11 @@ from typing import Annotated
 from aiohttp import web
 from pydantic import ConfigDict, Field
 
-from remediator import taking
-from remediator.authentication import Operation
 from remediator.duration import Duration
 from remediator.model import JSON, to_json
+from remediator.people.authentication import Operation
 from remediator.records import Pause
+from remediator.responders import taking
 from remediator.web.bodies import Body
 from remediator.web.problems import Refused
 from remediator.web.routes import Answer, Call, Route, ok

@@ -64,6 +64,6 @@ async def test_three_rules_import_no_foreign_sdk(tmp_path: Path) -> None:
 
         await eventually(counted, what="the rules are loaded")
     modules = set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+(\S+)$", daemon.log, re.MULTILINE))
-    assert "remediator.app" in modules
+    assert "remediator.app.daemon" in modules
     # A module that is looked for and not found stands there too, without any of its parts.
     assert {module for module in modules if module.partition(".")[0] in NEVER and f"{module.partition('.')[0]}." in daemon.log} == set()

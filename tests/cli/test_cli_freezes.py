@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime, timedelta
 
-from remediator.freezes import Calendar, Dates, Effect, Freezes, Limits, Window
+from remediator.freezes.windows import Calendar, Dates, Effect, Freezes, Limits, Window
 from tests.cli.conftest import Commands
 from tests.servers.surface import Surface
 

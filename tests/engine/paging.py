@@ -7,10 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from remediator import operations
-from remediator.escalation import Outbox
-from remediator.levels import Level, Policy, Receiver
+from remediator.escalation.levels import Level, Policy, Receiver
+from remediator.escalation.outbox import Outbox
 from remediator.model import Actor, IncidentState
+from remediator.people import operations
 from remediator.records import Incident, Message, MessageKind
 from remediator.rules.model import Rule
 from remediator.store.protocol import Reads

@@ -12,8 +12,8 @@ from remediator.events import Kind
 from remediator.model import RunState
 from remediator.records import SignalKind
 from remediator.rules.model import GuardSpec, OnFailure, Rule
+from remediator.runs.undo import begin
 from remediator.store.protocol import Reads
-from remediator.undo import begin
 from tests.builders import alert, bounds, rule
 from tests.engine.conftest import Start
 from tests.scripted import LOST, Harness, ScriptedRegistry, World, fails_at

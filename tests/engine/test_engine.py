@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from remediator import operations
 from remediator.action import FactType
 from remediator.events import Kind
 from remediator.model import Actor, ApprovalState, Authority, IncidentState, Risk, RunState, StepState
+from remediator.people import operations
 from remediator.records import SignalKind
 from remediator.rules.model import ApprovalSpec, Budget, CheckSpec, GuardSpec, OnFailure, Remedy, Rule, StepSpec, VerifySpec
 from remediator.store.protocol import Reads

@@ -16,7 +16,7 @@ from remediator.execution import Execution, Result
 from remediator.expressions import Facts
 from remediator.model import Receipt, Repeat
 from remediator.rules.model import CheckSpec
-from remediator.scrubber import Scrubber
+from remediator.secrets.scrubber import Scrubber
 from tests.builders import ENVIRONMENT, plan
 from tests.scripted import ScriptedAction, ScriptedCheck, ScriptedConnections
 from tests.stories import step

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from remediator import manual_freezes
-from remediator.freezes import Calendar, Dates, Effect, Freezes, Limits, Schedule, Window
-from remediator.manual_freezes import Order
+from remediator.freezes import manual
+from remediator.freezes.manual import Order
+from remediator.freezes.windows import Calendar, Dates, Effect, Freezes, Limits, Schedule, Window
 from remediator.model import RunState, StepState
 from remediator.records import SignalKind
 from remediator.rules.model import GuardSpec, OnFailure
+from remediator.runs.waking import waiting_runs
 from remediator.store.protocol import Changes, Reads
-from remediator.waking import waiting_runs
 from tests.builders import NOW, alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BUSY, Death, Harness, dies_at, fails_at
@@ -40,12 +40,12 @@ def windows(schedule: Schedule, *, effect: Effect = Effect.FREEZE, **limits: Any
 async def freeze(harness: Harness, scope: str = "freeze", **fields: Any) -> None:
     """Have a person freeze something."""
     order = Order(scope, "migration", **fields)
-    await harness.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=ANNA))
+    await harness.store.transact(Reads(), lambda snapshot: manual.freeze(snapshot, order, actor=ANNA))
 
 
 async def thaw(harness: Harness, scope: str = "freeze") -> None:
     """Have a person thaw it, and wake what waits, as the keeper does."""
-    await harness.store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why="done", actor=ANNA))
+    await harness.store.transact(Reads(), lambda snapshot: manual.thaw(snapshot, scope, why="done", actor=ANNA))
     await harness.store.transact(Reads(), lambda _snapshot: Changes(wake=[FIRST_RUN]))
 
 
@@ -367,7 +367,7 @@ async def test_undo_waits_for_a_freeze_however_long_its_run_waited_to_begin(star
     await harness.work()
     await harness.tick(14 * MINUTE)
     assert await harness.state() is RunState.VERIFYING
-    await harness.store.transact(Reads(), manual_freezes.over)
+    await harness.store.transact(Reads(), manual.over)
     await freeze(harness, lasts=12 * MINUTE)
     await harness.tick(10 * MINUTE)
     assert await harness.state() is RunState.UNDOING
@@ -437,7 +437,7 @@ async def test_resumed_run_goes_on_soon_after_things_are_thawed(start: Start) ->
     await freeze(harness)
     await tell(harness, SignalKind.RESUME)
     waiting = await waiting_runs(harness.store)
-    await harness.store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, "freeze", why="", actor=ANNA, waiting=waiting))
+    await harness.store.transact(Reads(), lambda snapshot: manual.thaw(snapshot, "freeze", why="", actor=ANNA, waiting=waiting))
     await harness.tick(MINUTE)
     assert harness.world.writes == ["a=good", "b=good"]
 

@@ -12,10 +12,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remediator import manual_freezes
 from remediator.errors import RemediatorError
-from remediator.freezes import Cron, Dates, Effect, Freezes, Limits, Subject, Window, asks, holds
-from remediator.manual_freezes import Order
+from remediator.freezes import manual
+from remediator.freezes.manual import Order
+from remediator.freezes.windows import Cron, Dates, Effect, Freezes, Limits, Subject, Window, asks, holds
 from remediator.model import ApprovalState
 from remediator.records import Pause
 from remediator.rules.model import GuardSpec, OnFailure
@@ -102,7 +102,7 @@ class Story:
         else:
             scope = "freeze" if word == "freeze" else "freeze:connection:world"
             order = Order(scope, "", None if value is None else value * MINUTE)
-            await harness.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=ANNA))
+            await harness.store.transact(Reads(), lambda snapshot: manual.freeze(snapshot, order, actor=ANNA))
         self.pauses = await harness.store.pauses()
         await harness.work()
 
@@ -115,7 +115,7 @@ class Story:
         for scope in list(self.pauses):
             try:
                 await self.harness.store.transact(
-                    Reads(), lambda snapshot, scope=scope: manual_freezes.thaw(snapshot, scope, why="", actor=ANNA, waiting=runs)
+                    Reads(), lambda snapshot, scope=scope: manual.thaw(snapshot, scope, why="", actor=ANNA, waiting=runs)
                 )
             except RemediatorError:
                 await self.harness.store.transact(Reads(), lambda _snapshot: Changes())

@@ -12,14 +12,15 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator import manual_freezes, taking
 from remediator.action import Identity
+from remediator.freezes import manual
+from remediator.freezes.manual import Order
 from remediator.guards import ALL_GUARDS, Guard
-from remediator.manual_freezes import Order
 from remediator.metrics import Metrics
 from remediator.model import Authority, Impact, RunState
 from remediator.records import FREEZE, STORM, Pause, SignalKind
 from remediator.replacing import replace
+from remediator.responders import taking
 from remediator.rules.model import Budget, GuardSpec, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
 from tests.builders import alert, bounds
@@ -43,7 +44,7 @@ async def put(harness: Harness, build: Callable[[Snapshot], Changes]) -> None:
 
 async def frozen(harness: Harness) -> None:
     """Freeze everything."""
-    await put(harness, lambda snapshot: manual_freezes.freeze(snapshot, Order(FREEZE, "x"), actor=ANNA))
+    await put(harness, lambda snapshot: manual.freeze(snapshot, Order(FREEZE, "x"), actor=ANNA))
 
 
 async def taken(harness: Harness) -> None:
@@ -163,7 +164,7 @@ def test_every_guard_is_tried_in_the_engine_and_told_of() -> None:
 
 def test_the_daemon_counts_every_guard(tmp_path: Path) -> None:
     """The real daemon's metrics know every guard before it says anything: `increase()` sees the first denial."""
-    from remediator.app import Daemon
+    from remediator.app.daemon import Daemon
     from remediator.settings import Settings, StoreSettings
 
     daemon = Daemon(Settings(store=StoreSettings(url=f"sqlite://{tmp_path}/state.sqlite")), environ={})

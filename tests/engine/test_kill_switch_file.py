@@ -6,13 +6,13 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from remediator import operations
-from remediator.kill_switch import KillSwitches
 from remediator.metrics import Metrics
 from remediator.model import Actor
+from remediator.people import operations
 from remediator.records import EVERYWHERE, MessageKind
 from remediator.replacing import replace
 from remediator.settings.stopping import KillSwitchSettings, StopConfigMap
+from remediator.stopping.kill_switch import KillSwitches
 from remediator.store.protocol import Reads
 from remediator.store.sqlite import SqliteStore
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from remediator.leftovers import left_behind, told, without
 from remediator.model import Plan, Receipt, RunState, StepState, Target
 from remediator.records import Step
 from remediator.rules.model import OnFailure
+from remediator.runs.leftovers import left_behind, told, without
 from tests.builders import alert
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Harness, ScriptedAction, ScriptedOnce, fails_at, replace

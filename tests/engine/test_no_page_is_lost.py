@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from remediator.levels import Policy, held_until
+from remediator.escalation.levels import Policy, held_until
 from remediator.lifecycle import HOLDS_PAGE
 from remediator.model import Authority, IncidentState, RunState
 from remediator.records import Incident

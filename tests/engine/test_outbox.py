@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from remediator.escalation import BATCH, Outbox
-from remediator.escalation_words import text_of
+from remediator.escalation.levels import Receiver, plain
+from remediator.escalation.outbox import BATCH, Outbox
+from remediator.escalation.words import text_of
 from remediator.events import Kind
-from remediator.levels import Receiver, plain
 from remediator.model import ChainedEvent, RunState, StepState
 from remediator.records import STORM, SYSTEM_CHAIN, Message, MessageKind, Pause, Step
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
-from remediator.storm import WITHHELD_BY, name_of
+from remediator.storms.breaker import WITHHELD_BY, name_of
 from tests.servers.ports import eventually
 from tests.store.make import NOW, incident, run
 

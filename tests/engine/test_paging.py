@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from remediator import storm
-from remediator.escalation import MOST_ATTEMPTS, Outbox
+from remediator.escalation.levels import Hours, Level, Policy, Receiver, Unless
+from remediator.escalation.notice import notice
+from remediator.escalation.outbox import MOST_ATTEMPTS, Outbox
 from remediator.events import Kind
-from remediator.levels import Hours, Level, Policy, Receiver, Unless
 from remediator.model import Authority, RunState
-from remediator.notice import notice
 from remediator.records import STORM, Message, MessageKind, Pause
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Reads
+from remediator.storms import breaker
 from tests.builders import alert, rule
 from tests.engine.paging import FIRST, MINUTE, Paging, level, three
 from tests.scripted import BROKEN, fails_at
@@ -290,7 +290,7 @@ async def test_digests_climb_with_the_age_of_the_storm(begin: Begin) -> None:
     """The first digest goes to level 1; one that is made ten minutes later to level 2 as well."""
     paging = await begin()
     began = Pause(STORM, "remediator", "60 incidents", paging.now, since=paging.now)
-    first = storm.first_digest(began, "production", at=paging.now, dry_run=False)
+    first = breaker.first_digest(began, "production", at=paging.now, dry_run=False)
     await paging.store.transact(
         Reads(), lambda _seen: Changes(pauses=[began], messages=[replace(first, body={**first.body, "severity": "sev2"})])
     )
@@ -368,7 +368,7 @@ async def test_remedy_that_a_storm_held_back_is_paged_when_it_fails(begin: Begin
     paging.now += 5 * MINUTE
     paging.world.fault = fails_at("before", BROKEN)
     await paging.store.transact(
-        Reads(runs=[FIRST_RUN]), lambda seen: Changes(lift=[STORM], runs=[storm.release(seen.runs[FIRST_RUN], at=seen.now)])
+        Reads(runs=[FIRST_RUN]), lambda seen: Changes(lift=[STORM], runs=[breaker.release(seen.runs[FIRST_RUN], at=seen.now)])
     )
     await paging.passes(MINUTE)
     assert await paging.state() is RunState.FAILED
@@ -443,7 +443,7 @@ async def test_notice_about_the_daemon_goes_to_those_who_hear_of_the_most_severe
     paging = await begin(policy=Policy("p", (mailbox, oncall), urgent="sev1"))
     told = notice("watchdog/lost", "The watchdog is not heard", "Nothing acts by itself.", policy="p", due=paging.now, dry_run=False)
     began = Pause(STORM, "remediator", "60 incidents", paging.now, since=paging.now)
-    digest = storm.first_digest(began, "p", at=paging.now, dry_run=False)
+    digest = breaker.first_digest(began, "p", at=paging.now, dry_run=False)
     await paging.store.transact(Reads(), lambda _seen: Changes(pauses=[began], messages=[told, digest]))
     await paging.passes(MINUTE)
     assert (paging.told("update"), paging.told("digest")) == (["level-2"], ["level-2"])

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from remediator import operations
-from remediator.escalation_words import still_wanted
+from remediator.escalation.words import still_wanted
 from remediator.events import Kind
 from remediator.model import ApprovalState, RunState
+from remediator.people import operations
 from remediator.records import SignalKind
 from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
 from remediator.store.protocol import Changes, Reads

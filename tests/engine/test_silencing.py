@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from actions.alertmanager import AlertmanagerConnection, ExpireSilence, SilenceAction
-from remediator import silencing
 from remediator.action import Identity
 from remediator.alerts import fingerprint
 from remediator.errors import PermanentError
@@ -21,8 +20,9 @@ from remediator.records import SILENCE, Incident, Pause, Run
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.settings.silence import SilenceSettings
-from remediator.silencer import Silencer
-from remediator.silencing import Keeping
+from remediator.silences import silencing
+from remediator.silences.keeper import Silencer
+from remediator.silences.silencing import Keeping
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.store.sqlite import SqliteStore
 from remediator.testing import LocalContext, crash_at

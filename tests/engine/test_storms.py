@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator import operations
-from remediator.escalation import InForce, Outbox
+from remediator.escalation.levels import plain
+from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
-from remediator.ingest import Intake, reads_for, sort, take
-from remediator.levels import plain
+from remediator.ingest.intake import Intake, reads_for, sort, take
 from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState
+from remediator.people import operations
 from remediator.records import AFTER_STORM, EVERYWHERE, STORM, SYSTEM_CHAIN, Pause, Run
 from remediator.revalidation import Standing
 from remediator.rules.model import GuardSpec
 from remediator.store.protocol import Changes, Reads
-from remediator.storm import Reset, StormLimits, is_held
-from remediator.storming import Storms
+from remediator.storms.breaker import Reset, StormLimits, is_held
+from remediator.storms.keeper import Storms
 from tests.builders import alert, rule
 from tests.engine.paging import Line, level
 from tests.scripted import Harness

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from remediator import operations
-from remediator.desk import Desk
 from remediator.errors import IllegalTransition, NotFound, NotYours
 from remediator.events import Kind
 from remediator.model import Actor, ApprovalState, Authority, RunState, StepState
+from remediator.people import operations
+from remediator.people.desk import Desk
 from remediator.records import SignalKind
+from remediator.responders.keeper import Takes
 from remediator.rules.model import OnFailure
 from remediator.store.protocol import Reads
-from remediator.takes import Takes
 from tests.builders import alert, rule
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, Harness, fails_at

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from remediator import promotion
 from remediator.errors import IllegalTransition
 from remediator.events import Kind
 from remediator.model import Alert, Authority, RunState
 from remediator.records import Attempt, Ending, Run, SignalKind
 from remediator.rules.model import ApprovalSpec, Arm, Budget, GuardSpec, OnFailure, Rule
 from remediator.store.protocol import Reads
+from remediator.trust import promotion
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Harness, World, fails_at

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from remediator import taking
 from remediator.engine import byhand
 from remediator.errors import ApprovalRefused, IllegalTransition, NotFound, NotYours
 from remediator.model import Actor, ApprovalState, Authority, IncidentState, RunState, StepState
 from remediator.records import SignalKind
 from remediator.replacing import replace
+from remediator.responders import taking
 from remediator.rules.model import ApprovalSpec, OnFailure
+from remediator.runs.undo import begin
 from remediator.store.protocol import Changes, Reads
-from remediator.undo import begin
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedRegistry, dies_at, fails_at

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.escalation import Outbox
-from remediator.ingest import Intake, Recovery, Sorted, reads_for, sort, take
-from remediator.levels import plain
+from remediator.escalation.levels import plain
+from remediator.escalation.outbox import Outbox
+from remediator.ingest.intake import Intake, Recovery, Sorted, reads_for, sort, take
 from remediator.metrics import Metrics
 from remediator.model import SYSTEM, Alert, IncidentState
 from remediator.replacing import replace
+from remediator.stopping.watchdog import PROOF, Watch, watch
+from remediator.stopping.watchdog_keeper import Watchdogs, forget
 from remediator.store.sqlite import SqliteStore
-from remediator.watchdog import PROOF, Watch, watch
-from remediator.watchdogs import Watchdogs, forget
 from tests.builders import NOW, alert, bounds, rule
 from tests.engine.paging import FIRST, Line, level
 

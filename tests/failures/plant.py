@@ -14,16 +14,19 @@ from typing import Any
 
 import pytest
 
-from remediator import guards, manual_freezes, operations, taking
+from remediator import guards
 from remediator.engine.core import Engine
-from remediator.ingest import Intake, reads_for, sort, take
-from remediator.manual_freezes import Order
+from remediator.freezes import manual
+from remediator.freezes.manual import Order
+from remediator.ingest.intake import Intake, reads_for, sort, take
 from remediator.model import JSON, Actor, Alert, RunState
+from remediator.people import operations
 from remediator.records import EVERYWHERE, FREEZE, Run
 from remediator.replacing import replace
+from remediator.responders import taking
 from remediator.settings import Settings
 from remediator.store.protocol import Reads
-from remediator.storm import StormLimits
+from remediator.storms.breaker import StormLimits
 from tests.rules.packs.live import Live
 from tests.servers.alertmanager import AlertmanagerServer
 
@@ -122,7 +125,7 @@ class Plant(Live):
     async def freezes(self, scope: str = FREEZE) -> None:
         """Freeze something until somebody thaws it."""
         order = Order(scope, "a migration")
-        await self.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=ANNA))
+        await self.store.transact(Reads(), lambda snapshot: manual.freeze(snapshot, order, actor=ANNA))
 
     # --- looking
 

@@ -13,9 +13,9 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from remediator import receiving
-from remediator.app import Daemon
+from remediator.app.daemon import Daemon
 from remediator.errors import StoreUnavailable
+from remediator.ingest import receiving
 from remediator.model import Actor
 from remediator.settings import Settings, StoreSettings
 from tests.acceptance.world import CALLS, open_world

@@ -43,7 +43,7 @@ async def test_locks_hold_across_different_actions_on_one_resource(
     """A disk is wiped while another rule's other action writes it anew: what was wiped is there again, and both runs succeed."""
     if not guarded:
         without(monkeypatch, guards.Locks)
-        monkeypatch.setattr("remediator.turn.lock_keys", lambda _plans: ())
+        monkeypatch.setattr("remediator.runs.turn.lock_keys", lambda _plans: ())
     redis.call("SET", "m1:1", "secrets")
     plant = await start(DISKS.format(port=redis.port))
     await plant.fires("DiskSlow", guarded=str(guarded))

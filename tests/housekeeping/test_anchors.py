@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from remediator import audit
 from remediator.audit import Head
 from remediator.errors import PermanentError, StoreCorrupt
-from remediator.housekeeping_loops import Keeper, archive_of
+from remediator.housekeeping.keeper import Keeper, archive_of
 from remediator.metrics import Metrics
 from remediator.model import ChainedEvent, Event
 from remediator.records import SYSTEM_CHAIN

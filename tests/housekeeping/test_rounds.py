@@ -13,7 +13,7 @@ import pytest
 
 from remediator import audit
 from remediator.errors import PermanentError, StoreCorrupt, TemporaryError
-from remediator.housekeeping import Housekeeping, keep_at_least
+from remediator.housekeeping.rounds import Housekeeping, keep_at_least
 from remediator.records import SYSTEM_CHAIN
 from remediator.rules.model import Budget, GuardSpec, Rule
 from remediator.store.archive import read_archive

@@ -7,10 +7,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from remediator.action import Identity, Permission, Right
-from remediator.grants import policy_rules
 from remediator.guards import NotItself
 from remediator.model import Plan
-from remediator.permissions import CLUSTER_SCOPED
+from remediator.permissions.grants import policy_rules
+from remediator.permissions.needs import CLUSTER_SCOPED
 from tests.servers.kube.workloads import Workloads
 from tests.servers.ports import eventually
 

@@ -16,7 +16,7 @@ from actions.kubernetes import PROVIDER
 from actions.kubernetes.connection import KubernetesConnection
 from remediator.action import Right
 from remediator.errors import CheckFailed
-from remediator.permissions import needs
+from remediator.permissions.needs import needs
 from remediator.registry import Registry, complete
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.packs import PackSource

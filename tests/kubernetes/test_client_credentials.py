@@ -19,8 +19,8 @@ from remediator.action import Identity, SecretRef
 from remediator.connections import Connections
 from remediator.errors import PermanentError, PermissionMissing, PlanRefused, TemporaryError
 from remediator.registry import Registry
-from remediator.scrubber import Scrubber
-from remediator.secrets import SecretStore
+from remediator.secrets.reading import SecretStore
+from remediator.secrets.scrubber import Scrubber
 from remediator.settings.model import Settings
 from remediator.testing import LocalContext
 from tests.servers.ports import eventually

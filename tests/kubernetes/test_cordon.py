@@ -12,13 +12,13 @@ from pydantic import ValidationError
 from actions.kubernetes import Cordon, Uncordon
 from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Settled
-from remediator.domains import Domain, domains_of
 from remediator.engine.following import unexplained
 from remediator.errors import PermissionMissing, PlanRefused, PreconditionChanged
-from remediator.leftovers import left_behind
 from remediator.model import JSON, Health, Plan, Receipt, StepState, canonical
 from remediator.records import Step
-from remediator.scope import outside_scope
+from remediator.runs.leftovers import left_behind
+from remediator.targets.domains import Domain, domains_of
+from remediator.targets.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
 from tests.kubernetes.removing import each_without_one, grants, rights_of

@@ -15,9 +15,9 @@ from actions.kubernetes.connection import connect
 from actions.kubernetes.pod_removal import PodRemoval
 from remediator.action import Action, Identity, Settled
 from remediator.errors import NotReversible, OutcomeUnknown, PermissionMissing, PlanRefused, PreconditionChanged, TemporaryError
-from remediator.grants import kubernetes_manifests
 from remediator.model import JSON, Health, Plan, Receipt, canonical
-from remediator.permissions import needs
+from remediator.permissions.grants import kubernetes_manifests
+from remediator.permissions.needs import needs
 from remediator.registry import Registry
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.packs import PackSource

@@ -14,10 +14,10 @@ from actions.kubernetes.nodes import NOTE
 from remediator.action import Action, Identity, Settled
 from remediator.errors import OutcomeUnknown, PermissionMissing, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.guards import lock_keys
-from remediator.leftovers import left_behind
 from remediator.model import JSON, Health, Plan, Receipt, StepState, canonical
 from remediator.records import Step
-from remediator.scope import outside_scope
+from remediator.runs.leftovers import left_behind
+from remediator.targets.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
 from tests.kubernetes.removing import Meddled, budget, each_without_one, grants, protect, protected_by, ready, rights_of

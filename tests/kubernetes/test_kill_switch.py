@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from actions.kubernetes.connection import KubernetesConnection
-from remediator.grants import kubernetes_manifests
 from remediator.identity import find_identity
-from remediator.permissions import needs
+from remediator.permissions.grants import kubernetes_manifests
+from remediator.permissions.needs import needs
 from remediator.registry import Registry
 from remediator.settings import Settings
 from remediator.testing import LocalContext

@@ -17,8 +17,8 @@ from actions.kubernetes.connection import KubernetesConnection, connect
 from remediator.action import Audit, Check, Right
 from remediator.cli import main
 from remediator.errors import TemporaryError
-from remediator.grants import kubernetes_manifests, policy_rules
-from remediator.permissions import Need, needs
+from remediator.permissions.grants import kubernetes_manifests, policy_rules
+from remediator.permissions.needs import Need, needs
 from remediator.registry import Registry
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.packs import PackSource

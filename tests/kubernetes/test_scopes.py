@@ -11,7 +11,7 @@ from actions.kubernetes import PROVIDER
 from remediator.action import Action, Identity
 from remediator.model import Plan
 from remediator.registry import complete
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 from remediator.testing import LocalContext
 from tests.kubernetes.conftest import Kube, OwnNodes
 from tests.kubernetes.removing import protected_by

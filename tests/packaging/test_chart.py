@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from remediator import __version__
 from remediator.identity import find_identity
 from remediator.metrics import Metrics
-from remediator.permissions import is_cluster_scoped
+from remediator.permissions.needs import is_cluster_scoped
 from remediator.registry import Registry
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.packs import PackSource

@@ -14,8 +14,8 @@ from actions.kubernetes.connection import KubernetesConnection
 from actions.postgres.connection import PostgresConnection
 from actions.redis.connection import RedisConnection
 from remediator.action import Audit, Connection, Permission, PermissionKind, Right
-from remediator.grants import iam_policy, kubernetes_manifests, policy_rules, redis_acl, render, sql_grants
-from remediator.permissions import Need, kubernetes_rights, merge, needs
+from remediator.permissions.grants import iam_policy, kubernetes_manifests, policy_rules, redis_acl, render, sql_grants
+from remediator.permissions.needs import Need, kubernetes_rights, merge, needs
 from remediator.registry import Registry
 from remediator.rules.compile import compile_ruleset
 from remediator.rules.model import Rule

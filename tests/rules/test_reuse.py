@@ -12,9 +12,9 @@ import pytest
 
 from benchmarks.rules import rule, settings, write
 from remediator.errors import InvalidFiles
-from remediator.loading import let_go, load_beside, load_rules
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
+from remediator.rules.loading import let_go, load_beside, load_rules
 from remediator.settings import Settings
 
 COUNT = 150

@@ -17,14 +17,11 @@ from typing import Any, ClassVar
 
 from prometheus_client import CollectorRegistry
 
-from remediator import undo
 from remediator.action import Check, Fact, FactType, Params, Provider
 from remediator.alerts import parse_webhook
-from remediator.authentication import Authenticator
-from remediator.desk import Desk
 from remediator.errors import NotFound
 from remediator.events import Kind
-from remediator.freezes import Freezes
+from remediator.freezes.windows import Freezes
 from remediator.guards import Bounds
 from remediator.metrics import Metrics
 from remediator.model import (
@@ -42,10 +39,13 @@ from remediator.model import (
     StepState,
     Target,
 )
+from remediator.people.authentication import Authenticator
+from remediator.people.desk import Desk
 from remediator.records import Approval, Incident, Run, Step
 from remediator.registry import Registry
 from remediator.rules.model import Rule
-from remediator.scrubber import Scrubber
+from remediator.runs import undo
+from remediator.secrets.scrubber import Scrubber
 from remediator.service import Accepted, Reloaded
 from remediator.settings import IdentitySettings, ListenSettings, Role, Settings
 from remediator.settings.interface import UiSettings

@@ -1,4 +1,4 @@
-"""One daemon of a simulation: the real parts, put together as `remediator.app.Daemon` puts them, on a simulated loop and store."""
+"""One daemon of a simulation: the real parts, put together as `remediator.app.daemon.Daemon` puts them, on a simulated loop and store."""
 
 from __future__ import annotations
 
@@ -14,24 +14,30 @@ from typing import Any, TypeVar
 
 import structlog
 
-from remediator import escalation, execution, manual_freezes, operations, promotion, receiving, runner, taking
+from remediator import execution, runner
 from remediator.engine.core import Engine
 from remediator.errors import StoreUnavailable, TemporaryError
-from remediator.escalation import Outbox
+from remediator.escalation import outbox
+from remediator.escalation.levels import Level, Policy, Receiver
+from remediator.escalation.outbox import Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
+from remediator.freezes import manual
+from remediator.freezes.manual import Order
 from remediator.guards import Bounds
-from remediator.ingest import Intake
-from remediator.levels import Level, Policy, Receiver
-from remediator.manual_freezes import Order
+from remediator.ingest import receiving
+from remediator.ingest.intake import Intake
+from remediator.ingest.receiving import Receiving
 from remediator.model import JSON, Actor, Alert, Event
-from remediator.receiving import Receiving
+from remediator.people import operations
 from remediator.records import SYSTEM_CHAIN, SignalKind
+from remediator.responders import taking
 from remediator.revalidation import Revalidation, Sources
 from remediator.rules.model import Rule
 from remediator.runner import Runner
-from remediator.scrubber import Scrubber
+from remediator.secrets.scrubber import Scrubber
 from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.trust import promotion
 from tests.simulation.loop import Process, SimLoop, SimTime, current
 from tests.simulation.playbooks import Edition
 from tests.simulation.storage import LEASE
@@ -204,11 +210,11 @@ class SimDaemon:
 
     async def freeze(self, order: Order, actor: Actor) -> None:
         """Freeze something."""
-        await self.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=actor))
+        await self.store.transact(Reads(), lambda snapshot: manual.freeze(snapshot, order, actor=actor))
 
     async def thaw(self, scope: str, actor: Actor) -> None:
         """End a freeze."""
-        await self.store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, scope, why="done", actor=actor))
+        await self.store.transact(Reads(), lambda snapshot: manual.thaw(snapshot, scope, why="done", actor=actor))
 
     async def take(self, incident: str, actor: Actor, span: timedelta | None) -> None:
         """Give an incident to a person, as the desk does."""
@@ -249,8 +255,8 @@ class _LoopTime:
 @contextmanager
 def no_clock_but_the_loops(dice: random.Random, crashes: list[str]) -> Iterator[None]:
     """Have the modules that ask for the time, for chance or for a log ask the simulation. `crashes` hears of errors nobody expected."""
-    changes: list[tuple[ModuleType, str, Any]] = [(module, "datetime", SimTime) for module in (runner, escalation, receiving)]
-    changes += [(module, "random", random.Random(dice.random())) for module in (runner, escalation)]  # noqa: S311 - no secret
+    changes: list[tuple[ModuleType, str, Any]] = [(module, "datetime", SimTime) for module in (runner, outbox, receiving)]
+    changes += [(module, "random", random.Random(dice.random())) for module in (runner, outbox)]  # noqa: S311 - no secret
     changes.append((execution, "time", _LoopTime))
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]
     configured = structlog.get_config()

@@ -14,8 +14,8 @@ from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
 from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, INEFFECTIVE, TAKEN, Approval, Incident, Message, Pause, Run, Step
 from remediator.rules.model import BudgetScope, Rule
+from remediator.runs.turn import NEEDS_PERSON
 from remediator.store.protocol import Changes, Committed
-from remediator.turn import NEEDS_PERSON
 from tests.simulation.loop import Process
 from tests.simulation.playbooks import in_window
 

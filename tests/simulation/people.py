@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from remediator.alerts import fingerprint, parse_webhook
 from remediator.errors import RemediatorError
-from remediator.manual_freezes import Order
+from remediator.freezes.manual import Order
 from remediator.model import Actor, RunState
 from remediator.records import DEMOTED, EVERYWHERE, FREEZE, TAKEN, Run, SignalKind
 from remediator.replacing import replace

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from remediator.freezes import Cron, Freezes, Window
+from remediator.freezes.windows import Cron, Freezes, Window
 from remediator.guards import Bounds
 from remediator.model import Authority
 from remediator.rules.model import ApprovalSpec, Budget, BudgetScope, CheckSpec, GuardSpec, OnFailure, Remedy, Rule, StepSpec, VerifySpec

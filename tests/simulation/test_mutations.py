@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
-from remediator import approval, execution, freezes, guards, receiving, turn
+from remediator import approval, execution, guards
 from remediator.decide import Mandate
 from remediator.engine import authority, people, preparing, undoing
+from remediator.freezes import windows
+from remediator.ingest import receiving
 from remediator.model import ApprovalState, Authority, Repeat, StepState
 from remediator.replacing import replace
+from remediator.runs import turn
 from remediator.store import sqlite_queries, sqlite_write
 from tests.simulation import storage
 from tests.simulation.ledger import Violation
@@ -146,7 +149,7 @@ def freeze_is_asked_before_planning_only(patch: Patch) -> None:
 
 def windows_are_ignored(patch: Patch) -> None:
     """What people freeze holds, what the settings freeze does not."""
-    patch.setattr(freezes, "around", lambda *_values: (None, None))
+    patch.setattr(windows, "around", lambda *_values: (None, None))
 
 
 def nobody_is_told(patch: Patch) -> None:

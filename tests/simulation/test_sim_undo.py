@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from remediator import undo
 from remediator.errors import RemediatorError
 from remediator.events import Kind
 from remediator.lifecycle import ended
 from remediator.model import ApprovalState, Authority, RunState, StepState
 from remediator.records import Run
+from remediator.runs import undo
 from remediator.store.protocol import Committed, Reads
 from tests.simulation.daemon import GoneError
 from tests.simulation.ledger import Ledger

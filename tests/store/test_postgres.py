@@ -12,7 +12,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from remediator.domains import Domain, held
 from remediator.errors import Conflict, LeaseLost, StoreCorrupt, StoreUnavailable
 from remediator.model import RunState
 from remediator.records import Run, Use
@@ -20,6 +19,7 @@ from remediator.store import postgres_schema
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_state import plain, stored
 from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.targets.domains import Domain, held
 from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
 from tests.store.contract import StoreContract, put

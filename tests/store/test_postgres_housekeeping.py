@@ -12,7 +12,7 @@ import pytest
 
 from remediator import audit
 from remediator.errors import Conflict
-from remediator.housekeeping import Housekeeping
+from remediator.housekeeping.rounds import Housekeeping
 from remediator.records import SYSTEM_CHAIN
 from remediator.store import postgres_archive, postgres_archive_queries
 from remediator.store.archive import BATCH, read_archive

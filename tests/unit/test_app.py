@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from remediator.app import Daemon
+from remediator.app.daemon import Daemon
 from remediator.errors import InvalidFiles
-from remediator.loading import load_rules
 from remediator.model import Actor, Alert
 from remediator.records import SYSTEM_CHAIN
 from remediator.registry import Registry
+from remediator.rules.loading import load_rules
 from remediator.settings import Settings, StoreSettings, load_settings
 
 RULE = """

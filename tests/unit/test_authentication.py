@@ -6,8 +6,8 @@ import hashlib
 
 import pytest
 
-from remediator.authentication import PERMISSIONS, Authenticator, Operation, Role, allows
 from remediator.model import SYSTEM, Actor
+from remediator.people.authentication import PERMISSIONS, Authenticator, Operation, Role, allows
 from remediator.settings.people import IdentitySettings
 
 

@@ -8,9 +8,9 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from remediator.calendars import MOST_BYTES, parse_calendar, read_calendar
 from remediator.errors import PermanentError
-from remediator.freezes import Span, around
+from remediator.freezes.calendars import MOST_BYTES, parse_calendar, read_calendar
+from remediator.freezes.windows import Span, around
 
 BERLIN, NEW_YORK = ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")
 SINCE, UNTIL = datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)

@@ -18,8 +18,8 @@ from remediator.action import Connection, Context, Identity, SecretRef
 from remediator.connections import Connections
 from remediator.errors import InvalidSettings, NotFound, PermanentError, PlanRefused, RemediatorError, TemporaryError
 from remediator.registry import Registry
-from remediator.scrubber import REDACTED, Scrubber
-from remediator.secrets import SecretStore
+from remediator.secrets.reading import SecretStore
+from remediator.secrets.scrubber import REDACTED, Scrubber
 from remediator.settings.model import Settings
 
 SYSTEM = '''

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from remediator.levels import Unless
+from remediator.escalation.levels import Unless
 from remediator.registry import Registry
 from remediator.settings import Settings, read_settings
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from remediator.errors import InvalidFiles
-from remediator.levels import Unless
+from remediator.escalation.levels import Unless
 from remediator.settings import Settings, load_settings
 from remediator.settings.people import days_of
 

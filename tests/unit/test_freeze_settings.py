@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from remediator.errors import InvalidFiles
-from remediator.freezes import Cron, Dates, Effect, Window
+from remediator.freezes.windows import Cron, Dates, Effect, Window
 from remediator.settings import Settings, read_settings
 from remediator.settings.freezes import windows_of
 

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator import freezing, manual_freezes
 from remediator.errors import NotFound, PermanentError
 from remediator.events import Kind
-from remediator.freezes import Subject, asks, holds
-from remediator.freezing import Freezer
-from remediator.manual_freezes import Order
+from remediator.freezes import keeper as freezing
+from remediator.freezes import manual
+from remediator.freezes.keeper import Freezer
+from remediator.freezes.manual import Order
+from remediator.freezes.windows import Subject, asks, holds
 from remediator.metrics import Metrics
 from remediator.model import JSON, Actor, ChainedEvent, RunState
 from remediator.records import Pause
@@ -48,7 +49,7 @@ class Kept:
 
     async def freeze(self, scope: str = "freeze", *, who: Actor = ANNA, **fields: Any) -> None:
         order = Order(scope, "migration", **fields)
-        await self.store.transact(Reads(), lambda snapshot: manual_freezes.freeze(snapshot, order, actor=who))
+        await self.store.transact(Reads(), lambda snapshot: manual.freeze(snapshot, order, actor=who))
 
     async def told(self) -> list[ChainedEvent]:
         return await self.store.events("system")
@@ -127,10 +128,10 @@ def test_scope_must_name_what_is_there() -> None:
     """A rule or a connection that nobody knows would freeze nothing."""
     known: dict[str, Any] = {"rules": ["site-down"], "connections": ["production"]}
     for good in ("freeze", "freeze:rule:site-down", "freeze:connection:production"):
-        manual_freezes.check_scope(good, **known)
+        manual.check_scope(good, **known)
     for bad in ("freeze:rule:site-up", "freeze:connection:prod", "global", "freeze:", "storm", "rule:site-down"):
         with pytest.raises(NotFound, match="neither"):
-            manual_freezes.check_scope(bad, **known)
+            manual.check_scope(bad, **known)
 
 
 def test_thaw_of_what_is_not_frozen_says_what_is() -> None:
@@ -139,7 +140,7 @@ def test_thaw_of_what_is_not_frozen_says_what_is() -> None:
         now=NOW, pauses={"freeze:rule:x": Pause("freeze:rule:x", "anna", "", NOW), "global": Pause("global", "anna", "", NOW)}
     )
     with pytest.raises(NotFound, match=r"nobody froze 'freeze'; frozen by hand is freeze:rule:x\. A window of the settings"):
-        manual_freezes.thaw(snapshot, "freeze", why="", actor=ANNA)
+        manual.thaw(snapshot, "freeze", why="", actor=ANNA)
 
 
 async def test_freeze_whose_time_is_over_is_lifted_with_an_event(kept: Kept) -> None:
@@ -176,7 +177,7 @@ async def test_runs_that_wait_are_woken_when_a_freeze_ends(kept: Kept) -> None:
     await kept.freezer.look()
     await kept.freezer.look()
     assert await kept.woke() == [], "nothing ended"
-    await kept.store.transact(Reads(), lambda snapshot: manual_freezes.thaw(snapshot, "freeze", why="", actor=ANNA))
+    await kept.store.transact(Reads(), lambda snapshot: manual.thaw(snapshot, "freeze", why="", actor=ANNA))
     await kept.freezer.look()
     assert await kept.woke() == [waiting.id]
 

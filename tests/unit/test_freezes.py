@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remediator.freezes import (
+from remediator.freezes.windows import (
     BEGINNING,
     Calendar,
     Cron,

@@ -11,15 +11,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actions.alertmanager import AlertmanagerConnection, alive
-from remediator.escalation import Outbox
-from remediator.heartbeat import ALIVE, Heartbeat
-from remediator.levels import Receiver, plain
+from remediator.escalation.levels import Receiver, plain
+from remediator.escalation.notice import notice
+from remediator.escalation.outbox import Outbox
 from remediator.metrics import Metrics
-from remediator.notice import notice
-from remediator.permissions import needs
+from remediator.permissions.needs import needs
 from remediator.records import PROBE, Message, MessageKind
 from remediator.registry import Registry
 from remediator.settings.stopping import HeartbeatSettings
+from remediator.stopping.heartbeat import ALIVE, Heartbeat
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
 from remediator.testing import LocalContext

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remediator.levels import FOREVER, Climb, Hours, Level, Policy, Receiver, Unless, held_until, next_due, reached, told
+from remediator.escalation.levels import FOREVER, Climb, Hours, Level, Policy, Receiver, Unless, held_until, next_due, reached, told
 
 NOW = datetime(2026, 11, 20, 21, 0, tzinfo=UTC)  # a Friday evening
 MINUTE = timedelta(minutes=1)

@@ -16,7 +16,7 @@ from remediator.events import Kind
 from remediator.logs import configure, fields_of, level_of, log_events
 from remediator.model import ChainedEvent
 from remediator.records import SYSTEM_CHAIN
-from remediator.scrubber import REDACTED, Scrubber
+from remediator.secrets.scrubber import REDACTED, Scrubber
 from remediator.settings.model import LogSettings
 
 SECRET = "hunter22-hunter22"

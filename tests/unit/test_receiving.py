@@ -13,14 +13,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from remediator.errors import StoreUnavailable
-from remediator.ingest import Intake
+from remediator.ingest.intake import Intake
+from remediator.ingest.receiving import CHUNK, Receiving
 from remediator.metrics import Metrics
 from remediator.model import Alert, Episode, IncidentState
-from remediator.receiving import CHUNK, Receiving
 from remediator.records import Run
 from remediator.rules.model import Rule
 from remediator.runner import Runner
-from remediator.scrubber import Scrubber
+from remediator.secrets.scrubber import Scrubber
 from remediator.store.protocol import Build, Committed, Reads
 from remediator.store.sqlite import SqliteStore
 from tests.builders import NOW, alert, bounds, rule

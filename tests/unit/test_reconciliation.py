@@ -9,9 +9,9 @@ import pytest
 
 from remediator.errors import TemporaryError
 from remediator.events import Kind
-from remediator.ingest import Recovery, Sorted, Source, sort, take
+from remediator.ingest.intake import Recovery, Sorted, Source, sort, take
 from remediator.model import Alert, Episode, IncidentState
-from remediator.reconciliation import Absences, Doubt, PeerAnswer, Picture, Wanted, doubt_of, ended, mutes_by_time, narrow
+from remediator.reconciliation.findings import Absences, Doubt, PeerAnswer, Picture, Wanted, doubt_of, ended, mutes_by_time, narrow
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes

@@ -16,20 +16,20 @@ from remediator.alerts import Webhook
 from remediator.connections import Connections
 from remediator.errors import StoreUnavailable
 from remediator.events import Kind
-from remediator.heartbeat import ALIVE
-from remediator.ingest import Intake
+from remediator.ingest.intake import Intake
+from remediator.ingest.receiving import Receiving
 from remediator.metrics import Metrics
 from remediator.model import JSON, Alert
-from remediator.receiving import Receiving
-from remediator.reconciliation_peers import Peers
-from remediator.reconciliation_rounds import MOST_GROUPS, Reconciliation
+from remediator.reconciliation.keeper import MOST_GROUPS, Reconciliation
+from remediator.reconciliation.peers import Peers
 from remediator.records import Incident, Run
 from remediator.registry import Registry
 from remediator.rules.model import Rule
 from remediator.runner import Runner
-from remediator.scrubber import Scrubber
-from remediator.secrets import SecretStore
+from remediator.secrets.reading import SecretStore
+from remediator.secrets.scrubber import Scrubber
 from remediator.settings.model import Settings
+from remediator.stopping.heartbeat import ALIVE
 from remediator.store.sqlite import SqliteStore
 from tests.builders import alert, bounds, rule
 from tests.servers.http import HttpServer, Misbehaviour, Reply

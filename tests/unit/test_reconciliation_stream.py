@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remediator.errors import TemporaryError
-from remediator.reconciliation_stream import MAX_ELEMENT, ArrayReader
+from remediator.reconciliation.stream import MAX_ELEMENT, ArrayReader
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),

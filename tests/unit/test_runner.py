@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from remediator.errors import StoreUnavailable
-from remediator.ingest import Intake, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, sort, take
 from remediator.records import Run
 from remediator.runner import Runner
 from remediator.store.sqlite import SqliteStore

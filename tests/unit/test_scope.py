@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pytest
 
 from remediator.model import Target
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 
 
 def target(**scope: str) -> Target:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from remediator.model import Authority
 from remediator.records import DEMOTED, Attempt, Ending, Pause
 from remediator.rules.model import Arm, GuardSpec
-from remediator.scorecard import Times, card, missing, score, times, wilson
-from remediator.trust import fallen, mark_of, spread
+from remediator.trust.scorecard import Times, card, missing, score, times, wilson
+from remediator.trust.standing import fallen, mark_of, spread
 from tests.builders import NOW, bounds, rule
 
 MINUTE = timedelta(minutes=1)

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remediator.model import JSON, Alert
-from remediator.scrubber import MOST, REDACTED, UNMISTAKABLE, Scrubber
+from remediator.secrets.scrubber import MOST, REDACTED, UNMISTAKABLE, Scrubber
 
 SECRETS = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=6, max_size=40).filter(
     lambda text: text not in REDACTED

@@ -11,8 +11,8 @@ from botocore.stub import Stubber
 
 from remediator.action import SecretRef
 from remediator.errors import PermanentError, TemporaryError
-from remediator.scrubber import REDACTED, Scrubber
-from remediator.secrets import LARGEST, SecretStore, name_of
+from remediator.secrets.reading import LARGEST, SecretStore, name_of
+from remediator.secrets.scrubber import REDACTED, Scrubber
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shop/db-AbCdEf"
 

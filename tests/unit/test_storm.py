@@ -7,23 +7,23 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from remediator import storm
-from remediator.digest import MOST_RUNS, Tallies, facts_of
 from remediator.errors import NotFound
+from remediator.escalation.digest import MOST_RUNS, Tallies, facts_of
 from remediator.events import Kind
 from remediator.guards import BEFORE_ACTING, BEFORE_PLANNING, BEFORE_UNDOING, BETWEEN_STEPS, ON_PLAN, Answer, Case, StormBreaker, judge
-from remediator.ingest import reads_for
+from remediator.ingest.intake import reads_for
 from remediator.model import Actor, ApprovalState, RunState, StepState
 from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Approval, Message, MessageKind, Pause, Run, Step
 from remediator.store.protocol import Changes, Snapshot
-from remediator.storm import StormLimits
+from remediator.storms import breaker
+from remediator.storms.breaker import StormLimits
 from tests.builders import NOW, World, alert, bounds, incident, rule, run
 
 MINUTE = timedelta(minutes=1)
 LIMITS = StormLimits(incidents=3, within=MINUTE)
 THING = "thing/${labels.id}"
 BROKEN = Pause(STORM, "remediator", "4 incidents opened within 1m, limit 3", NOW, since=NOW - MINUTE)
-NAME = storm.name_of(BROKEN)
+NAME = breaker.name_of(BROKEN)
 
 
 class Sky(World):
@@ -56,10 +56,14 @@ def test_storm_breaker_trips_with_the_incident_too_many() -> None:
     assert (pause.scope, pause.why) == (STORM, "4 incidents opened within 1m, limit 3")
     assert held.state is RunState.WAITING
     assert held.reason == "storm breaker: 4 incidents opened within 1m, limit 3"
-    assert storm.is_held(held)
+    assert breaker.is_held(held)
     page, digest = changes.messages
-    assert (page.kind, page.due_at, page.body[storm.WITHHELD_BY]) == (MessageKind.PAGE, pause.at + storm.WITHHELD, storm.name_of(pause))
-    assert (digest.kind, digest.policy, digest.due_at) == (MessageKind.DIGEST, "default", pause.at + storm.FIRST_DIGEST)
+    assert (page.kind, page.due_at, page.body[breaker.WITHHELD_BY]) == (
+        MessageKind.PAGE,
+        pause.at + breaker.WITHHELD,
+        breaker.name_of(pause),
+    )
+    assert (digest.kind, digest.policy, digest.due_at) == (MessageKind.DIGEST, "default", pause.at + breaker.FIRST_DIGEST)
     assert "storm breaker: 4 incidents opened within 1m, limit 3" in str(facts_of(digest, public_url=None)["text"])
     assert [event.kind for event in changes.events if event.chain == SYSTEM_CHAIN] == [Kind.STORM_TRIPPED]
     own = [event.kind for event in changes.events if event.chain == held.incident]
@@ -70,7 +74,7 @@ def test_storm_breaker_counts_a_webhook_as_a_whole() -> None:
     """A webhook with more incidents than the limit trips it at once, and all of them are held back."""
     changes = Sky().opens("a", "b", "c", "d", "e")
     assert changes.pauses[0].why.startswith("5 incidents")
-    assert all(storm.is_held(one) for one in changes.runs)
+    assert all(breaker.is_held(one) for one in changes.runs)
     assert not changes.claim
 
 
@@ -109,7 +113,7 @@ def test_while_it_is_tripped_everything_opened_is_held_back() -> None:
     sky = Sky()
     sky.opens("a", "b", "c", "d")
     changes = sky.opens("late", after=timedelta(hours=2))
-    assert storm.is_held(changes.runs[0])
+    assert breaker.is_held(changes.runs[0])
     assert not changes.pauses
     assert Kind.STORM_TRIPPED not in [event.kind for event in changes.events]
 
@@ -121,7 +125,7 @@ def test_policy_whose_first_page_is_withheld_later_hears_of_the_storm_too() -> N
     sky.rules = (rule(target="thing/${labels.id}", escalation="network"),)
     later = sky.opens("e", after=2 * MINUTE).messages
     (digest,) = [one for one in later if one.kind is MessageKind.DIGEST]
-    assert (digest.policy, digest.due_at) == ("network", sky.now + storm.FIRST_DIGEST)
+    assert (digest.policy, digest.due_at) == ("network", sky.now + breaker.FIRST_DIGEST)
 
 
 def test_without_limits_nothing_is_a_storm() -> None:
@@ -136,13 +140,13 @@ def test_after_its_end_only_what_came_since_counts() -> None:
     """A person who ends a storm gets a whole limit's worth before it trips again; until all was looked at it is the same storm."""
     sky = Sky()
     first = sky.opens("a", "b", "c", "d").pauses[0]
-    ended = storm.end(sky.snapshot, actor=Actor("ann"), why="the network is back")
+    ended = breaker.end(sky.snapshot, actor=Actor("ann"), why="the network is back")
     sky.snapshot = replace(sky.snapshot, pauses={AFTER_STORM: ended.pauses[0]})
     assert not sky.opens("e", "f", "g", after=timedelta(seconds=1)).pauses
     again = sky.opens("h", after=timedelta(seconds=1))
     assert again.pauses[0].scope == STORM
     assert again.lift == [AFTER_STORM]
-    assert storm.name_of(again.pauses[0]) == storm.name_of(first)
+    assert breaker.name_of(again.pauses[0]) == breaker.name_of(first)
 
 
 # --- holding back
@@ -180,17 +184,17 @@ def test_storm_lets_a_run_go_on_that_people_approved(state: ApprovalState, *, go
 
 def test_run_that_is_let_go_on_waits_for_guards_as_long_as_any() -> None:
     """The time that a storm took is not counted against `max_wait`."""
-    held = storm.hold(replace(run(), state=RunState.WAITING, waiting_since=NOW - timedelta(hours=1)), BROKEN, now=NOW)
-    assert held.wake_at == NOW + storm.BACKSTOP
-    freed = storm.release(held, at=NOW + MINUTE)
+    held = breaker.hold(replace(run(), state=RunState.WAITING, waiting_since=NOW - timedelta(hours=1)), BROKEN, now=NOW)
+    assert held.wake_at == NOW + breaker.BACKSTOP
+    freed = breaker.release(held, at=NOW + MINUTE)
     assert (freed.wake_at, freed.waiting_since, freed.storm) == (NOW + MINUTE, NOW + MINUTE, NAME)
-    assert not storm.is_held(freed)
+    assert not breaker.is_held(freed)
 
 
 def test_ending_needs_a_storm() -> None:
     """Nobody ends what isn't; the answer says what is paused instead."""
     with pytest.raises(NotFound, match="paused is nothing"):
-        storm.end(Snapshot(now=NOW), actor=Actor("ann"), why="")
+        breaker.end(Snapshot(now=NOW), actor=Actor("ann"), why="")
 
 
 # --- messages
@@ -227,7 +231,7 @@ OLD = NOW - timedelta(hours=1)
 def test_which_messages_a_digest_stands_for(of: Run | None, pause: Pause | None, kind: MessageKind, *, folds: bool) -> None:
     """What a storm's digest lists is not told singly; what was, or may have been, changed always is."""
     pauses = {} if pause is None else {pause.scope: pause}
-    assert storm.folded_into(_page(kind), of, pauses) == (NAME if folds else None)
+    assert breaker.folded_into(_page(kind), of, pauses) == (NAME if folds else None)
 
 
 def _many(count: int, *, since: datetime = NOW) -> list[Run]:

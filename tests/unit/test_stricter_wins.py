@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from remediator import guards
-from remediator.domains import Domain
 from remediator.guards import Answer, Bounds, Case, Guard
 from remediator.guards.catalogue import catalogue
-from remediator.ingest import Intake
+from remediator.ingest.intake import Intake
 from remediator.model import Authority, Impact, IncidentState, RunState
 from remediator.records import Attempt, Ending, Use
 from remediator.replacing import replace as quick_replace
@@ -25,7 +24,8 @@ from remediator.rules.schema import GuardsText, RuleText
 from remediator.settings.limits import Limits
 from remediator.settings.model import Settings
 from remediator.store.protocol import Snapshot
-from remediator.trust import lost
+from remediator.targets.domains import Domain
+from remediator.trust.standing import lost
 from tests.builders import NOW, World, alert, bounds, incident, plan, rule, run
 
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)

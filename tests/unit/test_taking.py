@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remediator import guards, taking
+from remediator import guards
 from remediator.guards import Answer
 from remediator.model import Impact, Plan, StepState, Target
 from remediator.records import Pause, Step
+from remediator.responders import taking
 from remediator.rules.model import GuardSpec
 from remediator.store.protocol import Snapshot
 from tests.builders import NOW, bounds, plan, run

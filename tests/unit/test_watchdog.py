@@ -6,15 +6,15 @@ from datetime import timedelta
 
 import pytest
 
-from remediator import watchdog
 from remediator.decide import Mandate, watched
 from remediator.errors import InvalidExpression
+from remediator.escalation.notice import alarm_key
 from remediator.events import Kind
-from remediator.ingest import Recovery, Source, believed, take
+from remediator.ingest.intake import Recovery, Source, believed, take
 from remediator.model import SYSTEM, Alert, Authority, IncidentState
-from remediator.notice import alarm_key
 from remediator.records import WATCHDOG, WATCHDOG_AWAITED, MessageKind, Pause
 from remediator.replacing import replace
+from remediator.stopping import watchdog
 from remediator.store.protocol import Changes, Snapshot
 from tests.builders import NOW, World, alert, bounds, incident, rule
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
-from remediator.freezes import Calendar, Cron, Dates, Effect, Freezes, Limits, Window
+from remediator.freezes.windows import Calendar, Cron, Dates, Effect, Freezes, Limits, Window
 from tests.servers.surface import Surface, bearer
 
 NOW = datetime.now(UTC)

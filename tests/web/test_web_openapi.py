@@ -9,8 +9,8 @@ from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 from prometheus_client import CollectorRegistry
 
-from remediator.authentication import Authenticator
 from remediator.metrics import Metrics
+from remediator.people.authentication import Authenticator
 from remediator.web import create_app
 from remediator.web.app import ROUTES
 from remediator.web.openapi import describe

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from aiohttp import ClientSession
 
-from remediator.authentication import Operation, Role
+from remediator.people.authentication import Operation, Role
 from remediator.web.app import ROUTES
 from remediator.web.routes import Route
 from tests.servers.surface import Surface, bearer

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiohttp import ClientSession
 
-from remediator.authentication import Role
+from remediator.people.authentication import Role
 from remediator.records import DEMOTED, Attempt, Ending, Pause
 from remediator.store.protocol import Changes, Reads
 from tests.servers.surface import Surface, bearer

@@ -8,7 +8,7 @@ from actions.kubernetes.names import ClusterParams
 from remediator.action import Context
 from remediator.errors import CheckFailed
 from remediator.model import Target
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 
 
 def refuse_outside(ctx: Context, params: ClusterParams) -> None:

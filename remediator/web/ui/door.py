@@ -13,9 +13,9 @@ from urllib.parse import quote, urlsplit
 import structlog
 from aiohttp import web
 
-from remediator.authentication import Operation, allows
 from remediator.events import Kind
 from remediator.model import Actor
+from remediator.people.authentication import Operation, allows
 from remediator.web.access import LONGEST
 from remediator.web.problems import Refused
 from remediator.web.routes import Surface

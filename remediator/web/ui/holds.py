@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from remediator import taking, watchdog
-from remediator.freezes import Effect, Source
+from remediator.freezes.windows import Effect, Source
 from remediator.guards import Bounds
 from remediator.model import Authority
 from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, INEFFECTIVE, STORM, WATCHDOG, Pause
+from remediator.responders import taking
+from remediator.stopping import watchdog
 from remediator.web.freezes import FreezeView
 
 RULE = "rule:"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from remediator.authentication import Operation, allows
 from remediator.model import Actor
+from remediator.people.authentication import Operation, allows
 from remediator.service import Service
 from remediator.web.problems import Refused
 from remediator.web.routes import Call, Surface

@@ -15,9 +15,9 @@ import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from remediator.authentication import Authenticator
 from remediator.errors import PermanentError
 from remediator.model import Actor
+from remediator.people.authentication import Authenticator
 
 COOKIE = "remediator_session"
 LEAST = 32

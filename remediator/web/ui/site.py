@@ -13,9 +13,9 @@ from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.errors import RemediatorError
 from remediator.model import Actor
+from remediator.people.authentication import Operation
 from remediator.store.protocol import Reads
 from remediator.web.access import authorise
 from remediator.web.bodies import parse_body, read_body

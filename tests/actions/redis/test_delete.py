@@ -17,7 +17,7 @@ from actions.redis.session import Session
 from remediator.action import Settled
 from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import JSON, Health
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.actions.redis.worlds import NASTY, context, dump, is_json, terms, to_cluster, to_server, user
 from tests.servers.redis import RedisCluster, RedisServer

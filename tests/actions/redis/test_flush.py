@@ -12,7 +12,7 @@ from actions.redis.check import OnConnection
 from remediator.action import Action, Settled
 from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import JSON, Health, Risk
-from remediator.scope import outside_scope
+from remediator.targets.scope import outside_scope
 from remediator.testing import ActionConformance, LocalContext
 from tests.actions.redis.worlds import context, dump, terms, to_cluster, to_sentinels, to_server, user
 from tests.servers.ports import eventually

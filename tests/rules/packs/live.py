@@ -12,20 +12,20 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from remediator import operations
 from remediator.action import Identity
 from remediator.connections import Connections
 from remediator.engine.core import Engine
 from remediator.execution import Execution
-from remediator.ingest import Intake, reads_for, sort, take
-from remediator.loading import load_rules
+from remediator.ingest.intake import Intake, reads_for, sort, take
 from remediator.model import JSON, Actor, Alert, ChainedEvent, RunState
+from remediator.people import operations
 from remediator.records import Incident, Run
 from remediator.registry import Registry
 from remediator.revalidation import Revalidation, Sources
 from remediator.rules.compile import RuleSet, compile_rule
-from remediator.scrubber import Scrubber
-from remediator.secrets import SecretStore
+from remediator.rules.loading import load_rules
+from remediator.secrets.reading import SecretStore
+from remediator.secrets.scrubber import Scrubber
 from remediator.settings import Settings
 from remediator.store.protocol import Reads
 from remediator.store.sqlite import SqliteStore

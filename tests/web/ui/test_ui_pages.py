@@ -10,7 +10,7 @@ import pytest
 
 from remediator.errors import StoreUnavailable
 from remediator.events import Kind
-from remediator.freezes import Dates, Effect, Freezes, Window
+from remediator.freezes.windows import Dates, Effect, Freezes, Window
 from remediator.model import Alert, Change, Event, IncidentState, RunState, StepState
 from remediator.records import Pause
 from remediator.store.protocol import Changes, Reads

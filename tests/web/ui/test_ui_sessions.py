@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from remediator.authentication import Authenticator, Role
 from remediator.errors import PermanentError
+from remediator.people.authentication import Authenticator, Role
 from remediator.settings import IdentitySettings
 from remediator.web.ui.sessions import Ended, Sealer, Session
 from remediator.web.ui.throttle import Throttle

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 import aiohttp
 import pytest
 
-from remediator.authentication import Authenticator, Role
 from remediator.events import Kind
+from remediator.people.authentication import Authenticator, Role
 from remediator.settings import IdentitySettings
 from tests.servers.surface import Surface, identities, make_settings, serving, token_of
 from tests.web.ui.conftest import Enter, Person

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from remediator.authentication import Operation
 from remediator.events import Kind
+from remediator.people.authentication import Operation
 from remediator.records import SYSTEM_CHAIN
 from remediator.store.protocol import ChainReport, Store
 from remediator.web import audit

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from remediator.freezes import Source
+from remediator.freezes.windows import Source
 from remediator.store.protocol import Reads
 from remediator.web.freezes import views
 from remediator.web.ui.holds import about

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from remediator.authentication import Operation
 from remediator.model import JSON, IncidentState
+from remediator.people.authentication import Operation
 from remediator.records import Incident, Run
+from remediator.responders.taking import scope_of
 from remediator.store.protocol import Page as Rows
-from remediator.taking import scope_of
 from remediator.web.escalation import escalation_of
 from remediator.web.routes import missing
 from remediator.web.taking import hold_of

@@ -6,7 +6,7 @@ import yaml
 
 from remediator.model import Authority
 from remediator.rules.model import Rule
-from remediator.scorecard import Card
+from remediator.trust.scorecard import Card
 from remediator.web.routes import missing
 from remediator.web.scorecard import cards
 from remediator.web.ui.page import Page, Shown, View

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from remediator import undo
 from remediator.approval import vote
-from remediator.authentication import Operation
 from remediator.errors import ApprovalRefused, IllegalTransition
 from remediator.events import Kind
 from remediator.model import JSON, ApprovalState, RunState, StepState
-from remediator.operations import TAKES
+from remediator.people.authentication import Operation
+from remediator.people.operations import TAKES
 from remediator.records import Approval, Incident, Run, SignalKind
+from remediator.runs import undo
 from remediator.store.protocol import Page as Rows
 from remediator.web.routes import missing
 from remediator.web.runs import ACTING, run_of, visible

@@ -1,0 +1,336 @@
+"""What becomes of a message about an incident when it is due: sent, put off or dropped, and which rows follow from it. Pure.
+
+Before a page is sent the next one is queued, in one transaction that sees the incident as it is: whatever happens to the process or to
+the receivers of one level, the next level's row is there. The keys of a page's rows begin with the page's own: `INC/page/0` is the
+first, `INC/page/0/2` the second, `INC/page/0/update/1` the first update; `0` counts the incident's relapses.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from remediator.escalation.levels import Climb, Due, Policy, Receiver, Unless, held_until, next_due, reached, told
+from remediator.model import JSON, IncidentState, RunState
+from remediator.records import STORM, Incident, Message, MessageKind, Run
+from remediator.replacing import replace
+from remediator.store.protocol import Changes, Snapshot
+
+IN_A_STORM = timedelta(minutes=1)
+"""What is put off because of a storm looks again after so long."""
+SETTLING = timedelta(minutes=5)
+"""So long after a remedy helped nobody further is paged: Alertmanager takes a while to say that the alert is over."""
+LAST_RUN = timedelta(minutes=3)
+"""So long the word that all is well waits for a run that is still at work, to be able to say whether its remedy helped."""
+LOOK_AGAIN = timedelta(seconds=10)
+UNLESS_PAGED = "unless_paged"
+"""In the body of a page that is for an incident whose own page is not needed any more; where that one is, this one is not."""
+SINGLY = "singly"
+"""In the body of a page that no storm's digest stands for."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """It goes to `receivers` now."""
+
+    message: Message
+    receivers: tuple[Receiver, ...]
+
+
+@dataclass(frozen=True)
+class Later:
+    """It is looked at again then; `why` is empty where that is nothing to tell."""
+
+    message: Message
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """It says nothing any more."""
+
+    why: str
+
+
+Verdict = Send | Later | Drop
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of a message, and what is written before that."""
+
+    verdict: Verdict
+    changes: Changes = field(default_factory=Changes)
+
+
+# --- what a message is -----------------------------------------------------------------------------------------------
+
+
+def relapse_of(message: Message) -> int | None:
+    """Return which of the incident's pages a page, or an update that belongs to one, is part of; None for other messages.
+
+    >>> relapse_of(Message("INC-1/page/2/update/1", MessageKind.UPDATE, "default", "INC-1", {}, datetime.now(UTC)))
+    2
+    """
+    parts = message.key.split("/")
+    return int(parts[2]) if len(parts) > 2 and parts[1] == "page" and parts[2].isdigit() else None
+
+
+def climbs(message: Message) -> bool:
+    """Tell whether a message is one that others follow: a page, or a regular update."""
+    return message.kind in (MessageKind.PAGE, MessageKind.UPDATE) and relapse_of(message) is not None
+
+
+def follows(message: Message) -> bool:
+    """Tell whether a message follows a page that went out, rather than being the first to tell of the incident."""
+    return climbs(message) and message.key.count("/") > 2
+
+
+def to_those_told(message: Message) -> bool:
+    """Tell whether a message is for people who heard of the incident before: no digest tells them."""
+    return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
+
+
+def second_key(incident: Incident) -> str:
+    """Return the key of a page for an incident whose page, of the usual key, is there and will not go out."""
+    return f"{incident.id}/page/{incident.relapses}/1"
+
+
+def is_paged_by_another(message: Message, rows: Sequence[Message]) -> bool:
+    """Tell whether another page of the same firing went out, or will. `rows` are the incident's messages."""
+    pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == relapse_of(message)]
+    return any(not row.cancelled and row.key != message.key for row in pages)
+
+
+def climb_of(message: Message, *, now: datetime) -> Climb:
+    """Read how far a page has come; one that has not been looked at begins now."""
+    raw = message.body.get("climb")
+    if not isinstance(raw, Mapping):
+        return Climb(now)
+    last = raw.get("last")
+    return Climb(
+        datetime.fromisoformat(str(raw["began"])),
+        tuple(int(number) for number in raw["done"]),
+        timedelta(seconds=float(raw["late"])),
+        int(raw["again"]),
+        None if last is None else datetime.fromisoformat(str(last)),
+    )
+
+
+def _written(climb: Climb) -> dict[str, JSON]:
+    return {
+        "began": climb.began.isoformat(),
+        "done": list(climb.done),
+        "late": climb.late.total_seconds(),
+        "again": climb.again,
+        "last": None if climb.last is None else climb.last.isoformat(),
+    }
+
+
+# --- a message that is due -------------------------------------------------------------------------------------------
+
+
+def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) -> Step:
+    """Decide about a page or a regular update. `snapshot` holds its incident; `run` is the incident's latest."""
+    incident = snapshot.incidents[message.incident]
+    if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
+        return Step(Drop("resolved, or another page stands for it"))
+    if STORM in snapshot.pauses and follows(message) and not message.body.get(SINGLY):
+        return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
+    if message.kind is MessageKind.UPDATE:
+        return _update(snapshot, message, incident, policy)
+    if message.body.get("sending"):
+        return Step(_again(message, incident, policy, now=snapshot.now))
+    return _page(snapshot, message, incident, run, policy)
+
+
+def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | None, policy: Policy) -> Step:
+    now, severity = snapshot.now, incident.severity
+    climb = climb_of(message, now=now)
+    held = held_until(policy, incident.acknowledged_at)
+    due = next_due(policy, severity, climb, held=held)
+    if due is None:
+        # Where nobody is to be told at all that is a fault of the settings, which the outbox is loud about.
+        return Step(Drop("acknowledged") if policy.ladder(severity) else Send(message, ()))
+    settled = _settled(run)
+    if climb.done and settled is not None and settled > max(due.at, now):
+        due = replace(due, at=settled, why="its remedy helped a moment ago")
+    body = {**message.body, "climb": _written(climb), "level": due.level.number}
+    if due.at > now:
+        return Step(Later(replace(message, body=body, due_at=due.at), due.why))
+    after = told(severity, climb, due, now=now)
+    if STORM in snapshot.pauses:  # it is told although digests tell of all else, and so is what follows
+        message, body = replace(message, body={**message.body, SINGLY: True}), {**body, SINGLY: True}
+    rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
+    paged = incident if climb.done else replace(incident, paged_at=now, policy=message.policy)
+    sent = replace(message, body={**body, "again": due.again, "sending": True})
+    return Step(Send(sent, due.level.receivers), Changes(incidents=[] if paged is incident else [paged], messages=rows))
+
+
+def _settled(run: Run | None) -> datetime | None:
+    helped = run is not None and run.state is RunState.SUCCEEDED and run.ended_at is not None
+    return run.ended_at + SETTLING if run is not None and helped and run.ended_at is not None else None
+
+
+def _next(message: Message, climb: Climb, severity: str, policy: Policy, *, held: datetime | None) -> Sequence[Message]:
+    """Return the row of what comes after a page that is about to be sent."""
+    due = next_due(policy, severity, climb, held=held)
+    if due is None:
+        return ()
+    key = f"{_root(message)}/{_place(message) + 1}"
+    body = {**_bare(message), "climb": _written(climb), "level": due.level.number}
+    return (Message(key, MessageKind.PAGE, message.policy, message.incident, body, due.at),)
+
+
+def _root(message: Message) -> str:
+    return "/".join(message.key.split("/")[:3])
+
+
+def _place(message: Message) -> int:
+    """Return which row of its kind a message is: the page itself is the first."""
+    return int(message.key.rpartition("/")[2]) if follows(message) else 1
+
+
+def _bare(message: Message) -> dict[str, JSON]:
+    return {name: message.body[name] for name in ("subject", "rule", "runbook", "dry_run", SINGLY) if name in message.body}
+
+
+def _again(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Verdict:
+    """Try again to reach those of a level who could not be reached, unless somebody has taken the incident over meanwhile."""
+    number = message.body.get("level")
+    level = next((level for level in policy.levels if level.number == number), None)
+    held = held_until(policy, incident.acknowledged_at)
+    if level is not None and level.unless is Unless.ACKNOWLEDGED and held is not None and held > now:
+        return Drop("acknowledged")
+    if level is None:  # it is gone from the policy
+        return Send(message, policy.first_at(incident.severity, now)[0])
+    return Send(message, level.receivers)
+
+
+# --- updates ---------------------------------------------------------------------------------------------------------
+
+
+def _first_update(message: Message, policy: Policy, *, now: datetime) -> Sequence[Message]:
+    if policy.update_every is None:
+        return ()
+    return (_update_row(message, 1, now + policy.update_every),)
+
+
+def _update_row(message: Message, place: int, at: datetime) -> Message:
+    body = {**_bare(message), "subject": "status"}
+    return Message(f"{_root(message)}/update/{place}", MessageKind.UPDATE, message.policy, message.incident, body, at)
+
+
+def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Policy) -> Step:
+    now = snapshot.now
+    if policy.update_every is None:
+        return Step(Drop("the policy has no updates any more"))
+    receivers, opens = policy.first_at(incident.severity, now)
+    if opens > now:
+        return Step(Later(replace(message, due_at=opens)))
+    following = _update_row(message, _place(message) + 1, now + policy.update_every)
+    return Step(Send(message, receivers), Changes(messages=[following]))
+
+
+# --- other messages --------------------------------------------------------------------------------------------------
+
+
+def other(message: Message, incident: Incident | None, policy: Policy, *, now: datetime) -> Verdict:
+    """Decide about a question or a word on a run: it goes to the first level, within its hours."""
+    if message.kind is MessageKind.DIGEST:
+        severity = str(message.body.get("severity") or policy.urgent)  # one without counts may be about anything
+        return Send(message, reached(policy, severity, storm_age(message)) or reached(policy, policy.urgent, timedelta()))
+    if incident is None:  # a notice about the daemon itself
+        return Send(message, reached(policy, policy.urgent, timedelta()))
+    receivers, opens = policy.first_at(incident.severity, now)
+    return Later(replace(message, due_at=opens), "outside the hours of the first level") if opens > now else Send(message, receivers)
+
+
+def storm_age(digest: Message) -> timedelta:
+    """Return how old a storm was when a digest of it was made; its name says when it began."""
+    try:
+        began = datetime.strptime(str(digest.body.get("storm")), "storm-%Y%m%dT%H%M%S.%fZ").replace(tzinfo=UTC)
+    except ValueError:
+        return timedelta()
+    return digest.due_at - began
+
+
+# --- words to those who were told ------------------------------------------------------------------------------------
+
+
+def acknowledged(incident: Incident) -> Sequence[Message]:
+    """Return the word to those who were paged that somebody has taken the incident over."""
+    at = incident.acknowledged_at
+    if at is None or incident.paged_at is None or incident.state is IncidentState.RESOLVED:
+        return ()
+    body: dict[str, JSON] = {"subject": "acknowledged", "rule": incident.rule, "at": at.isoformat()}
+    key = f"{incident.id}/acknowledged/{at:%Y%m%dT%H%M%S%f}"
+    return (Message(key, MessageKind.ACKNOWLEDGED, incident.policy, incident.id, body, at),)
+
+
+def resolved(incident: Incident, *, dry_run: bool, after: timedelta = timedelta()) -> Sequence[Message]:
+    """Return the word to those who were paged that the incident is over; `after` so long, in which that may turn out to be untrue."""
+    at = incident.resolved_at
+    if at is None or incident.paged_at is None:
+        return ()
+    body: dict[str, JSON] = {"subject": "resolved", "rule": incident.rule, "relapses": incident.relapses, "dry_run": dry_run}
+    return (Message(f"{incident.id}/resolved/{incident.relapses}", MessageKind.RESOLVED, incident.policy, incident.id, body, at + after),)
+
+
+def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:
+    """Return the marks of everybody who got a page; with `all_well` only of those who were not told since that all is well."""
+    pages, wells = dict[str, int](), dict[str, int]()
+    for message in messages:
+        relapse = relapse_of(message)
+        if message.kind is MessageKind.PAGE and relapse is not None:
+            pages |= {mark: max(relapse, pages.get(mark, -1)) for mark in message.delivered_to}
+        elif message.kind is MessageKind.RESOLVED:
+            upto = int(str(message.body.get("relapses", 0)))
+            wells |= {mark: max(upto, wells.get(mark, -1)) for mark in message.delivered_to}
+    return {mark for mark, page in pages.items() if not all_well or page > wells.get(mark, -1)}
+
+
+def may_have_been_told(messages: Iterable[Message], policy: Policy) -> set[str]:
+    """Return the marks of those who may have got a page although no answer of theirs said so: an attempt was made, and it was given up."""
+    tried = [one for one in messages if one.kind is MessageKind.PAGE and one.attempts and one.delivered_at is None]
+    numbers = {number for one in tried if isinstance(number := one.body.get("level"), int)}
+    return {receiver.mark for number in numbers for receiver in policy.receivers(number)}
+
+
+def word(message: Message, incident: Incident, rows: Sequence[Message], policy: Policy, *, now: datetime) -> Step:
+    """Decide about the word that somebody has acknowledged, or that all is well. `rows` are all of the incident's messages."""
+    if message.kind is MessageKind.ACKNOWLEDGED:
+        marks = who_was_told(rows, all_well=False)
+        return Step(_to(message, marks, policy))
+    if incident.active_run is not None and incident.resolved_at is not None and now < incident.resolved_at + LAST_RUN:
+        return Step(Later(replace(message, due_at=max(now, message.due_at) + LOOK_AGAIN)))
+    marks = who_was_told(rows, all_well=True) | may_have_been_told(rows, policy)
+    pages = [one for one in rows if one.kind is MessageKind.PAGE and one.delivered_to]
+    if message.body.get("dry_run") and not all(one.body.get("dry_run") for one in pages):
+        # The daemon was disarmed since: what customers, say, were told in earnest must end in earnest too.
+        message = replace(message, body={**message.body, "dry_run": False})
+    pending = [one.key for one in rows if climbs(one) and one.delivered_at is None and not one.cancelled]
+    return Step(_to(message, marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))
+
+
+def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
+    everybody = policy.everybody()
+    # A reload may have changed what a receiver gets. It is the same one where no other has its name.
+    names = Counter(receiver.name for receiver in everybody.values())
+    changed = {name for mark in marks - everybody.keys() if names[name := mark.partition("#")[0]] == 1}
+    receivers = tuple(receiver for mark, receiver in everybody.items() if mark in marks or receiver.name in changed)
+    return Send(message, receivers) if receivers else Drop("nobody was told before")
+
+
+# --- what people see -------------------------------------------------------------------------------------------------
+
+
+def ahead(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Due | None:
+    """Return what a pending page will do next as things stand: an acknowledgement, hours and levels in force counted in."""
+    if not climbs(message) or message.kind is not MessageKind.PAGE or message.body.get("sending"):
+        return None
+    held = held_until(policy, incident.acknowledged_at)
+    due = next_due(policy, incident.severity, climb_of(message, now=max(now, message.due_at)), held=held)
+    return due if due is None or due.at >= message.due_at else replace(due, at=message.due_at)

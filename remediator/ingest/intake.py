@@ -1,0 +1,542 @@
+"""What a webhook's alerts change: episodes, incidents, runs, held pages. Pure.
+
+Everything that an alert leads to without looking at the world is decided here, inside the transaction that makes the
+alert durable, so that nothing accepted can be lost between two commits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from enum import StrEnum
+
+from remediator.decide import mandate, subject_facts, trusted, watched
+from remediator.escalation import climbing
+from remediator.escalation.digest import DEFAULT_POLICY
+from remediator.events import Kind
+from remediator.expressions import Unknown
+from remediator.guards import Bounds
+from remediator.lifecycle import advance
+from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
+from remediator.records import AFTER_STORM, MOST_RELAPSES, STORM, Incident, Message, MessageKind, Pause, Run
+from remediator.replacing import replace
+from remediator.rules.model import Rule
+from remediator.stopping import watchdog
+from remediator.stopping.watchdog import Watch
+from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.storms import breaker
+from remediator.trust.standing import LONGEST_WORDS
+
+
+class Source(StrEnum):
+    """Why an alert is taken that no webhook brought."""
+
+    MISSED = "missed"
+    """It fires, and no open episode knew it."""
+    TRUNCATED = "truncated"
+    """Its webhook left it out."""
+    GONE = "gone"
+    """No Alertmanager knows it any more, so its episode ends."""
+    BELIEVED = "believed"
+    """It was said to be over while a watchdog was lost, which has long been heard again, and nobody has told of it since."""
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How reconciliation came by an alert. `data` is what its event tells."""
+
+    source: Source
+    data: Mapping[str, JSON] = field(default_factory=dict)
+    confirmed_at: datetime | None = None
+    """When the alert was last confirmed: by its sender to Alertmanager; for one that is gone, to the episode that is to end. An
+    episode that was confirmed later than that is left alone."""
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """An alert with the rule that owns it, and what it is grouped by."""
+
+    alert: Alert
+    rule: Rule | None
+    target: str = ""
+    note: str = ""
+    also: tuple[str, ...] = ()
+    recovery: Recovery | None = None
+
+
+@dataclass(frozen=True)
+class Intake:
+    """How alerts are taken: the operator's bounds, how long tombstones hold, how long pages are held."""
+
+    bounds: Bounds
+    tombstone: timedelta
+    page_after: Mapping[str, timedelta]
+    """Longest hold of a page by severity."""
+    worker: str | None = None
+    """The worker that takes new runs at once; None leaves them for whoever claims them."""
+    capacity: int = 0
+    """How many new runs that worker can take."""
+    day: date | None = None
+    """The day whose numbers `Reads.incident_numbers` asked for; None: the store's. Around midnight, or where two clocks differ, a
+    number of one day under another day's name could be a number that is taken."""
+    storm: breaker.StormLimits | None = None
+    """When the storm breaker trips; None: never."""
+    watch: Watch = field(default_factory=Watch)
+    """Which alerts are watchdogs. No rule is asked about them."""
+
+    def order(self, item: Sorted) -> int:
+        """Return the place of an alert among those of its webhook."""
+        if item.alert.firing:
+            return 0
+        return 1 if self.watch.watches(item.alert.labels) else 2
+
+
+# To copy one of these with other fields takes a third of the time that it takes to make one.
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UNMATCHED = Sorted(Alert("", firing=True, labels={}, annotations={}, starts_at=_EPOCH), None, note="no rule matches")
+_EPISODE = Episode("", 1, _EPOCH, _EPOCH, _EPOCH)
+
+
+def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
+    """Find the owner of an alert among the rules that match it (best first) and the target it is grouped by."""
+    if not matching:
+        return replace(_UNMATCHED, alert=alert)
+    owner = next((rule for rule in matching if rule.enabled), None)
+    if owner is None:
+        return Sorted(alert, None, note=f"only disabled rules match: {', '.join(rule.name for rule in matching)}")
+    others = tuple(rule.name for rule in matching if rule is not owner)
+    if owner.target is None:
+        return Sorted(alert, owner, alert.fingerprint, also=others)
+    target = owner.target.render(subject_facts(owner, alert))
+    if isinstance(target, Unknown):
+        return Sorted(alert, owner, alert.fingerprint, f"grouped by fingerprint, since its target is unknown: {target.reason}", others)
+    return Sorted(alert, owner, str(target), also=others)
+
+
+def reads_for(alerts: Sequence[Sorted], *, now: datetime, limits: breaker.StormLimits | None = None) -> Reads:
+    """Name what `take` needs to see, with the `limits` of its intake's storm breaker."""
+    keys = dict.fromkeys((item.rule.name, item.target) for item in alerts if item.rule is not None and item.alert.firing)
+    reads = Reads(
+        fingerprints=[item.alert.fingerprint for item in alerts],
+        latest_incident=list(keys),
+        incident_numbers=now.date() if keys else None,
+    )
+    return breaker.count_lately(reads, limits) if keys else reads
+
+
+@dataclass
+class _Draft:
+    """What the transaction will write, growing alert by alert, so that later alerts of one body see earlier ones."""
+
+    snapshot: Snapshot
+    intake: Intake
+    episodes: dict[tuple[str, int], Episode] = field(default_factory=dict)
+    newest: dict[str, Episode] = field(default_factory=dict)
+    incidents: dict[str, Incident] = field(default_factory=dict)
+    latest: dict[tuple[str, str], Incident] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    wake: list[str] = field(default_factory=list)
+    texts: dict[str, JSON] = field(default_factory=dict)
+    numbers: int = 0
+    recovered: dict[str, datetime] = field(default_factory=dict)
+    relapsed: dict[str, datetime] = field(default_factory=dict)
+    pauses: dict[str, Pause | None] = field(default_factory=dict)
+    """What becomes of watchdogs' pauses; None: lifted."""
+
+    def in_force(self) -> dict[str, Pause]:
+        """Return all pauses, as far as alerts have changed them by now."""
+        found = {**self.snapshot.pauses, **self.pauses}
+        return {scope: pause for scope, pause in found.items() if pause is not None}
+
+    def follow(self, changes: Changes) -> None:
+        """Add what follows from a watchdog that was heard, or that ended."""
+        self.pauses |= dict.fromkeys(changes.lift) | {pause.scope: pause for pause in changes.pauses}
+        self.events += changes.events
+        self.messages += changes.messages
+        self.cancelled += changes.cancel_messages
+
+    def event(self, incident: str, kind: Kind, **data: JSON) -> None:
+        self.events.append(Event(incident, kind, self.snapshot.now, data))
+
+    def episode(self, fingerprint: str) -> Episode | None:
+        return self.newest.get(fingerprint) or self.snapshot.episodes.get(fingerprint)
+
+    def keep(self, episode: Episode) -> None:
+        self.episodes[episode.fingerprint, episode.number] = self.newest[episode.fingerprint] = episode
+
+    def put(self, incident: Incident) -> None:
+        self.incidents[incident.id] = incident
+        self.latest[incident.rule, incident.target] = incident
+
+    def relapse_window(self, rule: Rule) -> timedelta:
+        """Return how long a re-fire counts as a relapse; a rule can't make that shorter than the operator wants."""
+        return max(rule.guards.relapse_window, self.intake.bounds.min_relapse_window)
+
+
+def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
+    """Return what one webhook's `alerts` change. `snapshot` must hold what `reads_for` named."""
+    return take_all([alerts], snapshot, intake)[0]
+
+
+def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> tuple[Changes, Sequence[Sequence[str]]]:
+    """Return what the alerts of several webhooks change, one webhook after the other, and the incidents that each gave a run to."""
+    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident))
+    opened: list[Sequence[str]] = []
+    for alerts in webhooks:
+        before = len(draft.runs)
+        # Firing first: an incident whose last alert ends while another one joins has not been resolved in between.
+        # A watchdog's end before all other ends, since these prove nothing then.
+        for item in sorted(alerts, key=intake.order) if len(alerts) > 1 else alerts:
+            episode = draft.episode(item.alert.fingerprint)
+            if item.alert.firing:
+                _firing(draft, item, episode)
+            elif episode is not None and episode.open and _ends(item, episode):
+                _over(draft, item, episode)
+        opened.append(tuple(run.incident for run in draft.runs[before:]))
+    return _changes(draft), opened
+
+
+def _changes(draft: _Draft) -> Changes:
+    intake = draft.intake
+    breaks = breaker.in_force(draft.snapshot, intake.storm, [run.incident for run in draft.runs])
+    if breaks is not None:
+        _hold_back(draft, breaks)
+    claim = [run.id for run in draft.runs[: intake.capacity]] if intake.worker is not None and breaks is None else []
+    begins = breaks is not None and STORM not in draft.snapshot.pauses
+    lost = [pause for pause in draft.pauses.values() if pause is not None]
+    heard = [scope for scope, pause in draft.pauses.items() if pause is None]
+    return Changes(
+        episodes=list(draft.episodes.values()),
+        incidents=list(draft.incidents.values()),
+        runs=draft.runs,
+        claim_for=intake.worker,
+        claim=claim,
+        wake=draft.wake,
+        messages=draft.messages,
+        cancel_messages=draft.cancelled,
+        rule_texts=draft.texts,
+        recovered=draft.recovered,
+        relapsed=draft.relapsed,
+        pauses=[*lost, breaks] if breaks is not None and begins else lost,
+        lift=[*heard, AFTER_STORM] if begins else heard,
+        events=draft.events,
+    )
+
+
+def _hold_back(draft: _Draft, breaks: Pause) -> None:
+    """Have everything that was opened wait for the storm's end, and its pages; digests tell people meanwhile."""
+    reason, name = breaker.reason_of(breaks), breaker.name_of(breaks)
+    for place, run in enumerate(draft.runs):
+        waiting, entered = advance(run, RunState.WAITING, now=draft.snapshot.now, reason=reason)
+        draft.runs[place] = breaker.hold(waiting, breaks, now=draft.snapshot.now)
+        draft.events.append(entered)
+        draft.event(run.incident, Kind.GUARD_DENIED, run=run.id, rule=run.rule, guard="storm", verdict="wait", reason=reason, until=None)
+    opened, now = {run.incident for run in draft.runs}, draft.snapshot.now
+    pages = [message for message in draft.messages if message.incident in opened]
+    for message in pages:
+        draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
+    policies = {message.policy for message in pages}
+    if STORM not in draft.snapshot.pauses:
+        draft.events.append(breaker.tripped(breaks))
+        policies |= {DEFAULT_POLICY}
+    others = [message for message in draft.messages if message.incident not in opened]
+    draft.messages = [*others, *(breaker.withhold(message, name, until=now + breaker.WITHHELD) for message in pages)]
+    dry_run = draft.intake.bounds.dry_run
+    draft.messages += [breaker.first_digest(breaks, policy, at=now, dry_run=dry_run) for policy in sorted(policies)]
+
+
+def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:
+    """Tell whether a firing alert is a late copy of an episode that was closed already.
+
+    It is when it does not start after the end of that episode, and the tombstone still holds.
+    """
+    if closed.closed_at is None or now - closed.closed_at > tombstone:
+        return False
+    return alert.starts_at <= (closed.ends_at or closed.closed_at)
+
+
+def believed(episode: Episode) -> tuple[Alert, Recovery]:
+    """Return the end of an open episode that was said to be over while a watchdog was lost."""
+    ends_at = episode.ends_at
+    alert = Alert(episode.fingerprint, firing=False, labels=episode.labels, annotations={}, starts_at=episode.starts_at, ends_at=ends_at)
+    data: dict[str, JSON] = {"ends_at": None if ends_at is None else ends_at.isoformat()}
+    return alert, Recovery(Source.BELIEVED, data, episode.confirmed_at)
+
+
+def _ends(item: Sorted, open_: Episode) -> bool:
+    """Tell whether what is said to be over is the open episode, and not an earlier one or one that was confirmed meanwhile."""
+    if item.recovery is None:
+        return not late_end(item.alert, open_)
+    return item.alert.starts_at == open_.starts_at and item.recovery.confirmed_at == open_.confirmed_at
+
+
+def late_end(alert: Alert, open_: Episode) -> bool:
+    """Tell whether a resolved alert speaks of an earlier firing than the open episode: it ended before that one began."""
+    return alert.ends_at is not None and alert.ends_at < open_.starts_at
+
+
+def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
+    now = draft.snapshot.now
+    alert = item.alert
+    recovery = item.recovery
+    if draft.intake.watch.watches(alert.labels):
+        item = replace(item, rule=None, note=watchdog.NOTE)
+    confirmed = now if recovery is None else min(now, recovery.confirmed_at or now)
+    if episode is not None and episode.open:
+        if recovery is not None and recovery.source is Source.MISSED:
+            return  # a webhook brought it meanwhile
+        episode = replace(episode, confirmed_at=max(confirmed, episode.confirmed_at), ends_at=None)
+    elif episode is not None and late_copy(alert, episode, now=now, tombstone=draft.intake.tombstone):
+        return
+    else:
+        episode = replace(
+            _EPISODE,
+            fingerprint=alert.fingerprint,
+            number=1 if episode is None else episode.number + 1,
+            starts_at=alert.starts_at,
+            opened_at=now,
+            confirmed_at=confirmed,
+            note=item.note,
+            labels=alert.labels,
+        )
+    if item.rule is not None and episode.incident is None:
+        incident = _incident(draft, item, item.rule)
+        episode = replace(episode, incident=incident, note=item.note)
+        if recovery is not None:
+            data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
+            draft.event(incident, Kind.ALERT_RECOVERED, **data)
+    elif item.rule is not None and episode.incident is not None:
+        _try_again(draft, item.rule, episode.incident, item.alert)
+    elif recovery is None and item.note == watchdog.NOTE:
+        draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
+    draft.keep(episode)
+
+
+def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
+    """Join, reopen or open the incident that a new episode belongs to; return its id."""
+    latest = draft.latest.get((rule.name, item.target))
+    if latest is not None and latest.state is not IncidentState.RESOLVED:
+        if item.alert.fingerprint not in latest.fingerprints:
+            joined = replace(latest, fingerprints=(*latest.fingerprints, item.alert.fingerprint), updated_at=draft.snapshot.now)
+            draft.put(joined)
+            draft.event(latest.id, Kind.INCIDENT_JOINED, fingerprint=item.alert.fingerprint, labels=dict(item.alert.labels))
+            if _waits_for_its_end(latest):
+                _after_success(draft, item.alert, rule, latest, joined)
+        return latest.id
+    ended = latest.resolved_at if latest is not None else None
+    if latest is not None and ended is not None and draft.snapshot.now - ended <= draft.relapse_window(rule):
+        return _reopen(draft, item, rule, latest)
+    return _open(draft, item, rule)
+
+
+def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, joined: Incident) -> None:
+    """See to an alert that joins an incident whose remedy was called a success, and of whose alert nobody has told the end yet.
+
+    One that began since is a relapse. One that had begun before may be of the cause that was just remedied, and be over soon: nothing is
+    held against the remedy, and people are paged when that takes longer than `page_after`, unless they were paged about the incident.
+    """
+    if alert.starts_at > latest.updated_at:
+        again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=alert.fingerprint)
+        draft.put(_with_run(draft, replace(again, subject=alert), rule))
+        return
+    page = _page(draft, joined, rule)
+    body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True}
+    draft.messages.append(replace(page, key=climbing.second_key(joined), body=body))
+
+
+def _waits_for_its_end(known: Incident) -> bool:
+    """Tell whether an incident is only open since nobody has said yet that what its remedy ended is over."""
+    return known.active_run is None and known.state is IncidentState.OPEN and known.last_end is RunState.SUCCEEDED
+
+
+def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert) -> None:
+    """Give an incident that still fires another run when its last one ended without needing a person.
+
+    A run cancelled by a silence that has ended since must not leave its incident without an owner. After a success, copies that
+    were under way when the alert ended don't count: only one that comes when the tombstone would have run out does.
+    """
+    known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
+    if known is None or known.rule != rule.name or known.active_run is not None or known.state is not IncidentState.OPEN:
+        return
+    late = draft.snapshot.now - known.updated_at <= draft.intake.tombstone
+    if known.subject.fingerprint not in known.fingerprints:
+        known = replace(known, subject=alert)  # the alert that opened it is over: nothing would be done about that
+    if known.last_end is RunState.CANCELLED:
+        draft.put(_with_run(draft, known, rule))
+    elif known.last_end is RunState.SUCCEEDED and not late:
+        # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
+        draft.put(_with_run(draft, _relapsed(draft, known, rule, known.updated_at), rule))
+
+
+def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
+    now, alert = draft.snapshot.now, item.alert
+    number = draft.snapshot.next_incident_number + draft.numbers
+    draft.numbers += 1
+    incident = Incident(
+        id=f"INC-{draft.intake.day or now:%Y%m%d}-{number:03d}",
+        rule=rule.name,
+        target=item.target,
+        severity=rule.severity,
+        state=IncidentState.OPEN,
+        subject=alert,
+        opened_at=now,
+        updated_at=now,
+        fingerprints=(alert.fingerprint,),
+        summary=alert.annotations.get("summary", "") or alert.name,
+        also_matched=item.also,
+    )
+    draft.event(
+        incident.id,
+        Kind.INCIDENT_OPENED,
+        rule=rule.name,
+        target=item.target,
+        severity=rule.severity,
+        fingerprint=alert.fingerprint,
+        labels=dict(alert.labels),
+        summary=incident.summary,
+        also_matched=list(item.also),
+        note=item.note,
+    )
+    draft.put(_with_run(draft, incident, rule))
+    return incident.id
+
+
+def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
+    """Open a resolved incident again. A run that is still at work on it goes on; there is never a second one beside it."""
+    incident = replace(
+        _relapsed(draft, latest, rule, draft.snapshot.now, fingerprint=item.alert.fingerprint),
+        state=IncidentState.OPEN,
+        fingerprints=(item.alert.fingerprint,),
+        resolved_at=None,
+    )
+    if incident.active_run is None:
+        draft.put(_with_run(draft, replace(incident, subject=item.alert), rule))
+    else:
+        draft.messages.append(_page(draft, incident, rule))
+        draft.wake.append(incident.active_run)
+        draft.put(incident)
+    return incident.id
+
+
+def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "") -> Incident:
+    """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8)."""
+    lately = draft.snapshot.now - since <= draft.relapse_window(rule)
+    counts = lately and bool(known.succeeded_remedies)
+    if counts:
+        draft.relapsed[known.id] = draft.snapshot.now
+    remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
+    incident = replace(
+        known,
+        updated_at=draft.snapshot.now,
+        relapses=known.relapses + 1,
+        succeeded_remedies=(),
+        relapsed_remedies=tuple(remedies),
+        acknowledged_at=None,
+        relapsed_at=(*known.relapsed_at, draft.snapshot.now)[-MOST_RELAPSES:] if counts else known.relapsed_at,
+    )
+    draft.event(
+        incident.id,
+        Kind.INCIDENT_REOPENED,
+        fingerprint=fingerprint or known.subject.fingerprint,
+        relapses=incident.relapses,
+        remedies=list(incident.relapsed_remedies),
+    )
+    return incident
+
+
+def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
+    """Add a run and the held page to an opened incident."""
+    incident, run, event = new_run(incident, rule, now=draft.snapshot.now, dry_run=draft.intake.bounds.dry_run)
+    draft.runs.append(run)
+    draft.events.append(event)
+    draft.texts[rule.hash] = rule.source
+    draft.messages.append(_page(draft, incident, rule))
+    return incident
+
+
+def new_run(incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, after: Run | None = None) -> tuple[Incident, Run, Event]:
+    """Make the incident's next run; `after` is the run whose chain it continues. Return incident, run and event."""
+    number = incident.runs + 1
+    run = Run(
+        id=f"{incident.id}-{number}",
+        incident=incident.id,
+        number=number,
+        rule=rule.name,
+        rule_hash=rule.hash,
+        target=incident.target,
+        state=RunState.QUEUED,
+        created_at=now,
+        entered_at=now,
+        wake_at=now,
+        chain=number if after is None else after.chain,
+        failures=() if after is None else _came_to(after),
+        tried=() if after is None or after.remedy is None else (*after.tried, after.remedy),
+        chain_wrote=after is not None and (after.chain_wrote or after.wrote),
+        dry_run=dry_run,
+    )
+    data = {"run": run.id, "rule": rule.name, "rule_hash": rule.hash, "chain": run.chain, "tried": list(run.tried), "dry_run": dry_run}
+    return replace(incident, runs=number, active_run=run.id), run, Event(incident.id, Kind.RUN_CREATED, now, data)
+
+
+def _came_to(run: Run) -> tuple[str, ...]:
+    """Return what the remedies of a chain came to, that of its last run included."""
+    return (*run.failures, f"{run.remedy}: {run.reason}"[:LONGEST_WORDS]) if run.remedy is not None else run.failures
+
+
+def page_key(incident: Incident) -> str:
+    """Return the key of an incident's page; each relapse has its own."""
+    return f"{incident.id}/page/{incident.relapses}"
+
+
+def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
+    """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
+    bounds, pauses = draft.intake.bounds, draft.in_force()
+    held = trusted(watched(mandate(rule, bounds), pauses, incident), [rule], pauses, earn=bounds.earn).authority is Authority.AUTO
+    hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
+    body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
+    return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
+
+
+def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
+    """Take an end. While a watchdog is lost it is noted and proves nothing: a dead Prometheus has all its alerts called resolved."""
+    away = None if draft.intake.watch.watches(item.alert.labels) else watchdog.lost(draft.in_force(), item.alert.labels)
+    if away is None:
+        _resolved(draft, item.alert, episode, item.recovery)
+    elif episode.ends_at is None:
+        draft.keep(replace(episode, ends_at=item.alert.ends_at or draft.snapshot.now))
+        if episode.incident is not None:
+            reason = watchdog.reason_of(away)
+            draft.event(episode.incident, Kind.EPISODE_DOUBTED, fingerprint=item.alert.fingerprint, reason=reason)
+
+
+def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery | None) -> None:
+    """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
+    now = draft.snapshot.now
+    draft.keep(replace(episode, closed_at=now, ends_at=alert.ends_at or now))
+    if draft.intake.watch.stale_after is not None and draft.intake.watch.watches(episode.labels):
+        draft.follow(watchdog.ended(draft.in_force(), episode, now=now, dry_run=draft.intake.bounds.dry_run))
+    known = None if episode.incident is None else (draft.incidents.get(episode.incident) or draft.snapshot.incidents.get(episode.incident))
+    if known is None or alert.fingerprint not in known.fingerprints:
+        return
+    if recovery is not None:
+        kind = Kind.EPISODE_BELIEVED if recovery.source is Source.BELIEVED else Kind.EPISODE_EXPIRED
+        draft.event(known.id, kind, fingerprint=alert.fingerprint, **recovery.data)
+    left = tuple(fingerprint for fingerprint in known.fingerprints if fingerprint != alert.fingerprint)
+    if left:
+        draft.put(replace(known, fingerprints=left, updated_at=now))
+        draft.event(known.id, Kind.EPISODE_CLOSED, fingerprint=alert.fingerprint)
+        return
+    over = replace(known, fingerprints=(), state=IncidentState.RESOLVED, resolved_at=now, updated_at=now)
+    draft.put(over)
+    draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint, paged=known.paged_at is not None)
+    proof = watchdog.PROOF if draft.intake.watch.stale_after is not None and recovery is None else timedelta()
+    draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run, after=proof)
+    if known.last_end is not None:
+        draft.recovered[known.id] = now
+    draft.cancelled.append(page_key(known))
+    if known.active_run is not None:
+        draft.wake.append(known.active_run)

@@ -1,0 +1,137 @@
+"""Undoing an ended run by hand: who may be undone, the run that does it, and what it leaves in the run that it undoes. Pure.
+
+The undo is a run of its own, in the same incident: its steps are those that are left of the other one, and it goes its way through
+guards, plan, approval and `undoing` like any other. What it undoes is marked in the other run in the same transaction, so that
+nothing is undone twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from remediator.action import Action
+from remediator.errors import IllegalTransition, NotFound
+from remediator.events import Kind
+from remediator.model import Actor, Event, RunState, StepState
+from remediator.records import EVERYWHERE, Incident, Run, SignalKind, Step
+from remediator.replacing import replace
+from remediator.responders import taking
+from remediator.store.protocol import Changes, Snapshot
+
+Kinds = Callable[[str], type[Action[Any]] | None]
+"""Finds an action by its name."""
+
+_WAITS = {
+    RunState.INTERRUPTED: "`remediator signal {run} undo` undoes it",
+    RunState.OUTCOME_UNKNOWN: "say what happened first: `remediator settle {run} applied|not_applied`",
+}
+
+
+def left_of(run: Run, kinds: Kinds) -> tuple[Step, ...]:
+    """Return the steps of a run that are still in force. A message to people was sent, and that is that."""
+    return tuple(step for step in run.steps if step.state is StepState.APPLIED and not getattr(kinds(step.action), "notifies", False))
+
+
+def check(run: Run, incident: Incident, kinds: Kinds) -> tuple[Step, ...]:
+    """Return the steps that undoing a run would undo. Raises `IllegalTransition` saying why there is nothing that could be undone."""
+    if run.ended_at is None:
+        hint = _WAITS.get(run.state, "it is still at work; wait for its end, or `remediator pause` first").format(run=run.id)
+        raise IllegalTransition(f"run {run.id} is {run.state}: {hint}")
+    if run.undoes:
+        raise IllegalTransition(f"run {run.id} is itself the undo of {run.undoes}; an undo is not undone")
+    if run.dry_run:
+        raise IllegalTransition(f"run {run.id} was a rehearsal: it changed nothing")
+    _check_steps(run)
+    left = left_of(run, kinds)
+    if not left:
+        undone = any(step.state is StepState.UNDONE for step in run.steps)
+        raise IllegalTransition(
+            f"run {run.id} is undone already" if undone else f"run {run.id} changed nothing that is in force: there is nothing to undo"
+        )
+    if incident.active_run is not None:
+        raise IllegalTransition(f"run {incident.active_run} of incident {incident.id} is at work; nothing else is done to it meanwhile")
+    _check_reversible(run, left, kinds)
+    return left
+
+
+def _check_steps(run: Run) -> None:
+    for step in run.steps:
+        if step.state in (StepState.UNKNOWN, StepState.INTENDED):
+            raise IllegalTransition(
+                f"nobody knows whether step {step.number} ({step.action}) of run {run.id} took effect: look at it yourself"
+            )
+
+
+def _check_reversible(run: Run, left: Sequence[Step], kinds: Kinds) -> None:
+    for step in reversed(left):
+        kind = kinds(step.action)
+        if kind is None or not kind.reversible or step.receipt is None:
+            why = "is not known any more" if kind is None else "can't be undone"
+            raise IllegalTransition(f"step {step.number} of run {run.id}: {step.action} {why}, so the run is not undone")
+
+
+def begin(snapshot: Snapshot, run: str, *, why: str, actor: Actor, kinds: Kinds, dry_run: bool) -> Changes:
+    """Make the run that undoes another one. Raises `NotFound`, `NotYours`, `IllegalTransition` with the reason why it can't be now."""
+    found = snapshot.runs.get(run)
+    if found is None:
+        raise NotFound(f"there is no run {run!r}, or it is archived")
+    incident = snapshot.incidents[found.incident]
+    left = check(found, incident, kinds)
+    taking.refuse_word(snapshot, found, SignalKind.UNDO, actor)
+    for scope in (EVERYWHERE, f"rule:{found.rule}"):
+        if scope in snapshot.pauses:
+            raise IllegalTransition(f"{scope} is paused by {snapshot.pauses[scope].who}; `remediator resume` first")
+    undoing = _new_run(incident, found, left, snapshot, actor=actor, why=why, dry_run=dry_run)
+    data = {"run": undoing.id, "rule": found.rule, "rule_hash": found.rule_hash, "chain": undoing.chain, "tried": [], "dry_run": dry_run}
+    data |= {"undoes": found.id, "asked_by": actor.name, "why": why}
+    return Changes(
+        runs=[undoing],
+        incidents=[replace(incident, runs=undoing.number, active_run=undoing.id, updated_at=snapshot.now)],
+        events=[Event(incident.id, Kind.RUN_CREATED, snapshot.now, data, actor.name)],
+    )
+
+
+def _new_run(incident: Incident, run: Run, left: Sequence[Step], snapshot: Snapshot, *, actor: Actor, why: str, dry_run: bool) -> Run:
+    number, now = incident.runs + 1, snapshot.now
+    return Run(
+        id=f"{incident.id}-{number}",
+        incident=incident.id,
+        number=number,
+        rule=run.rule,
+        rule_hash=run.rule_hash,
+        target=run.target,
+        state=RunState.QUEUED,
+        created_at=now,
+        entered_at=now,
+        wake_at=now,
+        chain=number,
+        remedy=run.remedy,
+        remedy_hash=run.remedy_hash,
+        dry_run=dry_run,
+        steps=tuple(_fresh(step) for step in left),
+        reason=f"{actor.name} asked to undo run {run.id}" + (f": {why}" if why else ""),
+        undoes=run.id,
+        asked_by=actor.name,
+        led_by=taking.seals(snapshot, actor.name, at=now),
+    )
+
+
+def _fresh(step: Step) -> Step:
+    return replace(step, undo_plan=None, undo_receipt=None, undo_intended=False, intended_at=None, finished_at=None)
+
+
+def mirrored(changes: Changes, run: Run, snapshot: Snapshot) -> Changes:
+    """Add to the changes of an undo what it means for the run that it undoes: its steps are undone for good."""
+    other = snapshot.runs.get(run.undoes) if run.undoes else None
+    if other is None:
+        return changes
+    done = {step.number: step for step in run.steps if step.state is StepState.UNDONE}
+    steps = tuple(_undone(step, done[step.number]) if step.number in done else step for step in other.steps)
+    return replace(changes, runs=[*changes.runs, replace(other, steps=steps)]) if steps != other.steps else changes
+
+
+def _undone(step: Step, by: Step) -> Step:
+    if step.state is not StepState.APPLIED:
+        return step
+    return replace(step, state=StepState.UNDONE, undo_plan=by.undo_plan, undo_receipt=by.undo_receipt, message=by.message)
