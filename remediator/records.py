@@ -203,6 +203,8 @@ class Run:
     """Who asked for it, who therefore can't approve it; empty: the daemon made it."""
     led_by: tuple[str, ...] = ()
     """Holds (`taking.seal`) whose holder told it to go on; under these it is not stopped."""
+    word_at: datetime | None = None
+    """When a person last said that it shall go on: approved it, or resumed it."""
 
     @property
     def wrote(self) -> bool:

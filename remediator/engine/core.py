@@ -248,10 +248,11 @@ class Engine:
         seen = snapshot or work.snapshot
         incident = seen.incidents[work.run.incident]
         episode = seen.episodes.get(incident.subject.fingerprint)
+        confirmed_at = incident.opened_at if episode is None else episode.confirmed_at
         case = Case(
             run=work.run,
             incident=incident,
-            confirmed_at=incident.opened_at if episode is None else episode.confirmed_at,
+            confirmed_at=max(confirmed_at, work.vouched_at or confirmed_at),
             first_firing_at=incident.opened_at if episode is None else episode.opened_at,
             frozen=work.rule,
             current=work.current,
@@ -316,7 +317,7 @@ class Engine:
 
     async def stands(self, work: Work, *, approved: bool) -> bool:
         """Ask Alertmanager right before a call. When the alert does not stand, lead the run elsewhere and return False."""
-        standing, words = await self._standing(work)
+        standing, words = await self.standing(work)
         if standing is Standing.FIRING or (approved and standing in (Standing.UNASKED, Standing.SILENT)):
             return True
         if standing in (Standing.UNASKED, Standing.SILENT):
@@ -332,7 +333,7 @@ class Engine:
         task = asyncio.create_task(self.revalidation.standing(work.incident.subject, _own(work)))
         work.asked = (asyncio.get_running_loop().time(), task)
 
-    async def _standing(self, work: Work) -> tuple[Standing, str]:
+    async def standing(self, work: Work) -> tuple[Standing, str]:
         """Return how the alert stands now. An answer to what was asked ahead counts while it is fresh, and once."""
         asked, work.asked = work.asked, None
         if asked is not None:

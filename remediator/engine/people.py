@@ -102,6 +102,8 @@ async def _approved(engine: Engine, work: Work) -> None:
     if work.run.wrote:
         await engine.turn(work, lambda turn: _go_on(engine, work, turn, "approved"))
     else:
+        approval = work.snapshot.approvals[work.run.approval or ""]
+        work.run = replace(work.run, word_at=max((vote.at for vote in approval.votes if vote.approve), default=None))
         work.move(RunState.PLANNING, "approved; looking at the world again")
 
 
@@ -200,6 +202,7 @@ def _resumed(turn: Turn, signal: Signal) -> None:
     back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
     words = f"resumed by {signal.who}: {signal.comment}"
     _led_on(turn, signal)
+    turn.run = replace(turn.run, word_at=signal.at)
     if back is RunState.APPLYING:  # as soon as the guards allow
         turn.run = replace(turn.run, deadline=turn.now, waiting_since=turn.now, reason=words)
         return

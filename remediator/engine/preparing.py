@@ -17,6 +17,7 @@ from remediator.expressions import Unknown
 from remediator.model import ApprovalState, Authority, RunState, StepState
 from remediator.records import Step
 from remediator.replacing import replace
+from remediator.revalidation import Standing
 from remediator.runs.turn import Turn
 
 if TYPE_CHECKING:
@@ -31,10 +32,21 @@ async def begin(engine: Engine, work: Work) -> None:
     if await engine.gone(work):
         return
     against = engine.judge(guards.BEFORE_PLANNING, work)
+    if any(one.guard == guards.MaximumAge.name for one in against) and await _vouched_for(engine, work):
+        against = engine.judge(guards.BEFORE_PLANNING, work)
     if against:
         await engine.held(work, against)
     else:
         work.move(RunState.DIAGNOSING, "all guards allow")
+
+
+async def _vouched_for(engine: Engine, work: Work) -> bool:
+    """Tell whether a person has said that the run shall go on, and Alertmanager has its alert firing now: then that word's age counts."""
+    if work.run.word_at is None:
+        return False
+    standing, _ = await engine.standing(work)
+    work.vouched_at = work.run.word_at if standing is Standing.FIRING else None
+    return work.vouched_at is not None
 
 
 async def diagnose(engine: Engine, work: Work) -> None:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from remediator.decide import subject_facts
 from remediator.errors import PermanentError
@@ -58,6 +58,8 @@ class Work:
     asked: tuple[float, asyncio.Task[tuple[Standing, str]]] | None = None
     """When (the event loop's time) Alertmanager was asked ahead of the first call, and its answer to come."""
 
+    vouched_at: datetime | None = None
+    """When a person said that the run shall go on, where Alertmanager has just confirmed its alert."""
     alert_over: bool = False
     """True once verification saw the alert resolved."""
 

@@ -108,7 +108,7 @@ class Case:
     run: Run
     incident: Incident
     confirmed_at: datetime
-    """When the incident's subject was last confirmed as firing."""
+    """When the incident's subject was last confirmed as firing, or a person last let the run go on, if Alertmanager has it firing now."""
     first_firing_at: datetime
     frozen: Rule
     """The rule as the run froze it."""

@@ -16,14 +16,14 @@ class MaximumAge(Guard):
 
     name: str = "maximum_age"
     description: str = (
-        "The alert was confirmed as firing within `max_age` when its rule first looks; acting asks Alertmanager anyway. "
-        "Default: 1h, and 1d at most."
+        "The alert was confirmed as firing within `max_age` when its rule first looks, or a person approved or resumed the run within it "
+        "and Alertmanager has the alert firing; acting asks Alertmanager anyway. Default: 1h, and 1d at most."
     )
     rule: str = "guards.max_age"
     limit: str = "limits.max_age"
 
     def judge(self, case: Case) -> Judgement:
-        """Deny when the last firing notification is too old. Approved runs were looked at by a person and may be older."""
+        """Deny when the last firing notification is too old."""
         longest = min(spec.max_age for spec in case.specs)
         age = case.now - case.confirmed_at
         if age > longest:

@@ -31,6 +31,65 @@ async def end(harness: Harness) -> None:
 # --- a run that only a person leads on
 
 
+async def resumed(start: Start, *, silent: bool = False, firing: bool = True) -> Harness:
+    """Have the kill switch stop a run, and a person resume it an hour and a minute after its alert was last told of."""
+    harness = await start()
+    await pause(harness)
+    await harness.send(alert())
+    await harness.work()
+    harness.now += 61 * MINUTE
+    harness.world.silent, harness.world.firing = silent, firing
+    await lift(harness)
+    await tell(harness, SignalKind.RESUME)
+    return harness
+
+
+async def test_person_s_word_counts_as_a_confirmation_while_the_alert_fires(start: Start) -> None:
+    """Whoever resumes a run has looked; that Alertmanager repeats itself every four hours only must not undo that word."""
+    harness = await resumed(start)
+    assert harness.world.writes == ["a=good"]
+
+
+@pytest.mark.parametrize("world", [{"silent": True}, {"firing": False}])
+async def test_person_s_word_is_no_confirmation_when_alertmanager_is_not_heard_to_say_so(start: Start, world: dict[str, bool]) -> None:
+    """An alert that nobody confirmed for long may be long over: a word alone does not make it fire."""
+    harness = await resumed(start, **world)
+    run = await harness.run()
+    assert (harness.world.writes, run.state) == ([], RunState.ESCALATED)
+    assert "last confirmed as firing 1h1m ago" in run.reason
+
+
+async def approved_late(start: Start) -> Harness:
+    """Have a run approved 50 minutes after its alert was last told of, while another run holds its lock."""
+    asking = act(approval=ApprovalSpec(expires=120 * MINUTE))
+    harness = await start(playbook(asking, guards=GuardSpec(max_wait=180 * MINUTE)), limits=bounds(max_wait=180 * MINUTE))
+    await harness.send(alert())
+    await harness.work()
+    harness.now += 50 * MINUTE
+    await harness.store.transact(Reads(), lambda _seen: Changes(take_locks={"test:world/-/thing/a": "another"}))
+    await decide(harness)
+    assert await harness.state() is RunState.WAITING
+    return harness
+
+
+async def test_approved_run_that_waited_for_a_guard_is_not_too_old(start: Start) -> None:
+    """An approval given within the hour holds, though the run had to wait since and is looked at anew."""
+    harness = await approved_late(start)
+    harness.now += 15 * MINUTE
+    await harness.store.transact(Reads(), lambda _seen: Changes(release_locks=["another"]))
+    await harness.work()
+    assert harness.world.writes == ["a=good"]
+
+
+async def test_person_s_word_ages_too(start: Start) -> None:
+    """Held back for longer than `max_age` since, the run is too old again."""
+    harness = await approved_late(start)
+    for _ in range(62):
+        await harness.tick(MINUTE)
+    assert await harness.state() is RunState.ESCALATED
+    assert "last confirmed as firing 1h1m ago" in (await harness.run()).reason
+
+
 async def test_alert_resolved_while_outcome_unknown_keeps_the_run_and_its_locks(start: Start) -> None:
     """Nobody knows what is true of the world, whatever the alert does; and the run rests until somebody says."""
     harness = await start(playbook(act("once", step(1, "test.once"))))
