@@ -86,12 +86,11 @@ class Receiving:
 
     async def accept(self, body: bytes) -> Accepted:
         """Take a webhook's body durably. Raises `InvalidAlerts`, `StoreUnavailable`."""
-        webhook, alerts = await self._read(body)
+        webhook, alerts = self._parse(body) if len(body) <= READ_AT_ONCE else await self._parse_aside(body)
         opened: tuple[str, ...] = ()
         for begin in range(0, len(alerts), CHUNK):
             opened += await self._take([sort(kept, self._matching(alert)) for alert, kept in alerts[begin : begin + CHUNK]])
-        firing = sum(alert.firing for alert, _ in alerts)
-        self._count(webhook, firing)
+        firing = self._count(webhook)
         self._heard(webhook)
         return Accepted(len(alerts), firing, len(alerts) - firing, opened, tuple(map(str, webhook.rejected)))
 
@@ -110,31 +109,31 @@ class Receiving:
         rules = self._matching(alert) if alert.firing else ()
         return replace(sort(self._scrubber.alert(alert), rules), recovery=recovery)
 
-    def _count(self, webhook: Webhook, firing: int) -> None:
-        if firing:
-            newest = max(alert.starts_at for alert in webhook.alerts if alert.firing)
-            self._metrics.clock_skew.set(max(0.0, (newest - datetime.now(UTC)).total_seconds()))
-        self._metrics.alerts(firing=firing, resolved=len(webhook.alerts) - firing, truncated=webhook.truncated)
+    def _count(self, webhook: Webhook) -> int:
+        """Count the alerts of a webhook that was taken; return how many fire."""
+        started = [alert.starts_at for alert in webhook.alerts if alert.firing]
+        if started:
+            self._metrics.clock_skew.set(max(0.0, (max(started) - datetime.now(UTC)).total_seconds()))
+        self._metrics.alerts(firing=len(started), resolved=len(webhook.alerts) - len(started), truncated=webhook.truncated)
         for rejected in webhook.rejected:
             self._metrics.rejected(rejected.reason)
+        return len(started)
 
-    async def _read(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
-        """Parse a body; return its alerts as they came and as they may be kept, firing ones first, for the reason that `take` gives."""
-        if len(body) <= READ_AT_ONCE:
-            return self._parse(body)
+    async def _parse_aside(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
         # One at a time: whoever sends large ones waits for others who do, not for everybody's turn.
         async with self._reading:
             return await asyncio.to_thread(self._parse, body)
 
     def _parse(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
+        """Parse a body; return its alerts as they came and as they may be kept, firing ones first, for the reason that `take` gives."""
         webhook = parse_webhook(body)
         # A rule is found by the alert as it came; what is kept of it, and decided on, holds no secret.
         return webhook, [(alert, self._scrubber.alert(alert)) for alert in sorted(webhook.alerts, key=_resolved_last)]
 
     # --- together
 
-    async def _take(self, alerts: Sequence[Sorted]) -> tuple[str, ...]:
-        """Have alerts taken by the next transaction; return the incidents that they opened."""
+    def _take(self, alerts: Sequence[Sorted]) -> asyncio.Future[tuple[str, ...]]:
+        """Have alerts taken by the next transaction, which tells which incidents they opened."""
         if self._closed:
             raise StoreUnavailable("the daemon is stopping; send it again")
         loop = asyncio.get_running_loop()
@@ -142,7 +141,7 @@ class Receiving:
             loop.call_soon(self._flush)
         waiting = _Waiting(alerts, loop.create_future())
         self._waiting.append(waiting)
-        return await waiting.done
+        return waiting.done
 
     def _flush(self) -> None:
         """Start a transaction for all that wait, or several when there are many alerts."""
