@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 def _run(path: Path) -> int:
     with _without("rich"):
         import structlog  # noqa: F401 - it would import rich for tracebacks in colours, three megabytes that a daemon has no use for
-    from remediator.app.daemon import serve
+    from remediator.app.serving import serve
 
     with asyncio.Runner(loop_factory=_fast_loop()) as runner:
         runner.run(serve(path))

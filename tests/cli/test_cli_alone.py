@@ -210,7 +210,7 @@ async def test_serve_says_what_is_wrong(alone: Commands, tmp_path: Path) -> None
 def test_daemon_imports_no_command_line() -> None:
     """What `serve` imports holds neither typer nor the clouds' SDKs: it starts fast."""
     code = (
-        "import sys; from remediator.cli import main; import remediator.cli.serve, remediator.app.daemon, remediator.web; "
+        "import sys; from remediator.cli import main; import remediator.cli.serve, remediator.app.serving, remediator.web; "
         "print([name for name in ('typer', 'remediator.cli.program', 'boto3', 'kubernetes', 'asyncpg', 'redis') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
