@@ -202,7 +202,7 @@ def _resumed(turn: Turn, signal: Signal) -> None:
     back = state if turn.run.wrote and state in (RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING) else RunState.QUEUED
     words = f"resumed by {signal.who}: {signal.comment}"
     _led_on(turn, signal)
-    turn.run = replace(turn.run, word_at=signal.at)
+    turn.run = replace(turn.run, word_at=turn.now)
     if back is RunState.APPLYING:  # as soon as the guards allow
         turn.run = replace(turn.run, deadline=turn.now, waiting_since=turn.now, reason=words)
         return
@@ -216,6 +216,7 @@ def _told_to_undo(turn: Turn, signal: Signal) -> None:
         return
     turn.signalled(signal)
     _led_on(turn, signal)
+    turn.run = replace(turn.run, word_at=turn.now)
     turn.move(RunState.UNDOING, f"{signal.who} asked to undo it: {signal.comment}")
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.engine import acting, byhand, freezing
-from remediator.engine.authority import mandate_of
+from remediator.engine.authority import asked_by_windows, holds_approval, mandate_of
 from remediator.engine.work import Work, plan_of
 from remediator.errors import PermanentError, RemediatorError
 from remediator.events import Kind
@@ -104,9 +105,26 @@ def _held(engine: Engine, work: Work, turn: Turn, step: Step, plan: Plan) -> boo
         turn.hold(against, max_wait=timedelta())
     elif _authority(engine, dataclasses.replace(work, snapshot=turn.snapshot)) is Authority.OBSERVE:
         turn.stop(RunState.ESCALATED, _stays(step))  # it was taken away while the way back was planned
+    elif asked := _asked_about(dataclasses.replace(work, snapshot=turn.snapshot), plan):
+        words = f"not undone without a person's word, {'; '.join(asked)}; since: {turn.run.reason}"
+        turn.stop(RunState.INTERRUPTED, words)
     else:
         return False
     return True
+
+
+def _asked_about(work: Work, plan: Plan) -> Sequence[str]:
+    """Return the windows in which a person is asked before anything acts, unless one has agreed to this way back.
+
+    Whoever approved the remedy agreed to how it ends; so did whoever told the run to undo it, or to go on with that. A way back that was
+    begun is gone to its end. Other reasons for an approval (a demotion, a relapse, a lost watchdog) speak against the remedy, not against
+    taking it back.
+    """
+    begun = any(step.state is StepState.UNDONE for step in work.run.steps)
+    told = work.run.word_at is not None and work.run.word_at >= work.run.entered_at
+    if work.run.undoes or begun or told or holds_approval(work):
+        return ()
+    return asked_by_windows(work, [plan])
 
 
 async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:

@@ -13,7 +13,7 @@ from remediator.freezes.manual import Order
 from remediator.freezes.windows import Calendar, Dates, Effect, Freezes, Limits, Schedule, Window
 from remediator.model import RunState, StepState
 from remediator.records import SignalKind
-from remediator.rules.model import GuardSpec, OnFailure
+from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
 from remediator.runs.waking import waiting_runs
 from remediator.store.protocol import Changes, Reads
 from tests.builders import NOW, alert, bounds
@@ -386,6 +386,47 @@ async def test_automatic_undo_in_a_long_freeze_goes_to_people_at_once(start: Sta
     assert run.reason.startswith("not undone, frozen: anna froze everything until somebody thaws it: migration; since: it did not help")
     assert harness.world.writes == ["a=good"]
     assert any(key.startswith(f"{run.id}/escalated") for key in await due(harness))
+
+
+async def undoes_in_a_window(start: Start, *, approved: bool = False, **limits: Any) -> Harness:
+    """Have a window with `effect: approve` begin while a remedy is verified that will not help, and is to be undone then."""
+    remedy = act("set a", on_failure=OnFailure.UNDO, **({"approval": ApprovalSpec()} if approved else {}))
+    harness = await start(playbook(remedy))
+    harness.world.healthy = False
+    await harness.send(alert())
+    await harness.work()
+    if approved:
+        await decide(harness)
+    harness.limits = frozen(effect=Effect.APPROVE, **limits)
+    await harness.tick(10 * MINUTE)
+    return harness
+
+
+@pytest.mark.parametrize("word", [SignalKind.UNDO, SignalKind.RESUME])
+async def test_s14_automatic_undo_in_an_approve_window_waits_for_a_person_s_word(start: Start, word: SignalKind) -> None:
+    """A way back is a change like any other: where nothing acts without a person, one is paged, and one word lets it go on."""
+    harness = await undoes_in_a_window(start)
+    run = await harness.run()
+    assert (run.state, harness.world.writes) == (RunState.INTERRUPTED, ["a=good"])
+    assert run.reason.startswith("not undone without a person's word, ")
+    assert "black friday" in run.reason
+    assert "since: it did not help" in run.reason
+    assert await harness.store.locks(), "what it may put back stays its own"
+    assert "INC-20261121-001/page/0" in await due(harness)
+    await tell(harness, word)
+    assert (await harness.state(), harness.world.writes) == (RunState.UNDONE, ["a=good", "a=bad"])
+
+
+async def test_s14_approval_of_a_remedy_covers_its_way_back_in_an_approve_window(start: Start) -> None:
+    """Whoever approved it knew what happens when it does not help."""
+    harness = await undoes_in_a_window(start, approved=True)
+    assert (await harness.state(), harness.world.writes) == (RunState.UNDONE, ["a=good", "a=bad"])
+
+
+async def test_approve_window_of_something_else_holds_no_undo(start: Start) -> None:
+    """Only a window that is about the rule, the severity or the connection counts."""
+    harness = await undoes_in_a_window(start, rules=["another"])
+    assert await harness.state() is RunState.UNDONE
 
 
 async def test_undo_by_hand_does_not_override_a_freeze(start: Start) -> None:
