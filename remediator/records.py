@@ -95,7 +95,7 @@ class Incident:
     active_run: str | None = None
     """The run that has not ended, if there is one."""
     last_end: RunState | None = None
-    """How its latest run ended."""
+    """How its latest run ended; None when it has fired again since, with that or another run still at work."""
     handovers: tuple[str, ...] = ()
     """Rules that handed it over, oldest first; none takes it twice."""
     succeeded_remedies: tuple[str, ...] = ()

@@ -341,7 +341,7 @@ def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, jo
     """
     if alert.starts_at > latest.updated_at:
         again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=alert.fingerprint)
-        draft.put(_with_run(draft, replace(again, subject=alert), rule))
+        draft.put(_attended(draft, again, rule, alert))
         return
     page = _page(draft, joined, rule)
     body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True}
@@ -349,8 +349,25 @@ def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, jo
 
 
 def _waits_for_its_end(known: Incident) -> bool:
-    """Tell whether an incident is only open since nobody has said yet that what its remedy ended is over."""
-    return known.active_run is None and known.state is IncidentState.OPEN and known.last_end is RunState.SUCCEEDED
+    """Tell whether an incident is only open since nobody has said yet that what its remedy ended is over.
+
+    A run that is at work then is an undo by hand: every other one begins with a relapse, after which no remedy has succeeded.
+    """
+    at_work = known.active_run is not None and not known.succeeded_remedies
+    return known.state is IncidentState.OPEN and known.last_end is RunState.SUCCEEDED and not at_work
+
+
+def _attended(draft: _Draft, incident: Incident, rule: Rule, alert: Alert) -> Incident:
+    """Have something done about an alert that fires again: a run, or a page while another run is at work.
+
+    There is never a second run beside one that goes on. It is no end of this firing that the last one had: should the one at work be an
+    undo that changes nothing, the incident is people's once that is over (`remediator.runs.turn`).
+    """
+    if incident.active_run is None:
+        return _with_run(draft, replace(incident, subject=alert), rule)
+    draft.messages.append(_page(draft, incident, rule))
+    draft.wake.append(incident.active_run)
+    return replace(incident, last_end=None)
 
 
 def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert) -> None:
@@ -360,16 +377,16 @@ def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert) -> None:
     were under way when the alert ended don't count: only one that comes when the tombstone would have run out does.
     """
     known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
-    if known is None or known.rule != rule.name or known.active_run is not None or known.state is not IncidentState.OPEN:
+    if known is None or known.rule != rule.name or known.state is not IncidentState.OPEN:
         return
     late = draft.snapshot.now - known.updated_at <= draft.intake.tombstone
-    if known.subject.fingerprint not in known.fingerprints:
-        known = replace(known, subject=alert)  # the alert that opened it is over: nothing would be done about that
-    if known.last_end is RunState.CANCELLED:
-        draft.put(_with_run(draft, known, rule))
-    elif known.last_end is RunState.SUCCEEDED and not late:
+    # Where the alert that opened it is over, nothing would be done about that.
+    subject = known.subject if known.subject.fingerprint in known.fingerprints else alert
+    if known.last_end is RunState.CANCELLED and known.active_run is None:
+        draft.put(_with_run(draft, replace(known, subject=subject), rule))
+    elif _waits_for_its_end(known) and not late:
         # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
-        draft.put(_with_run(draft, _relapsed(draft, known, rule, known.updated_at), rule))
+        draft.put(_attended(draft, _relapsed(draft, known, rule, known.updated_at), rule, subject))
 
 
 def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
@@ -406,19 +423,15 @@ def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
 
 
 def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
-    """Open a resolved incident again. A run that is still at work on it goes on; there is never a second one beside it."""
+    """Open a resolved incident again. A run that is still at work on it goes on."""
     incident = replace(
         _relapsed(draft, latest, rule, draft.snapshot.now, fingerprint=item.alert.fingerprint),
         state=IncidentState.OPEN,
         fingerprints=(item.alert.fingerprint,),
         resolved_at=None,
     )
-    if incident.active_run is None:
-        draft.put(_with_run(draft, replace(incident, subject=item.alert), rule))
-    else:
-        draft.messages.append(_page(draft, incident, rule))
-        draft.wake.append(incident.active_run)
-        draft.put(incident)
+    incident = _attended(draft, incident, rule, item.alert)
+    draft.put(incident)
     return incident.id
 
 

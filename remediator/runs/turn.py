@@ -53,6 +53,9 @@ NEEDS_PERSON = frozenset(
 )
 """States after which the incident is a person's business."""
 
+_LED_ON = frozenset({RunState.SUCCEEDED, RunState.CANCELLED, RunState.REHEARSED})
+"""Ends after which an incident may stay open: its next notification leads on, or people have had its page."""
+
 _WAITS_WHERE_IT_IS = frozenset({RunState.WAITING, RunState.AWAITING_APPROVAL, RunState.INTERRUPTED})
 """States that a run does not leave to wait for a guard: what it has done already is not planned anew."""
 
@@ -163,8 +166,11 @@ class Turn:
         if self.incident.state is IncidentState.OPEN and not self._left_as_it_was():
             if self.run.undoes:
                 self._page_anew()
-            self.incident = replace(self.incident, state=IncidentState.ESCALATED, updated_at=self.now)
-            self.say(Kind.INCIDENT_ESCALATED, reason=reason, policy=self.rule.escalation)
+            self._escalate(reason)
+
+    def _escalate(self, reason: str) -> None:
+        self.incident = replace(self.incident, state=IncidentState.ESCALATED, updated_at=self.now)
+        self.say(Kind.INCIDENT_ESCALATED, reason=reason, policy=self.rule.escalation)
 
     def _left_as_it_was(self) -> bool:
         """Tell whether the run is an undo that took nothing back: then the incident is as it was before somebody asked for it."""
@@ -188,6 +194,10 @@ class Turn:
         self.incident = replace(self.incident, active_run=active, last_end=last, updated_at=self.now)
         self.release_locks.append(self.run.id)
         self.close_approval(ApprovalState.VOID, f"the run ended: {state.value}")
+        if self.incident.state is IncidentState.OPEN and self._left_as_it_was() and last not in _LED_ON:
+            # It fired again while the undo was at work, so that it got no run of its own, and nothing else will give it one.
+            self.release_messages.append(page_key(self.incident))
+            self._escalate(f"it fired again while an undo was at work, which changed nothing: {self.run.reason}")
 
     # --- trust
 

@@ -421,3 +421,68 @@ async def test_undo_that_nobody_agreed_to_leaves_the_incident_as_it_was(start: S
     assert (await harness.incident()).runs == 3
     await harness.work()
     assert "INC-20261121-001/page/1" in await due(harness)
+
+
+async def asked_about(start: Start, *, over: bool, **fields: Any) -> Harness:
+    """Have a run succeed, and an undo of it wait for somebody to agree."""
+    harness = await start(playbook(act("both", *TWO), mode=Authority.APPROVE, **fields))
+    await harness.send(alert(thing="x"))
+    await harness.work()
+    await decide(harness)
+    harness.world.firing = False
+    await harness.tick(timedelta(minutes=2))
+    if over:
+        await harness.send(alert(thing="x", firing=False, ends_at=harness.now))
+    await ask(harness)
+    assert await harness.state(2) is RunState.AWAITING_APPROVAL
+    harness.world.firing = True
+    harness.now += timedelta(minutes=10)
+    return harness
+
+
+async def is_peoples(harness: Harness) -> None:
+    """What fired again is paged for at once; when the undo is over it is people's, and stays theirs."""
+    assert "INC-20261121-001/page/1" in await due(harness)
+    await decide(harness, approve=False, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.DENIED
+    incident = await harness.incident()
+    assert (incident.state, incident.active_run, incident.relapses) == (IncidentState.ESCALATED, None, 1)
+    assert "fired again while an undo was at work" in str(harness.said("incident.escalated")[-1]["reason"])
+    assert "INC-20261121-001/page/1" in await due(harness)
+
+
+async def test_alert_that_fires_again_while_an_undo_is_refused_is_peoples(start: Start) -> None:
+    """Its incident was over and is open again; there is no second run beside the undo, and none after it: somebody must know."""
+    harness = await asked_about(start, over=True)
+    await harness.send(alert(thing="x", starts_at=harness.now))
+    await harness.work()
+    await is_peoples(harness)
+
+
+async def test_alert_that_joins_while_an_undo_is_refused_is_peoples(start: Start) -> None:
+    """The page of its incident was cancelled by the success that somebody wants undone, and tells nobody of what began since."""
+    harness = await asked_about(start, over=False, target="t")
+    await harness.send(alert(thing="y", starts_at=harness.now))
+    await harness.work()
+    await is_peoples(harness)
+
+
+async def test_alert_that_fires_on_while_an_undo_is_refused_is_peoples(start: Start) -> None:
+    """The success did not last, as its next notification shows: that counts also while an undo waits for an answer, and once."""
+    harness = await asked_about(start, over=False)
+    for _ in range(2):
+        await harness.send(alert(thing="x"))
+        await harness.work()
+        harness.now += timedelta(minutes=6)
+    await is_peoples(harness)
+
+
+async def test_undo_that_finds_the_incident_open_again_pages_for_it(start: Start) -> None:
+    """What is taken back while the alert fires again is people's, who were paged for the relapse and hear of the undo."""
+    harness = await asked_about(start, over=True)
+    await harness.send(alert(thing="x", starts_at=harness.now))
+    await decide(harness, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.UNDONE
+    incident = await harness.incident()
+    assert (incident.state, incident.last_end) == (IncidentState.ESCALATED, RunState.UNDONE)
+    assert "INC-20261121-001/page/1" in await due(harness)

@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import structlog
 
 from remediator import execution, runner
 from remediator.engine.core import Engine
-from remediator.errors import StoreUnavailable, TemporaryError
+from remediator.errors import RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import outbox
 from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.outbox import Outbox
@@ -50,6 +50,22 @@ TOMBSTONE = timedelta(minutes=2)
 
 class GoneError(Exception):
     """The daemon died before it answered."""
+
+
+async def _answer(doing: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], T]:
+    """Return what gives the answer, or raises the refusal: that is an answer too, also to a client who has not waited for it.
+
+    Any other error is the daemon's, and nobody's but the loop's to hear of.
+    """
+    try:
+        value = await doing()
+    except RemediatorError as error:
+        return functools.partial(_refuse, error)
+    return lambda: value
+
+
+def _refuse(error: RemediatorError) -> NoReturn:
+    raise error
 
 
 class _NoMetrics:
@@ -167,15 +183,14 @@ class SimDaemon:
         """Have the daemon do something for a client. Raises what it raises, and `GoneError` when it dies meanwhile."""
         if self.process.dead or not self.ready:
             raise GoneError
-        task = self.loop.spawn(self.process, doing())
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # the client may have given up by then
+        task = self.loop.spawn(self.process, _answer(doing))
         while not task.done():
             await asyncio.wait({task}, timeout=1)
             if self.process.dead:
                 raise GoneError
         if task.cancelled():
             raise GoneError
-        return task.result()
+        return task.result()()
 
     async def accept(self, body: bytes) -> Any:
         """Take a webhook."""

@@ -21,7 +21,7 @@ from tests.simulation.playbooks import in_window
 
 NEVER = "sim.post"
 _FINAL = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
-_QUIET_ENDS = frozenset({None, RunState.SUCCEEDED, RunState.CANCELLED, RunState.REHEARSED})
+_QUIET_ENDS = frozenset({RunState.SUCCEEDED, RunState.CANCELLED, RunState.REHEARSED})
 """Ends after which an incident may stay open without a run: nobody needs to be told, or somebody was."""
 
 

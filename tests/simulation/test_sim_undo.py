@@ -24,6 +24,10 @@ from tests.simulation.world import SimRegistry
 
 SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "100")) // 10 + 5
 
+REFIRED = "an incident that fired again while an undo was at work, which changed nothing, was open and nobody's"
+FOUND = {48: REFIRED, 375: REFIRED}
+"""Seeds that found something, and what it was."""
+
 
 class UndoingLedger(Ledger):
     """Knows that an ended run is written again by whoever undoes it, and in that one way only."""
@@ -136,3 +140,9 @@ def test_invariants_hold_while_people_undo(seeds: list[Undoing]) -> None:
     assert refused
     checks = {check for one in seeds for check in one.ledger.checks}
     assert {"undo_asked", "undo_approved", "undone_once", "undo_plan", "undo_not_own"} <= checks
+
+
+@pytest.mark.parametrize("seed", sorted(FOUND))
+def test_seeds_that_found_something(seed: int) -> None:
+    """What was found once stays found."""
+    assert Undoing(seed).run().ledger.found is None
