@@ -145,7 +145,7 @@ async def test_a_rule_is_demoted_and_promoted(surface: Surface, enter: Enter) ->
 
 @pytest.mark.parametrize("role", ["viewer", "rule_editor"])
 async def test_what_a_caller_may_not_do_is_not_offered_and_is_refused(surface: Surface, enter: Enter, role: str) -> None:
-    """Pages of those who may only read hold no form that changes anything; one that is sent all the same is refused, and changes nothing."""
+    """Pages of those who only read hold no form that changes anything; one that is sent all the same is refused, and changes nothing."""
     person = await enter(role)
     for page in ("/ui/", INCIDENT_PAGE, RUN_PAGE, "/ui/freezes", "/ui/rules/site-down"):
         text = (await person.look(page)).text
