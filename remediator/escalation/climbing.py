@@ -316,12 +316,16 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
 
 
 def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
+    """Send to those who bear one of `marks`, or are meant by one that is in the policy no more, since a reload changed what they get."""
     everybody = policy.everybody()
-    # A reload may have changed what a receiver gets. It is the same one where no other has its name.
+    gone = marks - everybody.keys()
+    addresses = {mark.rpartition(".")[0] or mark for mark in gone}
+    # Where no receiver has the address any more, the only one with its name is the same one, with other recipients.
+    lost = {address.partition("#")[0] for address in addresses - {one.address for one in everybody.values()}}
     names = Counter(receiver.name for receiver in everybody.values())
-    changed = {name for mark in marks - everybody.keys() if names[name := mark.partition("#")[0]] == 1}
-    receivers = tuple(receiver for mark, receiver in everybody.items() if mark in marks or receiver.name in changed)
-    return Send(message, receivers) if receivers else Drop("nobody was told before")
+    meant = [one for one in everybody.values() if one.address in addresses or (one.name in lost and names[one.name] == 1)]
+    found = {one.mark: one for one in (*(everybody[mark] for mark in everybody if mark in marks), *meant)}
+    return Send(message, tuple(found.values())) if found else Drop("nobody was told before")
 
 
 # --- what people see -------------------------------------------------------------------------------------------------

@@ -19,6 +19,10 @@ _LOOK_AHEAD = range(-1, 16)
 """Days among which the next working hours are looked for: two weeks, since a clock change may swallow one short window."""
 
 
+ADDRESS = ("connection", "to")
+"""Parameters of notifying actions that say whom a message goes to; all others say what it is."""
+
+
 @dataclass(frozen=True)
 class Receiver:
     """One way to people: a notifying action and its parameters."""
@@ -34,8 +38,13 @@ class Receiver:
 
     @property
     def mark(self) -> str:
-        """What a message remembers it by: also its parameters, never its place in the policy, which a reload may change."""
-        return f"{self.name}#{hash_of(dict(self.params))[:8]}"
+        """What a message remembers it by: whom it reaches, and with what, never its place in the policy, which a reload may change."""
+        return f"{self.address}.{hash_of(dict(self.params))[:8]}"
+
+    @property
+    def address(self) -> str:
+        """Whom it reaches, whatever they are told: the beginning of its mark. A reload that words a message anew leaves it as it is."""
+        return f"{self.name}#{hash_of({name: self.params[name] for name in ADDRESS if name in self.params})[:8]}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -387,6 +387,31 @@ async def test_end_reaches_a_receiver_whose_message_a_reload_changed(begin: Begi
     paging.policy = Policy("production", (Level(1, (changed,)), level(2, 10)), urgent="sev1")
     await paging.ends()
     assert paging.told("resolved") == ["level-1"]
+
+
+def mail(number: int, **params: str) -> Receiver:
+    """Make a receiver of the connection that all share, for people of its own."""
+    return Receiver("notify.slack", {"connection": "mail", "to": f"people-{number}", **params})
+
+
+@pytest.mark.parametrize("template", [{}, {"template": "sre"}])
+async def test_end_reaches_exactly_those_who_were_told_of_several_with_one_name(begin: Begin, template: dict[str, str]) -> None:
+    """A reload words messages anew: whom they go to tells receivers of one connection apart, and who was never told hears nothing."""
+    first, second = Level(1, (mail(1), mail(2))), Level(2, (mail(3),), timedelta(minutes=10))
+    paging = await begin(policy=Policy("production", (first, second), urgent="sev1"))
+    await paging.fires()
+    changed = Level(1, (mail(2, **template), mail(1, **template)))
+    paging.policy = Policy("production", (changed, Level(2, (mail(3, **template),), timedelta(minutes=10))), urgent="sev1")
+    sent: list[str] = []
+    plain = paging.line.notify
+
+    async def notify(name: str, params: Mapping[str, Any], **rest: Any) -> str | None:
+        sent.append(str(params["to"]))
+        return await plain(name, params, **rest)
+
+    paging.line.notify = notify  # type: ignore[method-assign,assignment]
+    await paging.ends()
+    assert sorted(sent) == ["people-1", "people-2"]
 
 
 async def test_what_was_told_in_earnest_ends_in_earnest(begin: Begin) -> None:
