@@ -10,7 +10,7 @@ FIRST ?= 0
 PYTHON_PACKAGES := python3-venv
 SERVERS := curl openssl procps postgresql pgbouncer redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
-.PHONY: help install servers kubernetes-servers demo test test-kubernetes simulate lint format bench soak lock clean
+.PHONY: help install servers browser kubernetes-servers demo test test-kubernetes simulate lint format bench soak lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -28,13 +28,16 @@ install: .venv/installed ## make .venv with the locked dependencies and the proj
 servers: ## install the servers and tools that tests and demo run against
 	@scripts/system-packages $(SERVERS)
 
+browser: install ## install the browser that tests of the web interface run in
+	@scripts/browser
+
 kubernetes-servers: ## build a Kubernetes API server, controllers and scheduler, once a machine (about five minutes)
 	@scripts/kubernetes-servers
 
 demo: install servers ## run the main job for real; ONCE=1 ends it with status 0 only if every step happened
 	@$(BIN)/python -m demo $(if $(ONCE),--once)
 
-test: install servers ## run every test with its real servers, but for those that need Kubernetes
+test: install servers browser ## run every test with its real servers, but for those that need Kubernetes
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/kubernetes
 
 test-kubernetes: install kubernetes-servers ## run the tests on a real Kubernetes API server, with simulated nodes

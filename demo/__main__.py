@@ -206,6 +206,7 @@ async def keep_running(stage: Stage, story: Story) -> None:
     print("\nIt keeps running until Ctrl-C. Look around:")
     print(f"  export REMEDIATOR_URL={stage.url} REMEDIATOR_TOKEN={stage.tokens['anna']}")
     print(f"  {command}")
+    print(f"  {stage.url}/   in a browser; sign in with that REMEDIATOR_TOKEN")
     print(f'  curl -H "Authorization: Bearer $REMEDIATOR_TOKEN" {stage.url}/api/v1/incidents')
     print(f"  {stage.url}/metrics   {stage.prometheus.url}   {stage.alertmanager.url}")
     print(f"  settings, logs and state: {stage.directory}", flush=True)

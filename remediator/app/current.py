@@ -75,7 +75,7 @@ class Current:
 
     def link(self, incident: str) -> str:
         """Return the address at which people see an incident, or nothing."""
-        return f"{self.settings.public_url}/api/v1/incidents/{incident}" if self.settings.public_url else ""
+        return f"{self.settings.pages_url}/incidents/{incident}" if self.settings.pages_url else ""
 
     # --- deciding
 

@@ -115,7 +115,7 @@ def make_outbox(ground: Ground, storms: Storms) -> Outbox:
         ground.store,
         ground.execution,
         current.policy,
-        public_url=lambda: current.settings.public_url,
+        public_url=lambda: current.settings.pages_url,
         about=InForce(contacts=current.contacts, counted=storms.counted, digest_every=lambda: current.settings.storm.limits.digest_every),
         on_failing=ground.metrics.messages_failing.set,
     )

@@ -121,7 +121,7 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
         "dry_run": bool(body.get("dry_run")),
         "reason": str(body.get("why", "")),
         "state": str(body.get("phase", "")),
-        "link": "" if public_url is None else f"{public_url}/api/v1/incidents",
+        "link": "" if public_url is None else f"{public_url}/incidents",
         **dict.fromkeys(("rule", "runbook", "approval", "run", "remedy", "target"), ""),
     }
     values["text"] = "\n".join(_lines(body, values))

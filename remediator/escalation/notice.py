@@ -56,7 +56,7 @@ def facts_of(message: Message, *, public_url: str | None) -> Mapping[str, Value]
         "summary": summary,
         "reason": text,
         "dry_run": bool(message.body.get("dry_run")),
-        "link": "" if public_url is None else f"{public_url}/api/v1/status",
+        "link": "" if public_url is None else f"{public_url}/status",
         **dict.fromkeys(("rule", "runbook", "approval", "run", "remedy", "state", "target", "severity"), ""),
     }
     values["text"] = f"{lead}remediator: {summary}\n{text}\nHow it is now: remediator status"

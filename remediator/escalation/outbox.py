@@ -86,7 +86,7 @@ class Outbox:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         on_failing: Callable[[int], None] = lambda _count: None,
     ) -> None:
-        """`policies` and `public_url` give what is in force now.
+        """`policies` and `public_url` give what is in force now; links are `/incidents`, `/incidents/ID` and `/status` below the latter.
 
         `on_failing` hears how many messages could not be delivered when this daemon tried last.
         """

@@ -59,7 +59,7 @@ def facts_for(
         "run": "" if run is None else run.id,
         "remedy": "" if run is None else run.remedy or "",
         "state": "" if run is None else run.state.value,
-        "link": "" if public_url is None else f"{public_url}/api/v1/incidents/{message.incident}",
+        "link": "" if public_url is None else f"{public_url}/incidents/{message.incident}",
         "level": level if isinstance(level, int) else 1,
         "page": message.incident,
         "actions_taken": actions_taken(runs)[-MOST_ACTIONS:],

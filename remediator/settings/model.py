@@ -146,6 +146,11 @@ class Settings(Part):
                 raise ValueError(f"{field}: there is no connection {name!r} of kind {kind}")
 
     @property
+    def pages_url(self) -> str | None:
+        """Where links in messages lead: the web interface, or the API where that is switched off; None without a `public_url`."""
+        return None if self.public_url is None else f"{self.public_url}/{'ui' if self.ui.enabled else 'api/v1'}"
+
+    @property
     def all_connections(self) -> dict[str, Mapping[str, JSON]]:
         """All connections as written, with `alertmanager` and `prometheus` among them unless those names are taken."""
         own: dict[str, Mapping[str, JSON]] = {}

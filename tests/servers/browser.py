@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Browser, Page, async_playwright
 
-from tests.servers.process import find_binary
-
 DESKTOP: Any = {"width": 1280, "height": 900}
 PHONE: Any = {"width": 390, "height": 844}
 
 
-def find_chromium() -> str:
-    """Return Chromium's path. Raises `AssertionError` where it can't be run: Ubuntu's package only leads to snap."""
-    binary = find_binary("chromium", "chromium")
-    tried = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False, timeout=60)
-    assert (tried.returncode, "Chromium" in tried.stdout) == (0, True), (
-        f"{binary} can't be run ({(tried.stderr or tried.stdout).strip()[:200]}). On Ubuntu the package chromium "
-        "is an empty one that leads to snap: install a real Chromium (Debian's package, say) as /usr/bin/chromium"
-    )
-    return binary
+def find_chromium(own: str) -> str:
+    """Return the path of a Chromium that runs: the one of `CHROMIUM`, on the PATH, or playwright's `own`. Raises `RuntimeError`."""
+    tried = []
+    for path in (os.environ.get("CHROMIUM"), shutil.which("chromium"), own):
+        if path is not None and Path(path).exists():
+            done = subprocess.run([path, "--version"], capture_output=True, text=True, check=False, timeout=60)
+            if done.returncode == 0 and "Chrom" in done.stdout:
+                return path
+            tried.append(f"{path} can't be run: {(done.stderr or done.stdout).strip()[:200]}")
+    raise RuntimeError(f"there is no Chromium, and these tests need a real one: `make browser` ({'; '.join(tried) or 'none was found'})")
 
 
 @asynccontextmanager
 async def open_browser() -> AsyncIterator[Browser]:
     """Start a browser without a screen."""
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox", "--disable-gpu"])
+        path = find_chromium(playwright.chromium.executable_path)
+        browser = await playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         try:
             yield browser
         finally:

@@ -141,6 +141,7 @@ public_url: https://remediator.example.com/
     assert settings.packs["web"].vars == {"file": {"file": "stays"}, "replicas": 3}
     assert settings.actions_path == (tmp_path / "own",)
     assert settings.public_url == "https://remediator.example.com"
+    assert settings.pages_url == "https://remediator.example.com/ui"
     assert not settings.dry_run
 
 

@@ -250,7 +250,8 @@ def test_digest_counts_by_rule_target_and_state_and_names_the_worst_first() -> N
     tallies.add(replace(run(), incident="INC-other", rule="far"), rule("far", escalation="network"))
     ours, network = tallies.messages(NAME, "0", at=NOW, phase="lasts", why="storm breaker: so it is", next="End it.", dry_run=True)
     assert (ours.key, network.key) == (f"{NAME}/default/0", f"{NAME}/network/0")
-    facts = facts_of(ours, public_url="https://r.example.com")
+    facts = facts_of(ours, public_url="https://r.example.com/ui")
+    assert facts["link"] == "https://r.example.com/ui/incidents"
     text = str(facts["text"])
     for words in ("DRY RUN", "SEV1", "101 incidents", "sev1 1, sev2 100", "minor 100, site-down 1", "node/0 34", "storm breaker: so it is"):
         assert words in text

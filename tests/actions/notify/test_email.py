@@ -32,7 +32,7 @@ VALUES: Mapping[str, Any] = {
     "summary": "Redis is unreachable",
     "rule": "redis-down",
     "runbook": "https://wiki.example.com/redis?a=1&b=2",
-    "link": "https://remediator.example.com/api/v1/incidents/INC-20260101-001",
+    "link": "https://remediator.example.com/ui/incidents/INC-20260101-001",
     "text": "SEV1 INC-20260101-001: Redis is unreachable [redis-down]\nTimeline: remediator show INC-20260101-001",
 }
 PEOPLE = {"l1": "oncall@example.com", "l2": "oncall-l2@example.com", "all": "customers@example.com"}

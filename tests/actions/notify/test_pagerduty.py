@@ -30,7 +30,7 @@ VALUES: Mapping[str, Any] = {
     "rule": "redis-down",
     "target": "statefulset/shop/redis",
     "runbook": "https://wiki.example.com/redis",
-    "link": "https://remediator.example.com/api/v1/incidents/INC-20260101-001",
+    "link": "https://remediator.example.com/ui/incidents/INC-20260101-001",
     "state": "escalated",
     "opened_at": "2026-01-01T10:15:00+00:00",
     "actions_taken": ["restarted statefulset/redis"],

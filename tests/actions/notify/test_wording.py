@@ -43,7 +43,7 @@ VALUES: Mapping[str, Any] = {
     "resolved_at": "2026-01-01T11:00:00+00:00",
     "actions_taken": ["restarted statefulset/redis", "waited for PONG"],
     "contacts": {"lead": "+1 555", "cto": "phone"},
-    "link": "https://remediator.example.com/api/v1/incidents/INC-20260101-001",
+    "link": "https://remediator.example.com/ui/incidents/INC-20260101-001",
     "text": "SEV1 INC-20260101-001: Redis is unreachable [redis-down]\nTimeline: remediator show INC-20260101-001",
 }
 

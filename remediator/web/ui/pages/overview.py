@@ -7,7 +7,7 @@ from typing import Any, cast
 from remediator.lifecycle import ENDS
 from remediator.model import ApprovalState, IncidentState, RunState, to_json
 from remediator.records import Approval, Incident, Run
-from remediator.web.ui.page import Page, Shown, View
+from remediator.web.ui.page import Moved, Page, Shown, View
 
 MOST = 50
 """Rows of each list on this page."""
@@ -44,4 +44,9 @@ def _severest(page: Page, incidents: list[Incident]) -> list[Incident]:
     return sorted(incidents, key=lambda one: order.index(one.severity) if one.severity in order else len(order))
 
 
-VIEWS = (View("/ui/", show),)
+async def lead(_page: Page) -> Moved:
+    """Lead from the address that messages name, which is the API's when there are no pages."""
+    return Moved("/ui/")
+
+
+VIEWS = (View("/ui/", show), View("/ui/status", lead))
