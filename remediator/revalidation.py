@@ -6,7 +6,7 @@ a fresh evaluation, never assumed from a message (`semantics.md`, 19).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -16,6 +16,7 @@ from remediator.execution import Execution
 from remediator.expressions import Unknown
 from remediator.model import Alert, IncidentState
 from remediator.records import Incident
+from remediator.silences.ours import NONE, Own
 
 
 class Standing(StrEnum):
@@ -46,11 +47,8 @@ class Revalidation:
         self._execution = execution
         self._sources = sources
 
-    async def standing(self, alert: Alert, own: tuple[Sequence[str], Sequence[str]] = ((), ())) -> tuple[Standing, str]:
-        """Return how the alert stands with Alertmanager, and the words for it.
-
-        `own` are the ids of silences that its incident made, and the marks of those whose ids are not known yet: these don't count.
-        """
+    async def standing(self, alert: Alert, own: Own = NONE) -> tuple[Standing, str]:
+        """Return how the alert stands with Alertmanager, and the words for it. Its incident's `own` silences don't count."""
         sources = self._sources()
         if not sources.alertmanager:
             return Standing.UNASKED, "no Alertmanager is configured"
@@ -61,7 +59,7 @@ class Revalidation:
                     "connection": "alertmanager",
                     "fingerprint": alert.fingerprint,
                     "labels": dict(alert.labels),
-                    **({"own": list(own[0]), "marks": list(own[1])} if any(own) else {}),
+                    **({"own": list(own.ids), "marks": list(own.marks)} if own != NONE else {}),
                 },
                 timeout=sources.timeout,
             )

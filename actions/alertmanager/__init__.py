@@ -7,7 +7,7 @@ from actions.alertmanager.connection import AlertmanagerConnection
 from actions.alertmanager.expire import ExpireAnySilence, ExpireSilence
 from actions.alertmanager.looking import Silences
 from actions.alertmanager.silence import SilenceAction
-from actions.alertmanager.standing import StandingCheck, is_own_silence, standing
+from actions.alertmanager.standing import StandingCheck, standing
 from remediator.action import Provider
 
 __all__ = [
@@ -19,7 +19,6 @@ __all__ = [
     "SilenceAction",
     "Silences",
     "StandingCheck",
-    "is_own_silence",
     "standing",
 ]
 

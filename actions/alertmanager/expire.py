@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from actions.alertmanager.connection import AlertmanagerConnection
 from actions.alertmanager.peers import Peers, open_peers
 from actions.alertmanager.silences import Silence, end_everywhere, everywhere, listings
-from actions.alertmanager.standing import is_own_silence
 from remediator.action import Action, Context, Params, Permission, PermissionKind, Reconciled, Settled
 from remediator.errors import PlanRefused, PreconditionChanged, TemporaryError
 from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
+from remediator.silences.ours import Own
 
 P = TypeVar("P", bound=Params)
 
@@ -85,7 +85,7 @@ class ExpireSilence(_Expire[ExpireParams]):
         peers = await open_peers(ctx, params.connection)
         if params.silence:
             found = await by_id(peers, params.silence)
-            if found.created_by != ctx.identity.name:
+            if not found.mark(ctx.identity.name):
                 raise PlanRefused(
                     f"silence {found.id} was made by {found.created_by!r}, not by this daemon; "
                     f"`{ExpireAnySilence.name}` ends others' silences, after an approval"
@@ -119,18 +119,9 @@ async def _ours(peers: Peers, params: ExpireParams) -> list[Silence]:
     found, failed = await listings(peers)
     if failed:
         raise TemporaryError("; ".join(str(error) for error in failed))
-    author = peers.ctx.identity.name
-    ours = {
-        one.id: one
-        for listing in found
-        for one in listing.silences
-        if not one.over and (one.is_marked(author, params.mark) or _is_of(one, author, params.incident))
-    }
+    author, own = peers.ctx.identity.name, Own(marks=(params.mark,) if params.mark else (), incident=params.incident)
+    ours = {one.id: one for listing in found for one in listing.silences if not one.over and own.has_mark(one.mark(author))}
     return [ours[ident] for ident in sorted(ours)]
-
-
-def _is_of(silence: Silence, author: str, incident: str) -> bool:
-    return is_own_silence(silence.created_by, silence.comment, author=author, marker=incident)
 
 
 def _plan(action: str, connection: str, found: Sequence[Silence], *, what: str = "") -> Plan:

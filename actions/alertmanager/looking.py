@@ -75,7 +75,7 @@ async def _at(peers: Peers, url: str, labels: Mapping[str, str]) -> list[Silence
 
 def silences_facts(found: Mapping[str, Silence], *, author: str) -> dict[str, Value]:
     """Return the facts of `alertmanager.silences`."""
-    authors = [one.created_by for one in found.values()]
+    authors, own = [one.created_by for one in found.values()], sum(bool(one.mark(author)) for one in found.values())
     lists = short_lists(ids=sorted(found), authors=sorted(set(authors)))
     last = {"ends_at": max(one.ends_at for one in found.values())} if found else {}
-    return {"found": True, "count": len(found), "own": authors.count(author), "truncated": len(lists) < 2, **lists, **last}
+    return {"found": True, "count": len(found), "own": own, "truncated": len(lists) < 2, **lists, **last}

@@ -11,11 +11,12 @@ from pydantic import Field
 
 from actions.alertmanager.connection import AlertmanagerConnection
 from actions.alertmanager.peers import LABEL, Peers, alerts_path, has_labels, narrow, open_peers
-from actions.alertmanager.silences import Listing, Silence, Wish, comment_of, end_everywhere, everywhere, listings, post
+from actions.alertmanager.silences import Listing, Silence, Wish, end_everywhere, everywhere, listings, post
 from remediator.action import Action, Context, Params, Permission, PermissionKind, Reconciled, Settled
 from remediator.duration import Duration, format_duration
 from remediator.errors import OutcomeUnknown, PlanRefused, PreconditionChanged, RemediatorError, TemporaryError
 from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
+from remediator.silences.ours import comment_of
 
 SHORTEST = timedelta(seconds=1)
 
@@ -195,7 +196,7 @@ async def _answering(peers: Peers, labels: Mapping[str, str]) -> list[Listing]:
 
 def _marked(found: Sequence[Listing], *, author: str, mark: str) -> list[Silence]:
     """Return what was made for a step, what is in force first."""
-    return sorted((one for listing in found for one in listing.silences if one.is_marked(author, mark)), key=lambda one: one.over)
+    return sorted((one for listing in found for one in listing.silences if one.mark(author) == mark), key=lambda one: one.over)
 
 
 def _holder(found: Sequence[Listing], silence: Silence) -> str:
@@ -278,7 +279,7 @@ async def _lasting(peers: Peers, silence: str, labels: Mapping[str, str]) -> tup
     if any(one.over for one in known.values()) or not known:
         raise PlanRefused(f"silence {silence} is over: somebody ended it, or it has run its time; it is not made again")
     url, found = next(iter(known.items()))
-    if found.created_by != peers.ctx.identity.name or found.matchers != tuple(sorted(labels.items())):
+    if not found.mark(peers.ctx.identity.name) or found.matchers != tuple(sorted(labels.items())):
         raise PlanRefused(f"silence {silence} is not the one that was made here: by {found.created_by!r}, for {found.matchers}")
     return url, found
 

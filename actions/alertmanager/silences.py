@@ -1,7 +1,6 @@
 """Silences as Alertmanager keeps them, and the calls that make, prolong and end them.
 
-A silence of ours is told from everybody else's by its author and by a mark in its comment, which is the key of the step that made it:
-that is how it is found again after a crash or a lost answer.
+A silence of ours is told from everybody else's by `remediator.silences.ours`: that is how it is found again after a crash or a lost answer.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from actions.alertmanager.connection import AlertmanagerConnection
 from actions.alertmanager.peers import Peers, narrow
 from remediator.errors import OutcomeUnknown, PermanentError, RemediatorError, TemporaryError
 from remediator.httpclient import Answer, HttpError, open_client
-from remediator.model import JSON, Value
+from remediator.model import JSON
+from remediator.silences.ours import mark_of
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,9 @@ class Silence:
         """Tell whether it silences nothing any more."""
         return self.state == "expired"
 
-    def is_marked(self, author: str, mark: str) -> bool:
-        """Tell whether `author` made it for the step with this mark."""
-        return bool(mark) and self.created_by == author and bracketed(author, mark) in self.comment
-
-
-def bracketed(author: str, mark: str) -> str:
-    """Write a mark as it stands in a comment, so that none is a part of another."""
-    return f"[{author} {mark}]"
-
-
-def comment_of(values: Mapping[str, Value], *, author: str, mark: str, words: str = "") -> str:
-    """Write what people read in Alertmanager: why it is silent, where to look, and the mark."""
-    incident, run, link = (str(values.get(name, "")) for name in ("incident", "run", "link"))
-    why = f"{author} works on {incident} (rule {values.get('rule', '')}, run {run})" if incident else f"made by {author}"
-    lines = (words, why, link, bracketed(author, mark))
-    return " ".join(" ".join(line.split()) for line in lines if line)
+    def mark(self, author: str) -> str:
+        """Return its mark, where `author` made it for something of ours; empty for any other."""
+        return mark_of(self.created_by, self.comment, author=author)
 
 
 # --- reading -----------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ without its answer nothing is known (`semantics.md`, 14).
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,6 +20,7 @@ from actions.alertmanager.silences import read_silence
 from remediator.action import Check, Context, Fact, FactType, Params, Permission, PermissionKind
 from remediator.errors import CheckFailed, TemporaryError
 from remediator.model import Value
+from remediator.silences.ours import NONE, Own
 
 
 class PeerState(StrEnum):
@@ -72,19 +72,7 @@ class Standing:
         return any(peer.inhibited for peer in self.peers.values())
 
 
-@dataclass(frozen=True)
-class Own:
-    """Which silences don't count, since they were made for the incident itself."""
-
-    ids: tuple[str, ...] = ()
-    """Exactly these."""
-    marks: tuple[str, ...] = ()
-    """Those of this daemon with one of these marks: it made them, and does not know their ids yet."""
-    marker: str = ""
-    """Those of this daemon whose comment names this incident."""
-
-
-async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], own: Own = Own()) -> Standing:
+async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], own: Own = NONE) -> Standing:
     """Ask every peer where an alert stands, within three seconds.
 
     It is the alert with this fingerprint and all of `labels`: the sender of a webhook chose both, and what is acted on is named by
@@ -114,31 +102,15 @@ async def _is_own(peers: Peers, url: str, silence: str, own: Own) -> bool:
     """Tell whether a silence doesn't count. One that is gone meanwhile counts as somebody's, unless it is known by its id."""
     if silence in own.ids:
         return True
-    if not own.marks and not own.marker:
-        return False
-    found = await read_silence(peers, url, silence)
-    if found is None:
-        return False
-    author = peers.ctx.identity.name
-    return any(found.is_marked(author, mark) for mark in own.marks) or is_own_silence(
-        found.created_by, found.comment, author=author, marker=own.marker
-    )
-
-
-def is_own_silence(created_by: str, comment: str, *, author: str, marker: str) -> bool:
-    """Tell whether a silence was made by `author` for the incident `marker`, which stands in its comment as a whole word.
-
-    >>> is_own_silence("remediator", "fixing INC-20260101-0010", author="remediator", marker="INC-20260101-001")
-    False
-    """
-    return bool(marker) and created_by == author and re.search(rf"(?<![\w-]){re.escape(marker)}(?![\w-])", comment) is not None
+    found = await read_silence(peers, url, silence) if own.is_told_by_comments else None
+    return found is not None and own.has_mark(found.mark(peers.ctx.identity.name))
 
 
 class _StandingParams(Params):
     connection: str
     fingerprint: str = Field(min_length=1)
     labels: Mapping[str, str] = Field(default_factory=dict, description="the alert's labels, all of which it must have")
-    marker: str = Field("", description="an incident's id: silences of this daemon with it in their comment don't count")
+    marker: str = Field("", description="an incident's id: silences that this daemon made for it don't count")
     own: tuple[str, ...] = Field((), description="ids of silences that don't count; for the daemon's own use")
     marks: tuple[str, ...] = Field((), description="marks of silences of this daemon that don't count; for its own use")
 

@@ -25,7 +25,8 @@ from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
 from remediator.runs.turn import HistoryWantedError, Turn
 from remediator.runs.undo import mirrored
-from remediator.silences.silencing import followed, made_by, own
+from remediator.silences.ours import Own, of_incident
+from remediator.silences.silencing import followed
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.trust.standing import window_of
 
@@ -361,11 +362,10 @@ class Engine:
             await self.stop(work, RunState.FAILED, reason)
 
 
-def _own(work: Work) -> tuple[Sequence[str], Sequence[str]]:
-    """Return the silences that don't speak against acting: those kept for the incident's runs, and those that its chain's steps made."""
-    ids, marks = own(work.snapshot.pauses, work.run.incident)
+def _own(work: Work) -> Own:
+    """Return the silences that don't speak against acting: those of the incident's runs, and of its chain's steps."""
     before = [work.snapshot.runs[name] for name in _earlier(work.run) if name in work.snapshot.runs]
-    return (*ids, *(one for run in (*before, work.run) for one in made_by(run.steps))), marks
+    return of_incident(work.snapshot.pauses, work.run.incident, (*before, work.run))
 
 
 def _earlier(run: Run) -> list[str]:

@@ -8,14 +8,14 @@ With nobody left to prolong it, it ends by itself, and people's own pager fires.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from remediator.alerts import fingerprint
 from remediator.events import Kind
 from remediator.model import JSON, Event, RunState, canonical, from_json, to_json
-from remediator.records import SILENCE, Pause, Run, Step
+from remediator.records import SILENCE, Pause, Run
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Snapshot
@@ -109,17 +109,9 @@ def _begins(run: Run, snapshot: Snapshot) -> bool:
     return run.state is RunState.APPLYING and (before is None or before.state is not RunState.APPLYING)
 
 
-def own(pauses: Mapping[str, Pause], incident: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the ids of exactly those silences that the incident's runs made, and the marks of those whose ids nobody knows yet."""
-    kept = [read(row) for scope, row in pauses.items() if scope.startswith(f"{SILENCE}{incident}-")]
-    ids = tuple(keeping.silence for keeping in kept if keeping.silence)
-    return ids, tuple(keeping.mark for keeping in kept if not keeping.silence or keeping.lost)
-
-
-def made_by(steps: Sequence[Step]) -> tuple[str, ...]:
-    """Return the ids of the silences that a run's own steps made (`semantics.md`, 14)."""
-    receipts = [step.receipt for step in steps if step.action == MAKE and step.receipt is not None]
-    return tuple(str(receipt.data["silence"]) for receipt in receipts if "silence" in receipt.data)
+def kept_for(pauses: Mapping[str, Pause], incident: str) -> list[Keeping]:
+    """Return the silences that are kept for an incident's runs."""
+    return [read(row) for scope, row in pauses.items() if scope.startswith(f"{SILENCE}{incident}-")]
 
 
 # --- what its keeper writes down ---------------------------------------------------------------------------------------------

@@ -15,18 +15,19 @@ from remediator.action import Identity
 from remediator.alerts import fingerprint
 from remediator.errors import PermanentError
 from remediator.execution import Execution
-from remediator.model import Alert, IncidentState, RunState
-from remediator.records import SILENCE, Incident, Pause, Run
+from remediator.model import Alert, IncidentState, Receipt, RunState, StepState
+from remediator.records import SILENCE, Incident, Pause, Run, Step
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.settings.silence import SilenceSettings
 from remediator.silences import silencing
 from remediator.silences.keeper import Silencer
+from remediator.silences.ours import NONE, Own, of_incident
 from remediator.silences.silencing import Keeping
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.store.sqlite import SqliteStore
 from remediator.testing import LocalContext, crash_at
-from tests.builders import alert
+from tests.builders import alert, run
 from tests.engine.conftest import Start
 from tests.servers.alertmanager import AlertmanagerServer
 from tests.servers.ports import eventually
@@ -110,8 +111,20 @@ def test_s14_exactly_the_own_silences_are_left_out() -> None:
     rows = [_keeping(silence="a"), _keeping(run="INC-1-2", mark="m2"), _keeping(run="INC-1-3", mark="m3", silence="c", lost=True)]
     other = _keeping(run="INC-2-1", incident="INC-2", silence="x")
     pauses = {one.scope: silencing.row_of(one) for one in (*rows, other)}
-    assert silencing.own(pauses, "INC-1") == (("a", "c"), ("m2", "m3"))
-    assert silencing.own({}, "INC-1") == ((), ())
+    made = Step(1, "alertmanager.silence", StepState.APPLIED, receipt=Receipt("made", {"silence": "s"}))
+    assert of_incident(pauses, "INC-1", [replace(run(), steps=(made,))]) == Own(("a", "c", "s"), ("m2", "m3"))
+    assert of_incident({}, "INC-1", []) == NONE
+
+
+def test_s14_mark_names_its_incident_and_no_other() -> None:
+    """Those of steps and of kept silences alike; a mark of nobody's is of no incident, also not of an unnamed one."""
+    own = Own(incident="INC-20261121-001")
+    assert own.has_mark("INC-20261121-001-1/2")
+    assert own.has_mark("INC-20261121-001-3@120000")
+    assert not own.has_mark("INC-20261121-0011-1/2")
+    assert not own.has_mark("INC-20261121-001")
+    assert not Own().has_mark("")
+    assert not NONE.has_mark("x")
 
 
 def test_only_one_daemon_sees_to_a_silence_at_a_time() -> None:

@@ -158,11 +158,19 @@ async def test_s14_silence_of_any_peer_counts(world: World) -> None:
 
 async def test_s14_own_silence_does_not_count(world: World) -> None:
     """A silence made by this daemon for this incident is no reason not to act; any other is."""
-    await world.one.silence(comment="fixing INC-20260101-001", created_by="remediator", case=world.labels["case"])
+    await world.one.silence(comment="fixing it [remediator INC-20260101-001-1/1]", created_by="remediator", case=world.labels["case"])
     assert (await world.stands(marker="INC-20260101-001"))["silenced"] is False
     assert (await world.stands(marker="INC-20260101-002"))["silenced"] is True
     assert (await world.stands(marker="INC-20260101-00"))["silenced"] is True
     assert (await world.stands())["silenced"] is True
+
+
+async def test_s14_silence_that_only_speaks_of_the_incident_counts(world: World) -> None:
+    """A rule's step for one incident may name another in its comment: it is the silence of the one that it was made for."""
+    words = "as in INC-20260101-001 [remediator INC-20260101-002-1/1]"
+    await world.one.silence(comment=words, created_by="remediator", case=world.labels["case"])
+    assert (await world.stands(marker="INC-20260101-001"))["silenced"] is True
+    assert (await world.stands(marker="INC-20260101-002"))["silenced"] is False
 
 
 async def test_s14_somebody_elses_silence_with_the_marker_counts(world: World) -> None:
@@ -173,7 +181,7 @@ async def test_s14_somebody_elses_silence_with_the_marker_counts(world: World) -
 
 async def test_s14_own_and_other_silences_together(world: World) -> None:
     """One foreign silence beside the own one is enough."""
-    await world.one.silence(comment="INC-20260101-001", created_by="remediator", case=world.labels["case"])
+    await world.one.silence(comment="[remediator INC-20260101-001-2@120000]", created_by="remediator", case=world.labels["case"])
     other = await world.one.silence(comment="maintenance", created_by="bob", case=world.labels["case"])
     facts = await world.stands(marker="INC-20260101-001")
     assert (facts["silenced"], facts["silence_ids"]) == (True, [other])

@@ -117,7 +117,7 @@ class TestExpireSilence(_OnServer):
 
     async def prepare(self) -> tuple[LocalContext, Mapping[str, Any]]:
         """Make a silence of our own for an incident, and one of somebody else."""
-        await self.server.silence(comment="INC-20261121-001", created_by="remediator", **ALERT)
+        await self.server.silence(comment=f"[remediator {KEY}]", created_by="remediator", **ALERT)
         await self.server.silence(**ALERT)
         return context(self.server.url), {"connection": "main", "incident": "INC-20261121-001"}
 
