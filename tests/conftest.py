@@ -1,10 +1,11 @@
-"""Options that say which Kubernetes cluster tests/kubernetes runs against."""
+"""Options that say which Kubernetes cluster tests/kubernetes runs against, and how long an example may take: as long as it likes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.servers.kube.kubeconfig import read_kubeconfig
 
@@ -20,6 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Name the markers, and refuse a cluster that is not there before anything runs."""
+    # How long an example takes says how busy the machine is, nothing about what is promised.
+    settings.register_profile("unhurried", deadline=None)
+    settings.load_profile("unhurried")
     path, context = config.getoption("--kubeconfig"), config.getoption("--context")
     if path is None and context is not None:
         raise pytest.UsageError("--context names a context of --kubeconfig, which is missing")
