@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 import re
@@ -257,6 +258,36 @@ def test_secrets_are_only_referred_to() -> None:
     assert volume["secret"] == {"secretName": "remediator-orders", "defaultMode": 0o440}
 
 
+def test_pods_that_share_a_database_share_sessions(tmp_path: Path) -> None:
+    """Several Pods sign sessions of the web interface with one key, made by the chart, whose value stands in no values and no settings."""
+    documents = render(values("replicas"))
+    (secret,) = of(documents, "Secret")
+    assert len(base64.b64decode(secret["data"]["key"])) == 48
+    assert secret["data"]["key"] not in (CHART / "values.yaml").read_text()
+    variables = {one["name"]: one.get("valueFrom") for one in pod(documents)["containers"][0]["env"]}
+    assert variables["REMEDIATOR_SESSION_KEY"] == {"secretKeyRef": {"name": secret["metadata"]["name"], "key": "key"}}
+    key = settings(documents, tmp_path).ui.session_key
+    assert key is not None
+    assert key.env == "REMEDIATOR_SESSION_KEY"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        values("armed"),
+        values("replicas", sessionKey={"create": False}),
+        values("replicas", settings={**values("replicas")["settings"], "ui": {"session_key": {"env": "OWN"}}}),
+        values("replicas", settings={**values("replicas")["settings"], "ui": {"enabled": False}}),
+    ],
+    ids=["one-pod", "not-wanted", "own-key", "no-pages"],
+)
+def test_no_session_key_is_made_where_none_is_needed(given: Mapping[str, Any]) -> None:
+    """One Pod makes its own; a key of the operator's wins."""
+    documents = render(given)
+    assert of(documents, "Secret") == []
+    assert "REMEDIATOR_UI__SESSION_KEY" not in environment(documents)
+
+
 def restart_sum(given: Mapping[str, Any]) -> str:
     """Return the checksum that makes the Deployment start its Pod anew."""
     (deployment,) = of(render({"settings": given}), "Deployment")
@@ -278,7 +309,14 @@ def test_only_what_needs_a_restart_restarts() -> None:
     fixed |= {(name,) for name, info in Settings.model_fields.items() if not reloads(info)}
     assert covered == fixed - {("store",)}
     assert len({restart_sum({}), *map(restart_sum, needs_restart)}) == len(needs_restart) + 1
-    for applied in ({"dry_run": False}, {"limits": {"max_acting": 2}}, {"alertmanager": ["http://a:9093"]}, {"public_url": "http://x"}):
+    assert restart_sum({"ui": {"session_key": {"env": "OWN"}}}) != restart_sum({})
+    for applied in (
+        {"dry_run": False},
+        {"ui": {"enabled": False}},
+        {"limits": {"max_acting": 2}},
+        {"alertmanager": ["http://a:9093"]},
+        {"public_url": "http://x"},
+    ):
         assert restart_sum(applied) == restart_sum({})
 
 

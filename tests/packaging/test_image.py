@@ -22,6 +22,7 @@ from tests.packaging.image import ROOT, Stage, carry_out, dockerfile, install_fr
 from tests.servers.ports import eventually, free_port
 
 USER = 10001
+FILES = {".py", ".sql", ".yaml", ".html", ".css", ".js", ".svg"}
 pytestmark = pytest.mark.xdist_group("image")  # what is built once is built in one process
 
 
@@ -138,10 +139,10 @@ def test_the_runtime_lock_refuses_what_is_not_locked() -> None:
 
 
 def test_the_wheel_has_all_that_the_daemon_reads(built: Path) -> None:
-    """Migrations, actions and every rule pack are installed, not only the modules."""
+    """Migrations, actions, every rule pack, pages and what they need are installed, not only the modules."""
     site = next(built.glob("lib/python3*/site-packages"))
     for top in ("remediator", "actions", "rules"):
-        there = {path.relative_to(ROOT) for path in (ROOT / top).rglob("*") if path.suffix in {".py", ".sql", ".yaml"}}
+        there = {path.relative_to(ROOT) for path in (ROOT / top).rglob("*") if path.suffix in FILES}
         assert {path for path in there if not (site / path).is_file()} == set()
     assert {path.name for path in site.iterdir() if path.name.startswith(("remediator", "actions", "rules"))} == {
         "remediator",
@@ -237,6 +238,8 @@ async def test_the_image_serves_as_nobody_special_from_a_read_only_tree(built: P
     loaded = (await running.get("/metrics"))[1]
     assert "remediator_rules_loaded 0.0" not in loaded
     assert "remediator_dry_run 1.0" in loaded
+    status, door = await running.get("/ui/sign-in")
+    assert (status, "Your token" in door) == (200, True)
     check = dockerfile()[-1].last("HEALTHCHECK").text.partition("CMD ")[2]
     healthy = await asyncio.create_subprocess_exec(built / "bin/python", "-c", check.split('"')[5], env=running.environment)
     assert await healthy.wait() == 0

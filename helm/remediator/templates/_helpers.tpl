@@ -50,6 +50,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- if and .Values.persistence.enabled (not (include "remediator.shared" .)) -}}true{{- end -}}
 {{- end -}}
 
+{{/* Name of the Secret that the chart makes to sign sessions; empty when it makes none. One Pod by itself needs none. */}}
+{{- define "remediator.sessionKey" -}}
+{{- if and .Values.sessionKey.create (include "remediator.shared" .) (not (dig "ui" "session_key" nil .Values.settings)) (dig "ui" "enabled" true .Values.settings) -}}
+{{- include "remediator.fullname" . }}-session-key
+{{- end -}}
+{{- end -}}
+
 {{/* The whole of remediator.yaml. */}}
 {{- define "remediator.settings" -}}
 {{- $packs := dict -}}
@@ -62,7 +69,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* What a reload does not apply: a change of it has to start the Pod anew. Everything else is picked up while it runs. */}}
 {{- define "remediator.restart" -}}
 {{- $limits := default dict .Values.settings.limits -}}
-{{- dict "store" .Values.settings.store "listen" .Values.settings.listen "log" .Values.settings.log "actions_path" .Values.settings.actions_path "workers" $limits.workers "lease" $limits.lease | toJson | sha256sum -}}
+{{- dict "store" .Values.settings.store "listen" .Values.settings.listen "log" .Values.settings.log "actions_path" .Values.settings.actions_path "workers" $limits.workers "lease" $limits.lease "session_key" (dig "ui" "session_key" nil .Values.settings) | toJson | sha256sum -}}
 {{- end -}}
 
 {{- define "remediator.scheme" -}}
