@@ -5,7 +5,8 @@
 #   `# via` comments, so that there is no second lock to forget. Should it leave a package out, pip refuses (--require-hashes);
 # * the project's wheel; the rule packs, under /usr/share/remediator/rules.
 # No pip, no compiler and no sources are in the environment of the last stage. Nothing is written outside of /var/lib/remediator:
-# run it with --read-only. tests/packaging/ carries out the RUN lines of the first stage, in this order, without an engine.
+# run it with --read-only. tests/packaging/ carries out the RUN lines of the first stage, in this order, without an engine;
+# `make test-image` builds the image itself, on a base of Debian's packages, and starts it.
 #
 #   docker build -t remediator .
 #   docker run --read-only --cap-drop ALL -v remediator:/var/lib/remediator -v $PWD/remediator.yaml:/etc/remediator/remediator.yaml:ro remediator

@@ -10,7 +10,7 @@ FIRST ?= 0
 PYTHON_PACKAGES := python3-venv
 SERVERS := curl openssl procps postgresql pgbouncer redis-server redis-sentinel prometheus prometheus-alertmanager prometheus-postgres-exporter
 
-.PHONY: help install servers browser kubernetes-servers demo test test-kubernetes simulate lint format bench soak lock clean
+.PHONY: help install servers browser kubernetes-servers demo test test-kubernetes test-image simulate lint format bench soak lock clean
 
 help: ## show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 20
@@ -42,6 +42,9 @@ test: install servers browser ## run every test with its real servers, but for t
 
 test-kubernetes: install kubernetes-servers ## run the tests on a real Kubernetes API server, with simulated nodes
 	$(BIN)/python -m pytest tests/kubernetes -n 2 --dist loadfile
+
+test-image: ## build the container image without an engine or a registry, and start what is in it; as root, a few minutes
+	@scripts/try-image
 
 simulate: install ## crash, delay and cut off the engine by SEEDS seeds; ends with status 1 and the seed at the first violation
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
