@@ -33,6 +33,12 @@ def vote(approval: Approval, run: Run, actor: Actor, *, approve: bool, comment: 
     return replace(approval, votes=votes, state=state), Event(approval.incident, Kind.APPROVAL_DECIDED, now, data, actor.name)
 
 
+def denial_of(approval: Approval) -> str:
+    """Say who denied it, with their words."""
+    who = [f"{one.who} ({one.comment})" if one.comment else one.who for one in approval.votes if not one.approve]
+    return f"denied by {', '.join(who)}"
+
+
 def _check(approval: Approval, run: Run, actor: Actor, now: datetime) -> None:
     if approval.state is not ApprovalState.PENDING:
         raise ApprovalRefused(f"approval {approval.id} is {approval.state} already", reason="closed")

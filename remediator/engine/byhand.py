@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from remediator import guards
+from remediator.approval import denial_of
 from remediator.decide import Mandate, plans_hash
 from remediator.engine import people
 from remediator.engine.authority import holds_approval, mandate_of
@@ -218,8 +219,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
     if approval is None or approval.state is ApprovalState.VOID:
         await engine.stop(work, RunState.ESCALATED, "its approval was voided")
     elif approval.state is ApprovalState.DENIED:
-        who = ", ".join(f"{vote.who} ({vote.comment})" if vote.comment else vote.who for vote in approval.votes if not vote.approve)
-        await engine.stop(work, RunState.DENIED, f"denied by {who}")
+        await engine.stop(work, RunState.DENIED, denial_of(approval))
     elif approval.state is ApprovalState.APPROVED:
         work.move(RunState.PLANNING, f"{_words(work.run)}; approved, looking at the world again")
     elif work.snapshot.now >= approval.expires_at:

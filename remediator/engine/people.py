@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
+from remediator.approval import denial_of
 from remediator.decide import texts_of
 from remediator.engine.authority import changing
 from remediator.engine.work import SETTLED_BY, Work, plan_of
@@ -65,8 +66,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
     if approval is None or approval.state is ApprovalState.VOID:
         await engine.stop(work, RunState.ESCALATED, "its approval was voided")
     elif approval.state is ApprovalState.DENIED:
-        who = ", ".join(f"{vote.who} ({vote.comment})" if vote.comment else vote.who for vote in approval.votes if not vote.approve)
-        await engine.stop(work, RunState.DENIED, f"denied by {who}")
+        await engine.stop(work, RunState.DENIED, denial_of(approval))
     elif _rule_changed(work):
         await engine.stop(work, RunState.ESCALATED, "the rule's remedy was changed since the approval was asked for")
     elif _approvers_changed(work, approval):
