@@ -11,6 +11,7 @@ from remediator.guards import Bounds
 from remediator.ingest.intake import Intake
 from remediator.model import JSON, Alert
 from remediator.people.authentication import Authenticator
+from remediator.replacing import replace
 from remediator.revalidation import Sources
 from remediator.rules.compile import RuleSet
 from remediator.rules.model import Rule
@@ -23,14 +24,14 @@ class Current:
 
     def __init__(self, settings: Settings, rules: RuleSet) -> None:
         """Begin with these."""
-        self.settings = settings
-        self.rules = rules
-        self.authenticator = Authenticator(settings.identities)
+        self.replace(settings, rules)
 
     def replace(self, settings: Settings, rules: RuleSet) -> None:
         """Put others in their place."""
         self.settings, self.rules = settings, rules
         self.authenticator = Authenticator(settings.identities)
+        self._bounds = _bounds(settings)
+        self._hold = {name: severity.page_after for name, severity in settings.severities.items()}
 
     # --- rules
 
@@ -93,37 +94,38 @@ class Current:
 
     def bounds(self, *, identity: Identity, stopped: str, freezes: Freezes) -> Bounds:
         """Return the operator's bounds: `stopped` says what throws the kill switch from outside, or nothing."""
-        limits = self.settings.limits
-        return Bounds(
-            dry_run=self.settings.dry_run,
-            authority=limits.authority,
-            max_acting=limits.max_acting,
-            max_targets=limits.max_targets,
-            max_percent=limits.max_percent,
-            max_domains=limits.max_domains,
-            min_cooldown=limits.min_cooldown,
-            max_wait=limits.max_wait,
-            min_for=limits.min_for,
-            max_age=limits.max_age,
-            plan_expires=limits.plan_expires,
-            min_relapse_window=limits.min_relapse_window,
-            budgets=limits.budgets,
-            allow_shrink=limits.allow_shrink,
-            arm=limits.arm.arm,
-            earn=limits.earn,
-            max_failing=limits.max_failing,
-            failing_within=limits.failing_within,
-            max_relapses=limits.max_relapses,
-            max_chain=limits.max_chain,
-            identity=identity,
-            knows_alertmanager=bool(self.settings.alertmanager),
-            clock_skew=limits.clock_skew,
-            stopped=stopped,
-            freezes=freezes,
-        )
+        return replace(self._bounds, identity=identity, stopped=stopped, freezes=freezes)
 
     def intake(self, bounds: Bounds, *, worker: str, room: int) -> Intake:
         """Return what taking alerts in goes by; `room` is how many runs may begin at once on `worker`."""
-        hold = {name: severity.page_after for name, severity in self.settings.severities.items()}
         limits, watch = self.settings.storm.limits, self.settings.watchdog.watch
-        return Intake(bounds, self.settings.limits.tombstone, hold, worker, room, storm=limits, watch=watch)
+        return Intake(bounds, self.settings.limits.tombstone, self._hold, worker, room, storm=limits, watch=watch)
+
+
+def _bounds(settings: Settings) -> Bounds:
+    """Return the operator's bounds as far as the settings say them."""
+    limits = settings.limits
+    return Bounds(
+        dry_run=settings.dry_run,
+        authority=limits.authority,
+        max_acting=limits.max_acting,
+        max_targets=limits.max_targets,
+        max_percent=limits.max_percent,
+        max_domains=limits.max_domains,
+        min_cooldown=limits.min_cooldown,
+        max_wait=limits.max_wait,
+        min_for=limits.min_for,
+        max_age=limits.max_age,
+        plan_expires=limits.plan_expires,
+        min_relapse_window=limits.min_relapse_window,
+        budgets=limits.budgets,
+        allow_shrink=limits.allow_shrink,
+        arm=limits.arm.arm,
+        earn=limits.earn,
+        max_failing=limits.max_failing,
+        failing_within=limits.failing_within,
+        max_relapses=limits.max_relapses,
+        max_chain=limits.max_chain,
+        knows_alertmanager=bool(settings.alertmanager),
+        clock_skew=limits.clock_skew,
+    )
