@@ -24,6 +24,8 @@ from remediator.web.ui.page import Form
 from remediator.web.ui.sessions import COOKIE, Ended, Sealer, Session
 from remediator.web.ui.throttle import Throttle
 
+BOUNCED = "again"
+"""Part of an address that was asked for once more, so that no browser does it for ever."""
 SIGN_IN, SIGN_OUT = f"{PREFIX}sign-in", f"{PREFIX}sign-out"
 
 
@@ -70,17 +72,10 @@ class Door:
 
     async def enter(self, request: web.Request, token: str) -> str:
         """Return the cookie of a new session. Raises `Refused`: 401 for a token that nobody has, 403 without a right to read, 429."""
-        address, now = request.remote or "", datetime.now(UTC)
-        wait = math.ceil(self._throttle.wait(address, now=now).total_seconds())
-        if wait:
-            detail = f"too many failed sign-ins from {address}; try again in {wait} s"
-            raise Refused(429, detail, reason="throttled", headers={"Retry-After": str(wait)})
-        token = token.strip()
+        address, now, token = request.remote or "", datetime.now(UTC), token.strip()
         found = self._surface.authenticator().proof(token) if len(token) <= LONGEST else None
         if found is None:
-            self._throttle.failed(address, now=now)
-            self._log.warning("session.refused", address=address)
-            raise Refused(401, "this token is not known", reason="unauthenticated")
+            raise self._refused(address, now)
         actor, token_hash = found
         if not allows(actor, Operation.READ):
             raise Refused(403, f"{actor.name} may not read anything here; sign in with a token of your own", reason="forbidden")
@@ -88,6 +83,16 @@ class Door:
         expires_at = now + self._surface.service.settings.ui.session
         await self._surface.service.desk.note_session(Kind.SESSION_BEGAN, address, actor)
         return sealer.seal(sealer.begin(actor.name, token_hash, expires_at=expires_at))
+
+    def _refused(self, address: str, now: datetime) -> Refused:
+        """Count a wrong token. A right one always gets in: whoever shares a proxy's address with those who guess must reach the switch."""
+        wait = math.ceil(self._throttle.wait(address, now=now).total_seconds())
+        if wait:
+            detail = f"too many wrong tokens from {address}; wait {wait} s, then try another"
+            return Refused(429, detail, reason="throttled", headers={"Retry-After": str(wait)})
+        self._throttle.failed(address, now=now)
+        self._log.warning("session.refused", address=address)
+        return Refused(401, "this token is not known", reason="unauthenticated")
 
     async def leave(self, request: web.Request, session: Session, actor: Actor) -> None:
         """End a session before its time."""
@@ -145,12 +150,17 @@ def check_same_site(request: web.Request, public_url: str | None) -> None:
 def came_from_elsewhere(request: web.Request) -> bool:
     """Tell whether somebody followed a link of another site: the browser has then kept the cookie to itself (`SameSite=Strict`)."""
     headers = request.headers
-    return headers.get("Sec-Fetch-Site") in ("cross-site", "same-site") and headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+    return (
+        BOUNCED not in request.query
+        and headers.get("Sec-Fetch-Site") in ("cross-site", "same-site")
+        and headers.get("Sec-Fetch-Mode", "navigate") == "navigate"
+    )
 
 
 def bounce(request: web.Request) -> web.Response:
     """Have the browser ask once more, now from a page of our own: then it shows its cookie, if it has one."""
-    to = html.escape(own_path(request.path_qs), quote=True)
+    path = own_path(request.path_qs)
+    to = html.escape(f"{path}{'&' if '?' in path else '?'}{BOUNCED}=1", quote=True)
     text = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={to}">'
         f'<title>remediator</title></head><body><p><a href="{to}">Go on</a></p></body></html>'

@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+import structlog
 from aiohttp import web
 
+from remediator.errors import RemediatorError
 from remediator.web.problems import Refused
 from remediator.web.routes import Route, Surface
 
@@ -65,6 +67,15 @@ class Entry:
         self._check_enabled()
         return web.Response(status=303, headers={**HEADERS, "Location": HOME})
 
+    async def check(self, _app: web.Application) -> None:
+        """Say at the start, not at three in the morning, that nobody will be able to sign in."""
+        from remediator.web.ui.sessions import Sealer
+
+        try:
+            Sealer.of(await self._session_key())
+        except RemediatorError as error:
+            structlog.get_logger("remediator.web.ui").error("session.key_unusable", error=str(error))
+
     async def shut(self, _app: web.Application) -> None:
         """End what would keep the daemon from stopping: pages that are told of changes."""
         if self._site is not None:
@@ -93,6 +104,7 @@ def add_ui(app: web.Application, entry: Entry) -> None:
     app.router.add_route("GET", PREFIX.rstrip("/"), entry.home, name=f"{NAME}Bare")
     app.router.add_route("GET", f"{PREFIX}live", entry.live, name=LIVE)
     app.router.add_route("*", PREFIX + "{path:.*}", entry.handle, name=NAME)
+    app.on_startup.append(entry.check)
     app.on_shutdown.append(entry.shut)
 
 

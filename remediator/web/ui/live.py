@@ -21,6 +21,8 @@ LOOK_EVERY = 5.0
 """Seconds after which a page's marks are looked at although this process committed nothing: replicas do too."""
 PAUSE = 1.0
 """Seconds at least between two looks for one page."""
+INCIDENT = "INC-"
+"""How names of incidents' chains begin; the daemon's own chain is too long to be followed."""
 RETRY = 3000
 """Milliseconds after which a browser comes back that lost the connection."""
 
@@ -59,6 +61,7 @@ class Live:
 
     async def _send(self, request: web.Request, changed: asyncio.Event, still: Callable[[], Awaitable[Any]]) -> web.StreamResponse:
         chain = request.query.get("chain", "")[:200]
+        chain = chain if chain.startswith(INCIDENT) else ""
         marks = _Marks(self._surface, chain)
         await marks.differ()
         response = web.StreamResponse(headers={**HEADERS, "X-Accel-Buffering": "no"})

@@ -71,7 +71,10 @@ class Site:
         """Tell a page when it has changed. Raises `Refused` for who is not signed in, or may not read."""
         _, actor = await self._door.required(request)
         authorise(request, actor, Operation.READ)
-        return await self._live.follow(request, still=lambda: self._door.find(request))
+        return await self._live.follow(request, still=lambda: self._still(request))
+
+    async def _still(self, request: web.Request) -> object | None:
+        return await self._door.find(request) if self._surface.service.settings.ui.enabled else None
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Answer a request for a page, a file or an act. Raises `Refused` where no page can be shown."""

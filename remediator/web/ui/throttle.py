@@ -1,4 +1,4 @@
-"""Slow down those who guess: so many failed sign-ins from one address, then none for a while. Pure."""
+"""Slow down those who guess: so many wrong tokens from one address, then none is taken for a while. Pure."""
 
 from __future__ import annotations
 

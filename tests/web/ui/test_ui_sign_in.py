@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import unquote
 
 import aiohttp
 import pytest
+import structlog
 
 from remediator.events import Kind
 from remediator.people.authentication import Authenticator, Role
@@ -66,16 +69,17 @@ async def test_the_cookie_is_secure_behind_tls(stranger: Person, forwarded: str,
 
 
 async def test_unknown_tokens_are_refused_then_throttled(surface: Surface, stranger: Person) -> None:
-    """Ten wrong tokens from an address, and it has to wait, even with the right one; the answer says how long."""
+    """After ten wrong tokens an address has to wait; the right one always gets in, for nobody may lock the person on call out."""
     for _ in range(10):
         seen = await stranger.send("/ui/sign-in", {"token": "wrong", "to": "/ui/"})
         assert seen.status == 401
         assert seen.problem == "this token is not known"
         assert "WWW-Authenticate" not in seen.headers
-    seen = await stranger.sign_in("admin")
+    seen = await stranger.sign_in("nobody")
     assert seen.status == 429
     assert 0 < int(seen.headers["Retry-After"]) <= 60
-    assert "too many failed sign-ins from 127.0.0.1" in seen.problem
+    assert "too many wrong tokens from 127.0.0.1" in seen.problem
+    assert (await stranger.sign_in("admin")).status == 303
 
 
 async def test_who_may_not_read_does_not_get_in(stranger: Person) -> None:
@@ -154,6 +158,9 @@ async def test_who_follows_a_link_from_elsewhere_stays_signed_in(enter: Enter) -
     assert 'http-equiv="refresh" content="0;url=/ui/' in text
     assert "<b>" not in text
     assert "Your token" not in text
+    again = {**elsewhere, "Cookie": ""}
+    async with aiohttp.ClientSession() as session, session.get(person.url + "/ui/?again=1", headers=again) as answer:
+        assert "Your token" in await answer.text()
 
 
 async def test_it_can_be_switched_off(tmp_path: Path) -> None:
@@ -190,3 +197,25 @@ async def test_replicas_share_sessions_by_a_key(tmp_path: Path) -> None:
         ):
             await Person(first, session).sign_in("viewer")
             assert words in (await Person(second, session).look("/ui/")).text
+
+
+async def test_a_key_that_is_too_short_is_said_at_the_start(tmp_path: Path) -> None:
+    """Nobody finds out at three in the morning: the log says it, and so does the page for signing in, while the API works."""
+
+    async def key() -> str:
+        return "short"
+
+    with structlog.testing.capture_logs() as said:
+        async with serving(tmp_path, session_key=key) as surface, aiohttp.ClientSession() as session:
+            seen = await Person(surface, session).sign_in("viewer")
+            assert (seen.status, "5 characters, 32 are needed" in seen.problem) == (422, True)
+            async with session.get(surface.url + "/-/healthy") as answer:
+                assert answer.status == 200
+    assert [one["event"] for one in said if one["log_level"] == "error"] == ["session.key_unusable"]
+
+
+def test_nothing_of_it_is_imported_before_somebody_looks() -> None:
+    """A daemon that nobody looks at pays neither memory nor time for pages."""
+    code = "import sys, remediator.app, remediator.web; print(*(name for name in sys.modules if 'jinja' in name or 'web.ui.' in name))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["remediator.web.ui.entry"]

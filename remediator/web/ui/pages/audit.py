@@ -14,6 +14,8 @@ from remediator.web.ui.pages.incidents import events_of
 
 LATEST = 100
 """Events of the daemon's own chain that are shown."""
+LOOKED_THROUGH = 2000
+"""Events at its end that are read for them: most are checkpoints."""
 
 
 async def show(page: Page) -> Shown:
@@ -29,10 +31,10 @@ async def verify(page: Page) -> Shown:
 
 
 async def _shown(page: Page, report: ChainReport | None) -> Shown:
-    events = await events_of(page, SYSTEM_CHAIN)
+    count, head = await _head(page.service.store)
+    events = await events_of(page, SYSTEM_CHAIN, after=max(0, count - LOOKED_THROUGH))
     checkpoint = next((event for event in reversed(events) if event["kind"] == Kind.AUDIT_CHECKPOINTED), None)
     told = [event for event in events if event["kind"] != Kind.AUDIT_CHECKPOINTED]
-    count, head = await _head(page.service.store)
     data = {
         "report": report,
         "checkpoint": checkpoint,
@@ -46,8 +48,7 @@ async def _shown(page: Page, report: ChainReport | None) -> Shown:
 
 async def _head(store: Store) -> tuple[int, str]:
     """Return how many events the daemon's own chain has, and its newest hash."""
-    before = SYSTEM_CHAIN[:-1] + chr(ord(SYSTEM_CHAIN[-1]) - 1) + "\U0010ffff"
-    found = [one for one in await store.chains(after=before, limit=2) if one[0] == SYSTEM_CHAIN]
+    found = [one for one in await store.chains(after="s", limit=2) if one[0] == SYSTEM_CHAIN]  # incidents' names come before
     return (found[0][1], found[0][2]) if found else (0, "")
 
 

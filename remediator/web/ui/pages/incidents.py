@@ -106,10 +106,9 @@ async def incident_of(page: Page) -> Incident:
     return found
 
 
-async def events_of(page: Page, chain: str) -> list[dict[str, Any]]:
-    """Return a chain's events, oldest first, as the caller may see them."""
+async def events_of(page: Page, chain: str, *, after: int = 0) -> list[dict[str, Any]]:
+    """Return a chain's events after a place in it, oldest first, as the caller may see them."""
     found: list[Any] = []
-    after = 0
     while events := await page.service.store.events(chain, after=after, limit=EVENTS):
         found, after = [*found, *events][-MOST_EVENTS:], events[-1].seq
     if not page.may(Operation.READ_EVIDENCE):

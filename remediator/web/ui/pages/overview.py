@@ -11,6 +11,8 @@ from remediator.web.ui.page import Moved, Page, Shown, View
 
 MOST = 50
 """Rows of each list on this page."""
+SORTED = 500
+"""So many incidents, the newest, are ordered by severity for it."""
 
 STUCK = (RunState.OUTCOME_UNKNOWN, RunState.INTERRUPTED)
 """Runs that only a person's word leads on."""
@@ -22,17 +24,20 @@ async def show(page: Page) -> Shown:
     store = page.service.store
     asked = cast("list[Approval]", list((await store.approvals(states=[ApprovalState.PENDING], limit=MOST)).items))
     stuck = cast("list[Run]", list((await store.runs(states=STUCK, limit=MOST)).items))
-    escalated = cast("list[Incident]", list((await store.incidents(states=[IncidentState.ESCALATED], limit=MOST)).items))
-    opened = cast("list[Incident]", list((await store.incidents(states=[IncidentState.OPEN], limit=MOST)).items))
+    escalated = cast("list[Incident]", list((await store.incidents(states=[IncidentState.ESCALATED], limit=SORTED)).items))
+    opened = cast("list[Incident]", list((await store.incidents(states=[IncidentState.OPEN], limit=SORTED)).items))
     runs = cast("list[Run]", list((await store.runs(states=AT_WORK, limit=MOST)).items))
     unheard = _severest(page, [one for one in escalated if one.acknowledged_at is None])
+    others = _severest(page, [*(one for one in escalated if one.acknowledged_at is not None), *opened])
     waiting = [(one, await store.run(one.run), await store.incident(one.incident)) for one in asked if one.expires_at > page.now]
     data: dict[str, Any] = {
         "asked": waiting,
         "steps": {run.id: page.service.shown(to_json(run)["steps"]) for _, run, _ in waiting if run is not None},
         "stuck": stuck,
-        "unheard": unheard,
-        "incidents": _severest(page, [*(one for one in escalated if one.acknowledged_at is not None), *opened]),
+        "unheard": unheard[:MOST],
+        "more_unheard": len(unheard[MOST:]),
+        "incidents": others[:MOST],
+        "more": len(others[MOST:]),
         "runs": runs,
     }
     return Shown("overview.html", "Overview", data)
