@@ -21,12 +21,13 @@ from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.paths import ABSENT, Absent, Place, at, put, words
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.progress import progress_of
+from actions.kubernetes.rolling import Rolling
 from actions.kubernetes.suspension import ask_owner, kept_leave, require_leave
 from actions.kubernetes.templates import differing, normal, template_digest
 from actions.kubernetes.workloads import Workload, find_workload, read_workload, require_observed, until_observed
-from remediator.action import Action, Context, P, Permission, Reconciled
+from remediator.action import Context, P, Permission
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
-from remediator.model import JSON, Change, Impact, Plan, Receipt, Repeat, Risk, Verdict
+from remediator.model import JSON, Change, Impact, Plan, Receipt, Repeat, Risk
 
 _MOST_PATHS = 20
 _ALONE = (
@@ -72,7 +73,7 @@ class AdjustParams(WorkloadParams):
     owner: OnOwner = Field(OnOwner.REFUSE, description="what to do when GitOps, Helm or an operator owns the field")
 
 
-class Adjust(Action[P]):
+class Adjust(Rolling[P]):
     """Base of the actions that adjust a Pod template. Derived ones say what they wish in `plan`."""
 
     connection = KubernetesConnection
@@ -150,14 +151,6 @@ class Adjust(Action[P]):
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
         return await writing.until_no_conflict(attempt, ctx)
-
-    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
-        """Read once whether the template is rolled out and its Pods are available and stay up."""
-        return await writing.verify_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))
-
-    async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
-        """Tell by our note, which the same write leaves, whether it took effect."""
-        return await writing.reconcile_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))
 
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan the way back to exactly the template before, if nobody changed the template since."""

@@ -10,7 +10,7 @@ from actions.kubernetes.client import Client
 from actions.kubernetes.names import Kind, Reference
 from actions.kubernetes.paths import Absent
 from actions.kubernetes.permissions import rbac
-from actions.kubernetes.workloads import Workload, until_observed
+from actions.kubernetes.workloads import AsRead, Workload, until_observed
 from remediator.action import Permission
 from remediator.errors import NotFound, PermanentError, PermissionMissing, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Target
@@ -142,31 +142,8 @@ class ObjectReference:
 
 
 @dataclass(frozen=True)
-class Thing:
-    """An object as it was read."""
-
-    reference: ObjectReference
-    body: Mapping[str, Any]
-
-    @property
-    def meta(self) -> Mapping[str, Any]:
-        """Its metadata."""
-        return self.body["metadata"]  # type: ignore[no-any-return]
-
-    @property
-    def uid(self) -> str:
-        """Its identity: another object of the same name has another."""
-        return str(self.meta["uid"])
-
-    @property
-    def resource_version(self) -> str:
-        """The optimistic lock of one write."""
-        return str(self.meta["resourceVersion"])
-
-    @property
-    def annotations(self) -> Mapping[str, str]:
-        """Its annotations."""
-        return self.meta.get("annotations") or {}
+class Thing(AsRead[ObjectReference]):
+    """An object of any kind as it was read."""
 
     @property
     def workload(self) -> Workload | None:

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from actions.kubernetes.client import Client
 from actions.kubernetes.names import Kind, Reference
 from actions.kubernetes.templates import essence, normal, template_digest
 from remediator.errors import NotFound, PlanRefused, RemediatorError, TemporaryError
 
+R = TypeVar("R")
 CHANGE_CAUSE = "kubernetes.io/change-cause"
 REVISION = "deployment.kubernetes.io/revision"
 _PATIENCE = 3.0
@@ -26,26 +27,16 @@ _REVISION_HISTORY = "deployment.kubernetes.io/revision-history"
 
 
 @dataclass(frozen=True)
-class Workload:
-    """A Deployment, StatefulSet or DaemonSet as it was read."""
+class AsRead(Generic[R]):
+    """An object as it was read, and what every object says of itself."""
 
-    reference: Reference
+    reference: R
     body: Mapping[str, Any]
 
     @property
     def meta(self) -> Mapping[str, Any]:
         """Its metadata."""
         return self.body["metadata"]  # type: ignore[no-any-return]
-
-    @property
-    def spec(self) -> Mapping[str, Any]:
-        """What is wished."""
-        return self.body["spec"]  # type: ignore[no-any-return]
-
-    @property
-    def status(self) -> Mapping[str, Any]:
-        """What its controller last published."""
-        return self.body.get("status") or {}
 
     @property
     def uid(self) -> str:
@@ -61,6 +52,21 @@ class Workload:
     def annotations(self) -> Mapping[str, str]:
         """Its annotations."""
         return self.meta.get("annotations") or {}
+
+
+@dataclass(frozen=True)
+class Workload(AsRead[Reference]):
+    """A Deployment, StatefulSet or DaemonSet as it was read."""
+
+    @property
+    def spec(self) -> Mapping[str, Any]:
+        """What is wished."""
+        return self.body["spec"]  # type: ignore[no-any-return]
+
+    @property
+    def status(self) -> Mapping[str, Any]:
+        """What its controller last published."""
+        return self.body.get("status") or {}
 
     @property
     def desired(self) -> int:

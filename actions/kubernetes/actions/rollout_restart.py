@@ -13,11 +13,12 @@ from actions.kubernetes.names import Reference, WorkloadParams
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
 from actions.kubernetes.progress import progress_of
 from actions.kubernetes.restarting import restart_value, restarted
+from actions.kubernetes.rolling import Rolling
 from actions.kubernetes.templates import RESTARTED_AT, template_digest
 from actions.kubernetes.workloads import Workload, find_workload, require_observed, until_observed
-from remediator.action import Action, Context, Permission, Reconciled
+from remediator.action import Context, Permission
 from remediator.errors import PlanRefused
-from remediator.model import Change, Impact, Plan, Receipt, Repeat, Risk, Verdict
+from remediator.model import Change, Impact, Plan, Receipt, Repeat, Risk
 
 
 class RolloutRestartParams(WorkloadParams):
@@ -26,7 +27,7 @@ class RolloutRestartParams(WorkloadParams):
     while_rolling_out: bool = Field(False, description="restart even while a rollout is in progress")
 
 
-class RolloutRestart(Action[RolloutRestartParams]):
+class RolloutRestart(Rolling[RolloutRestartParams]):
     """Replace a workload's Pods by its own rolling update, as `kubectl rollout restart` does.
 
     The annotation that makes the new template holds a value made from the step's key, not a time: the same step repeated
@@ -103,11 +104,3 @@ class RolloutRestart(Action[RolloutRestartParams]):
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
         return await writing.until_no_conflict(attempt, ctx)
-
-    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
-        """Read once whether all Pods are new, available, and stay up."""
-        return await writing.verify_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))
-
-    async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
-        """Tell by our note, which the same write leaves, whether it took effect."""
-        return await writing.reconcile_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))

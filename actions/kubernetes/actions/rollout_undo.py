@@ -15,13 +15,14 @@ from actions.kubernetes.history import History
 from actions.kubernetes.names import Kind, Reference, WorkloadParams
 from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.permissions import HISTORY, PODS, on_workloads
+from actions.kubernetes.rolling import Rolling
 from actions.kubernetes.suspension import Leave, ask_owner, kept_leave, require_leave
 from actions.kubernetes.templates import differing, images
 from actions.kubernetes.workloads import Revision, Workload, find_workload, read_workload, require_observed, until_observed
-from remediator.action import Action, Context, Permission, Reconciled
+from remediator.action import Context, Permission
 from remediator.duration import Duration
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
-from remediator.model import Change, Impact, Plan, Receipt, Repeat, Risk, Verdict
+from remediator.model import Change, Impact, Plan, Receipt, Repeat, Risk
 
 _MOST_PATHS = 20
 _ALONE = (*on_workloads("get", "patch", why="compare and replace the Pod template"), *HISTORY, *PODS)
@@ -36,7 +37,7 @@ class RolloutUndoParams(WorkloadParams):
     relapse_window: Duration = Field(timedelta(hours=24), description="never go back to a template rolled away from within this span")
 
 
-class RolloutUndo(Action[RolloutUndoParams]):
+class RolloutUndo(Rolling[RolloutUndoParams]):
     """Put a workload's previous Pod template back, as `kubectl rollout undo` does, but pinned to what was planned.
 
     Goes to the newest earlier revision that runs something else (mere restarts are skipped), never to one rolled away
@@ -124,14 +125,6 @@ class RolloutUndo(Action[RolloutUndoParams]):
             return writing.template_receipt(plan, Workload(workload.reference, result))
 
         return await writing.until_no_conflict(attempt, ctx)
-
-    async def verify(self, plan: Plan, receipt: Receipt, ctx: Context) -> Verdict:  # noqa: ARG002
-        """Read once whether the template is rolled out and its Pods are available and stay up."""
-        return await writing.verify_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))
-
-    async def reconcile(self, plan: Plan, ctx: Context) -> Reconciled:
-        """Tell by our note, which the same write leaves, whether it took effect."""
-        return await writing.reconcile_template(plan, ctx, await connect(ctx, plan.connection), Reference.planned(plan))
 
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan the way back to the template rolled away from, if nobody changed the template since."""
