@@ -25,17 +25,18 @@ class Whole(web.StreamResponse):
 
     async def prepare(self, request: web.BaseRequest) -> None:
         """Send nothing yet; learn whether the connection stays open."""
-        self._transport = request.transport
+        self._writer, self._transport = request.writer, request.transport
         self._keep_alive = request.keep_alive
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - it has what it sends
-        """Send it. Raises ConnectionResetError when nobody is there any more."""
+        """Send it, and wait while the sender leaves its answers unread. Raises ConnectionResetError when nobody is there any more."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the sender has gone")
         connection = "keep-alive" if self._keep_alive else "close"
         head = f"{_head(self.status, int(time.time()))}Connection: {connection}\r\nContent-Length: {len(self._whole)}\r\n\r\n"
         self._transport.write(head.encode() + self._whole)
         self._eof_sent = True
+        await self._writer.drain()
 
 
 @functools.lru_cache(maxsize=4)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from email.utils import parsedate_to_datetime
 
 import aiohttp
 import pytest
 
+from tests.servers.ports import eventually
 from tests.servers.surface import Surface, bearer, webhook
 
 POST = bearer("alert_sender") | {"Content-Type": "application/json"}
@@ -57,6 +59,29 @@ async def test_two_webhooks_in_one_packet_get_two_answers(surface: Surface) -> N
     answer = await _exchange(surface, _request(surface) + _request(surface, "Connection: close"))
     assert answer.count(b"HTTP/1.1 202 Accepted") == 2
     assert len(surface.service.bodies) == 2
+
+
+async def test_a_sender_that_reads_no_answers_is_not_listened_to(surface: Surface) -> None:
+    """Answers that nobody takes must not fill the memory: when the socket holds no more, no further webhook is taken."""
+    many = 1000
+    surface.listener._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    mute = socket.socket()
+    mute.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    mute.connect(("127.0.0.1", surface.listener.port))
+    reader, writer = await asyncio.open_connection(sock=mute, limit=1024)
+    writer.write(_request(surface) * many)
+
+    async def stands_still() -> bool:
+        before = len(surface.service.bodies)
+        await asyncio.sleep(0.2)
+        return before == len(surface.service.bodies) > 0
+
+    await eventually(stands_still, what="no further webhook is taken")
+    assert len(surface.service.bodies) < many
+    answers = b""
+    while answers.count(b"HTTP/1.1 202 Accepted") < many:
+        answers += await asyncio.wait_for(reader.read(1 << 16), 10)
+    writer.close()
 
 
 async def test_a_sender_that_waits_for_permission_gets_it(surface: Surface) -> None:
