@@ -64,6 +64,8 @@ ACTS: tuple[Act, ...] = (
     Act("/ui/do/resume", "resume", only("scope", "reason"), "resumed"),
     Act("/ui/do/freeze", "freeze", _frozen, "frozen"),
     Act("/ui/do/thaw", "thaw", _thawed, "thawed"),
+    Act("/ui/do/take-target", "takeTarget", only("target", "reason", **{"for": "span"}), "taken"),
+    Act("/ui/do/release-target", "releaseTarget", only("target", "reason"), "released"),
     Act("/ui/do/reload", "reload", lambda _form: {}, "reloaded"),
     Act("/ui/incidents/{incident}/acknowledge", "acknowledgeIncident", lambda _form: {}, "acknowledged"),
     Act("/ui/incidents/{incident}/take", "takeIncident", only("reason", **{"for": "span"}), "taken"),

@@ -34,6 +34,9 @@ class Held:
     """The scope by which `resume` lifts it; empty: something else does."""
     thaw: str = ""
     """The scope by which `thaw` ends it."""
+    incident: str = ""
+    target: str = ""
+    """What somebody has taken: an incident, or a target."""
 
 
 def all_holds(
@@ -118,5 +121,14 @@ def about(freeze: FreezeView) -> str:
 
 def _of_people(pauses: Mapping[str, Pause], now: datetime) -> Iterator[Held]:
     for hold in taking.holds(pauses, now=now):
-        title = f"{taking.name_of(hold)} is taken by {hold.who}"
-        yield Held(title, hold.why, everything=False, who=hold.who, since=hold.since or hold.at, until=hold.until)
+        name, is_incident = taking.name_of(hold), taking.is_incident(hold)
+        yield Held(
+            f"{name} is taken by {hold.who}",
+            hold.why,
+            everything=False,
+            who=hold.who,
+            since=hold.since or hold.at,
+            until=hold.until,
+            incident=name if is_incident else "",
+            target="" if is_incident else name,
+        )

@@ -121,6 +121,21 @@ async def test_taking_acknowledging_releasing(surface: Surface, enter: Enter) ->
     assert await surface.service.store.pauses() == {}
 
 
+async def test_taking_and_releasing_a_target(surface: Surface, enter: Enter) -> None:
+    """A target is taken by its canonical id; one that can't be is refused with what was typed; only who has it is offered the way back."""
+    person = await enter("responder")
+    for target, status in (("kubernetes:nowhere/shop/", 404), ("just a name", 422)):
+        seen = await person.act("/ui/freezes", "/ui/do/take-target", form="take-target", target=target, reason=TYPED)
+        assert seen.status == status
+        assert f'value="{target}"' in seen.text
+    await person.act("/ui/freezes", "/ui/do/take-target", form="take-target", target="kubernetes:prod/shop/", reason="mine", span="1h")
+    assert (await surface.service.store.pauses())["taken:target:kubernetes:prod/shop/"].why == "mine"
+    assert "/ui/do/release-target" not in (await (await enter("approver")).look("/ui/")).text
+    assert "/ui/do/release-target" in (await person.look("/ui/")).text
+    await person.act("/ui/", "/ui/do/release-target", form="release", target="kubernetes:prod/shop/")
+    assert await surface.service.store.pauses() == {}
+
+
 async def test_a_run_is_told_only_what_it_takes(enter: Enter) -> None:
     """A word that a run does not wait for is refused with what it takes."""
     person = await enter("approver")
