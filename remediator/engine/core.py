@@ -25,8 +25,8 @@ from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
 from remediator.runs.turn import HistoryWantedError, Turn
 from remediator.runs.undo import mirrored
-from remediator.silences.ours import Own, of_incident
-from remediator.silences.silencing import followed
+from remediator.silences.ours import Own
+from remediator.silences.silencing import followed, of_incident
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 from remediator.trust.standing import window_of
 

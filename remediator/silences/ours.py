@@ -8,12 +8,10 @@ speaks of it. Where a silence's id is known, from a row or a receipt, the id alo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from remediator.model import Value
-from remediator.records import Pause, Run
-from remediator.silences.silencing import MAKE, kept_for
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,6 @@ class Own:
 
 NONE = Own()
 """No silence at all."""
-
-
-def of_incident(pauses: Mapping[str, Pause], incident: str, runs: Iterable[Run]) -> Own:
-    """Return an incident's own silences: those kept for its runs, and those that the steps of `runs` made (`semantics.md`, 14)."""
-    kept = kept_for(pauses, incident)
-    ids = [keeping.silence for keeping in kept if keeping.silence]
-    receipts = [step.receipt for run in runs for step in run.steps if step.action == MAKE and step.receipt is not None]
-    ids += [str(receipt.data["silence"]) for receipt in receipts if "silence" in receipt.data]
-    return Own(tuple(ids), tuple(keeping.mark for keeping in kept if not keeping.silence or keeping.lost))
 
 
 # --- marks

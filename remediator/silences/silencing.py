@@ -8,7 +8,7 @@ With nobody left to prolong it, it ends by itself, and people's own pager fires.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,6 +18,7 @@ from remediator.model import JSON, Event, RunState, canonical, from_json, to_jso
 from remediator.records import SILENCE, Pause, Run
 from remediator.replacing import replace
 from remediator.rules.model import Rule
+from remediator.silences.ours import Own
 from remediator.store.protocol import Changes, Snapshot
 
 WORKS = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING})
@@ -112,6 +113,15 @@ def _begins(run: Run, snapshot: Snapshot) -> bool:
 def kept_for(pauses: Mapping[str, Pause], incident: str) -> list[Keeping]:
     """Return the silences that are kept for an incident's runs."""
     return [read(row) for scope, row in pauses.items() if scope.startswith(f"{SILENCE}{incident}-")]
+
+
+def of_incident(pauses: Mapping[str, Pause], incident: str, runs: Iterable[Run]) -> Own:
+    """Return an incident's own silences: those kept for its runs, and those that the steps of `runs` made (`semantics.md`, 14)."""
+    kept = kept_for(pauses, incident)
+    ids = [keeping.silence for keeping in kept if keeping.silence]
+    receipts = [step.receipt for run in runs for step in run.steps if step.action == MAKE and step.receipt is not None]
+    ids += [str(receipt.data["silence"]) for receipt in receipts if "silence" in receipt.data]
+    return Own(tuple(ids), tuple(keeping.mark for keeping in kept if not keeping.silence or keeping.lost))
 
 
 # --- what its keeper writes down ---------------------------------------------------------------------------------------------

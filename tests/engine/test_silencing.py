@@ -22,8 +22,8 @@ from remediator.rules.model import Rule
 from remediator.settings.silence import SilenceSettings
 from remediator.silences import silencing
 from remediator.silences.keeper import Silencer
-from remediator.silences.ours import NONE, Own, of_incident
-from remediator.silences.silencing import Keeping
+from remediator.silences.ours import NONE, Own
+from remediator.silences.silencing import Keeping, of_incident
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.store.sqlite import SqliteStore
 from remediator.testing import LocalContext, crash_at
