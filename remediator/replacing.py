@@ -23,9 +23,9 @@ else:
         """
         made = object.__new__(type(record))
         fields = made.__dict__
-        fields.update(record.__dict__)
+        fields |= record.__dict__
         count = len(fields)
-        fields.update(changes)
+        fields |= changes
         if len(fields) != count:
             raise TypeError(f"{type(record).__name__} has no such field among {', '.join(changes)}")
         return made

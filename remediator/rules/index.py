@@ -35,7 +35,8 @@ class RuleIndex:
         filed = self._filed
         # A label has one value, so each rule is met at most once.
         found = [rule for pair in labels.items() if pair in filed for rule in filed[pair] if rule.matches(labels)]
-        found += [rule for rule in self._rest if rule.matches(labels)]
+        if self._rest:
+            found += [rule for rule in self._rest if rule.matches(labels)]
         if len(found) > 1:
             found.sort(key=_order)
         return found
