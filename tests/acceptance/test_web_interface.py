@@ -14,6 +14,7 @@ from playwright.async_api import Browser, Page, expect
 from tests.acceptance.world import CALLS, World, open_world
 from tests.servers.browser import DESKTOP, PHONE, faults_of, open_browser
 from tests.servers.http import Reply
+from tests.servers.redis import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-web-interface")]
 
@@ -27,6 +28,15 @@ RULES = (
     runbook: https://wiki.example.com/playbooks#look
     remedies: []
     otherwise: escalate
+  - name: memory
+    match: ['alertname = "Memory"']
+    mode: auto
+    target: "cache/${labels.id}"
+    remedies:
+      - name: evict
+        steps: [{redis.config_set: {connection: cache, parameter: maxmemory-policy, value: allkeys-lru}}]
+        verify: {within: 60s, hold: 0s, every: 200ms, until: "true"}
+    guards: {cooldown: 0s, budget: [999 per 1h]}
 """
 )
 
@@ -66,10 +76,11 @@ class Desk:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def desk(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Desk]:
+async def desk(tmp_path_factory: pytest.TempPathFactory, redis: RedisServer) -> AsyncIterator[Desk]:
     """Start all, once."""
     window = {"far-away": {"from": "2099-01-01T00:00+00:00", "until": "2099-01-02T00:00+00:00", "reason": "backups"}}
-    async with open_world(tmp_path_factory.mktemp("pages"), rules=RULES, settings={"freezes": window}) as world, open_browser() as browser:
+    settings = {"freezes": window, "connections": {"cache": {"kind": "redis", "host": "127.0.0.1", "port": redis.port}}}
+    async with open_world(tmp_path_factory.mktemp("pages"), rules=RULES, settings=settings) as world, open_browser() as browser:
         yield Desk(world, browser)
 
 
@@ -160,6 +171,26 @@ async def test_what_somebody_writes_is_not_exchanged_under_his_hands(desk: Desk)
         await page.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("alert")).to_contain_text("is approved already")
     assert desk.world.calls("writing") == 1
+
+
+async def test_what_a_run_did_is_taken_back(desk: Desk, redis: RedisServer) -> None:
+    """What undoing would do is shown first and changes nothing; asked for, it is done by a run of its own, on whose page one ends up."""
+    redis.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    (incident,) = (await desk.world.fire("Memory", id="undone"))["incidents"]
+    await desk.world.daemon.reaches(f"{incident}-1", "succeeded")
+    async with desk.signed_in() as page:
+        await page.goto(link(desk, f"/ui/runs/{incident}-1"))
+        await page.get_by_role("link", name="Show what undoing would do").click()
+        await expect(page.get_by_text("noeviction").first).to_be_visible()
+        assert redis.call("CONFIG", "GET", "maxmemory-policy")[1] == b"allkeys-lru"
+        await page.get_by_label("Why?").fill("queues were evicted")
+        await page.get_by_role("button", name="Undo it").click()
+        await expect(page.get_by_role("heading", name=f"Run {incident}-2")).to_be_visible()
+        await desk.world.daemon.reaches(f"{incident}-2", "undone")
+        await expect(page.locator("h1 .undone")).to_be_visible()
+        assert redis.call("CONFIG", "GET", "maxmemory-policy")[1] == b"noeviction"
+        await page.goto(link(desk, f"/ui/runs/{incident}-1"))
+        await expect(page.get_by_text("is undone already")).to_be_visible()
 
 
 async def test_a_link_of_another_site_needs_no_second_sign_in(desk: Desk) -> None:

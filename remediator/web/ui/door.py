@@ -70,8 +70,8 @@ class Door:
 
     # --- in and out
 
-    async def enter(self, request: web.Request, token: str) -> str:
-        """Return the cookie of a new session. Raises `Refused`: 401 for a token that nobody has, 403 without a right to read, 429."""
+    async def enter(self, request: web.Request, token: str) -> tuple[Session, Actor]:
+        """Return a new session and whose it is. Raises `Refused`: 401 for a token that nobody has, 403 without a right to read, 429."""
         address, now, token = request.remote or "", datetime.now(UTC), token.strip()
         found = self._surface.authenticator().proof(token) if len(token) <= LONGEST else None
         if found is None:
@@ -82,7 +82,7 @@ class Door:
         sealer = await self._made()
         expires_at = now + self._surface.service.settings.ui.session
         await self._surface.service.desk.note_session(Kind.SESSION_BEGAN, address, actor)
-        return sealer.seal(sealer.begin(actor.name, token_hash, expires_at=expires_at))
+        return sealer.begin(actor.name, token_hash, expires_at=expires_at), actor
 
     def _refused(self, address: str, now: datetime) -> Refused:
         """Count a wrong token. A right one always gets in: whoever shares a proxy's address with those who guess must reach the switch."""
@@ -99,12 +99,13 @@ class Door:
         self._ended.add(session, now=datetime.now(UTC))
         await self._surface.service.desk.note_session(Kind.SESSION_ENDED, request.remote or "", actor)
 
-    def give(self, request: web.Request, response: web.Response, cookie: str) -> None:
-        """Hand a cookie to the browser: for these pages only, not for scripts, not for requests that other sites begin."""
+    def give(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
+        """Hand a session to the browser: for these pages only, not for scripts, not for requests that other sites begin."""
+        assert self._sealer is not None  # it made the session
         settings = self._surface.service.settings
         response.set_cookie(
             COOKIE,
-            cookie,
+            self._sealer.seal(session),
             path=PREFIX,
             max_age=int(settings.ui.session.total_seconds()),
             httponly=True,

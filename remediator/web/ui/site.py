@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from aiohttp import web
 
@@ -171,22 +171,28 @@ class Site:
 
     # --- signing in
 
-    async def _sign_in_page(self, request: web.Request, *, problem: str = "", status: int = 200, to: str = "") -> web.Response:
+    async def _sign_in_page(
+        self, request: web.Request, *, problem: str = "", status: int = 200, to: str = "", kept: str = ""
+    ) -> web.Response:
         said = SAID.get(request.query.get("said", ""), "") if not problem else ""
-        data = {"to": door.own_path(to or request.query.get("to", "")), "problem": problem, "said": said}
+        data = {"to": door.own_path(to or request.query.get("to", "")), "kept": kept, "problem": problem, "said": said}
         return await self._written("sign_in.html", data, status=status)
 
-    async def _sign_in(self, request: web.Request, form: Form) -> web.Response:
-        to = door.own_path(form.get("to", ""))
+    async def _sign_in(self, request: web.Request, form: Form) -> web.StreamResponse:
+        to, kept = door.own_path(form.get("to", "")), form.get("kept", "")
         try:
-            cookie = await self._door.enter(request, form.get("token", ""))
+            found = await self._door.enter(request, form.get("token", ""))
         except RemediatorError as error:
             refused = from_error(error)
-            page = await self._sign_in_page(request, problem=str(refused), status=refused.status, to=to)
+            page = await self._sign_in_page(request, problem=str(refused), status=refused.status, to=to, kept=kept)
             page.headers.update(refused.headers)
             return page
-        response = web.Response(status=303, headers={**HEADERS, "Location": to})
-        self._door.give(request, response, cookie)
+        response: web.StreamResponse = web.Response(status=303, headers={**HEADERS, "Location": to})
+        if kept:  # written before the session was over: shown again, and sent by nobody but the person
+            words = parse_form(kept.encode())
+            refused = Refused(401, "you were signed out when you sent this: look at it again, then send it once more", reason="old_form")
+            response = await self._failed(request, found, Failed(words.get("form", ""), refused, words), to)
+        self._door.give(request, response, found[0])
         return response
 
     async def _sign_out(self, request: web.Request, found: tuple[Session, Actor]) -> web.Response:
@@ -206,8 +212,9 @@ class Site:
         found = await self._door.find(request)
         back = door.own_path(form.get("back", ""))
         if found is None:
-            why = "Your session is over, and nothing was done. Sign in and do it again; your browser's way back still has what you wrote."
-            return await self._sign_in_page(request, problem=why, status=401, to=back)
+            why = "Your session is over, and nothing was done. What you wrote is there again when you have signed in."
+            kept = urlencode({name: value for name, value in form.items() if name not in ("csrf", "back")})
+            return await self._sign_in_page(request, problem=why, status=401, to=back, kept=kept)
         try:
             return await self._act(request, found, path, form)
         except RemediatorError as error:

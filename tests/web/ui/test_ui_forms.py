@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from html import unescape
+
 import pytest
 
-from remediator.model import ApprovalState, IncidentState
+from remediator.model import ApprovalState, IncidentState, RunState
+from remediator.store.protocol import Changes, Reads
 from remediator.web.app import ROUTES
 from remediator.web.ui.acts import ACTS, SAID
-from tests.servers.surface import APPROVAL, INCIDENT, PLAN_HASH, RUN, Surface
+from tests.servers.surface import APPROVAL, INCIDENT, PLAN_HASH, RUN, Surface, make_run, token_of
 from tests.web.ui.conftest import Enter
 
 RUN_PAGE = f"/ui/runs/{RUN}"
@@ -238,16 +243,41 @@ async def test_a_form_of_another_session_does_nothing_and_loses_nothing(surface:
     assert "global" in await surface.service.store.pauses()
 
 
-async def test_a_form_after_the_session_does_nothing_and_says_so(surface: Surface, enter: Enter) -> None:
-    """Whoever was signed out meanwhile is told that nothing was done, and comes back to the page of the form."""
+async def test_a_form_after_the_session_does_nothing_and_loses_nothing(surface: Surface, enter: Enter) -> None:
+    """Whoever was signed out meanwhile is told that nothing was done; after signing in the form is there with all that was typed."""
     person = await enter("admin")
     csrf = (await person.look("/ui/freezes")).csrf
     person.session.cookie_jar.clear()
-    seen = await person.send("/ui/do/pause", {"csrf": csrf, "back": "/ui/freezes", "reason": "x"})
+    fields = {"form": "freeze", "scope": "rule:site-down", "ends": "4h", "until": "", "reason": TYPED}
+    seen = await person.send("/ui/do/freeze", {"csrf": csrf, "back": "/ui/freezes", **fields})
     assert seen.status == 401
     assert "nothing was done" in seen.problem
-    assert 'name="to" value="/ui/freezes"' in seen.text
+    kept = re.search(r'name="kept" value="([^"]+)"', seen.text)
+    assert kept is not None
+    assert csrf not in kept[1]
+    seen = await person.send("/ui/sign-in", {"token": "wrong", "to": "/ui/freezes", "kept": unescape(kept[1])})
+    assert (seen.status, kept[0] in seen.text) == (401, True)
+    seen = await person.send("/ui/sign-in", {"token": token_of("admin"), "to": "/ui/freezes", "kept": unescape(kept[1])})
+    assert "you were signed out when you sent this" in seen.problem
+    assert "to write</textarea>" in seen.text
     assert await surface.service.store.pauses() == {}
+    done = await person.send("/ui/do/freeze", {"csrf": seen.csrf, "back": "/ui/freezes", **fields})
+    assert done.headers["Location"] == "/ui/freezes?said=frozen"
+
+
+async def test_a_person_settles_an_unknown_outcome(surface: Surface, enter: Enter) -> None:
+    """What somebody found is told to the run, once."""
+    changes = Changes(runs=[replace(make_run(), state=RunState.OUTCOME_UNKNOWN)])
+    await surface.service.store.transact(Reads(), lambda _: changes)
+    person = await enter("responder")
+    done = await person.act(RUN_PAGE, f"{RUN_PAGE}/signal", form="signal", kind="settle_not_applied", comment="I looked")
+    assert done.headers["Location"] == f"{RUN_PAGE}?said=signalled"
+    (signal,) = (await surface.service.store.read(Reads(runs=[RUN]))).signals[RUN]
+    assert (signal.kind, signal.who, signal.comment) == ("settle_not_applied", "responder", "I looked")
+    seen = await person.act(RUN_PAGE, f"{RUN_PAGE}/signal", form="signal", kind="settle_applied", comment=TYPED)
+    assert seen.status == 409
+    assert "was told settle_not_applied already" in seen.problem
+    assert 'value="settle_applied" required checked' in seen.text
 
 
 async def test_bodies_that_are_no_forms_are_refused(enter: Enter) -> None:

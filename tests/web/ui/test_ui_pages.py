@@ -11,8 +11,9 @@ import pytest
 from remediator.errors import StoreUnavailable
 from remediator.events import Kind
 from remediator.freezes.windows import Dates, Effect, Freezes, Window
-from remediator.model import Alert, Change, Event, IncidentState, RunState, StepState
-from remediator.records import Pause
+from remediator.lifecycle import ENDS
+from remediator.model import Alert, Change, Event, IncidentState, Receipt, RunState, StepState
+from remediator.records import Attempt, Ending, Pause, Step
 from remediator.store.protocol import Changes, Reads
 from remediator.web.ui.rendering import ago, safe_link
 from remediator.web.ui.site import VIEWS
@@ -286,3 +287,41 @@ def test_times_are_said_as_people_say_them() -> None:
     """Seconds, minutes, hours, days, past and to come."""
     said = [ago(NOW - timedelta(seconds=span), NOW) for span in (0, 20, 61, 3600, 100_000, 200_000, -90)]
     assert said == ["now", "20 s ago", "1 min ago", "1 h ago", "27 h ago", "2 d ago", "in 1 min"]
+
+
+@pytest.mark.parametrize("state", list(RunState))
+async def test_runs_of_every_state_have_a_page(surface: Surface, enter: Enter, state: RunState) -> None:
+    """Whatever became of a run and its steps, its page, its incident's and the overview can be shown."""
+    steps = [Step(number, "test.gone", one) for number, one in enumerate(StepState, 1)]
+    steps += [
+        replace(make_run().steps[0], number=20, undo_plan=make_plan(), undo_receipt=Receipt("undone"), intended_at=NOW, finished_at=NOW)
+    ]
+    ended = NOW if state in ENDS else None
+    facts = {"checks.a.age": {"$duration": 90.0}, "checks.a.at": {"$timestamp": NOW.isoformat()}, "labels.x": "y", "checks.a.l": [1]}
+    run = replace(make_run(), state=state, steps=tuple(steps), ended_at=ended, deadline=NOW, facts=facts)
+    run = replace(run, locks=("a", "b"), failures=("x",), unknown={"checks.a.b": "no"})
+    await put(surface, runs=[run])
+    person = await enter("admin")
+    for path in (f"/ui/runs/{RUN}", f"/ui/incidents/{INCIDENT}", "/ui/", "/ui/runs"):
+        assert (await person.look(path)).status == 200, path
+    text = (await person.look(f"/ui/runs/{RUN}")).text
+    assert state.value.replace("_", " ") in text
+    assert "Show what undoing would do" not in text  # nobody knows what some of its steps did
+
+
+async def test_a_rules_page_shows_what_it_has_been_worth(surface: Surface, enter: Enter) -> None:
+    """Successes, failures with their reasons, and a remedy that is stopped everywhere with the way to let it go on."""
+    now = datetime.now(UTC)
+    base = Attempt(
+        RUN, INCIDENT, "site-down", "web", Ending.SUCCESS, tried=True, opened_at=now - timedelta(minutes=9), ended_at=now, remedy="undo"
+    )
+    attempts = [replace(base, run=f"{RUN}{number}", recovered_at=now) for number in range(3)]
+    attempts += [
+        replace(base, run="failed", ending=Ending.FAILURE, reason="it did <not> help"),
+        replace(base, run="r", ending=Ending.WOULD_HAVE, tried=False),
+    ]
+    await put(surface, attempts=attempts, pauses=[Pause("remedy:site-down/undo", "remediator", "failed on 3 targets", now)])
+    text = (await (await enter("approver")).look("/ui/rules/site-down")).text
+    for words in ("3 (75%)", "it did &lt;not&gt; help", "failed on 3 targets", "Let it be tried again", "9m", "name: site-down"):
+        assert words in text
+    assert "75%" in (await (await enter("viewer")).look("/ui/rules")).text

@@ -105,7 +105,7 @@ def _may_say(page: Page, kind: SignalKind) -> bool:
 
 def _undoable(page: Page, run: Run, incident: Incident | None) -> str | None:
     """Say why a run can't be undone, by the rule that decides it; empty: it is worth asking what that would do. None: nobody asks."""
-    applied = any(step.state is StepState.APPLIED for step in run.steps)
+    applied = any(step.state in (StepState.APPLIED, StepState.UNDONE) for step in run.steps)
     if not applied or run.ended_at is None or run.dry_run or incident is None or not page.may(Operation.SIGNAL):
         return None
     try:

@@ -2,6 +2,8 @@
 // told that something has changed, the page is fetched again and its parts are exchanged, except where somebody is writing.
 "use strict";
 
+const HOLD = 600;
+
 function ago(then) {
   const span = (Date.now() - then) / 1000, size = Math.abs(span);
   if (size < 5) return "now";
@@ -30,6 +32,19 @@ function isDirty(part) {
   return part.contains(active) && active.matches("textarea, input, select");
 }
 
+// What is asked about one plan is never exchanged for what is asked about another: nobody approves what came up as he pressed the button.
+function isPinned(part, other) {
+  const pin = part.dataset.pin, next = other && other.dataset.pin;
+  return pin !== undefined && next !== undefined && next !== pin;
+}
+
+// Buttons that just came, or moved, take no press that was meant for what stood there before.
+function hold(part) {
+  const buttons = [...part.querySelectorAll("button:not([disabled])")];
+  for (const one of buttons) one.disabled = true;
+  setTimeout(() => { for (const one of buttons) one.disabled = false; }, HOLD);
+}
+
 // A part whose form was sent, or is being written, stays: nobody's words or plan are exchanged under his hands.
 function exchange(fresh) {
   let kept = false;
@@ -37,7 +52,7 @@ function exchange(fresh) {
     const other = fresh.getElementById(part.id);
     const same = other && strip(other) === strip(part);
     if (same) continue;
-    if (isDirty(part)) { kept = true; continue; }
+    if (isDirty(part) || isPinned(part, other)) { kept = true; continue; }
     if (!other) { part.remove(); continue; }
     for (const box of part.querySelectorAll("details[id]")) {
       const twin = other.querySelector(`#${CSS.escape(box.id)}`);
@@ -48,6 +63,7 @@ function exchange(fresh) {
     part.replaceWith(taken);
     if (focused) document.getElementById(focused)?.focus();
     taken.classList.add("changed");
+    hold(taken);
   }
   const places = [...fresh.querySelectorAll("[data-part]")].some((one) => !document.getElementById(one.id));
   if (kept || places) stale();
@@ -104,22 +120,32 @@ async function refresh() {
 
 function lost(words) {
   const footer = document.getElementById("live");
+  footer.classList.remove("on");
   footer.classList.add("lost");
   footer.textContent = words;
 }
 
+// A browser opens few connections to one host: a page that nobody looks at must not keep one from the others.
 function follow(chain) {
-  const source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
-  let broken = false;
-  source.addEventListener("hello", () => { if (broken) refresh(); broken = false; });
-  source.addEventListener("changed", refresh);
-  source.addEventListener("over", () => { source.close(); lost("You are signed out. Reload to sign in."); });
-  source.addEventListener("error", () => {
-    broken = true;
-    lost("The daemon can't be reached. What you see is not live.");
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(chain), 10000);
+  let source = null, broken = false, over = false;
+  const open = () => {
+    source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
+    source.addEventListener("hello", () => { if (broken) refresh(); broken = false; document.getElementById("live").classList.add("on"); });
+    source.addEventListener("changed", refresh);
+    source.addEventListener("over", () => { over = true; source.close(); lost("You are signed out. Reload to sign in."); });
+    source.addEventListener("error", () => {
+      broken = true;
+      lost("The daemon can't be reached. What you see is not live.");
+      if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!over && !document.hidden && source.readyState === EventSource.CLOSED) open(); }, 10000);
+    });
+  };
+  document.addEventListener("visibilitychange", () => {
+    if (over) return;
+    if (document.hidden) source.close();
+    else { broken = true; open(); }
   });
   addEventListener("pagehide", () => source.close());
+  open();
 }
 
 document.addEventListener("submit", (event) => {

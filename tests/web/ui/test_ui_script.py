@@ -1,0 +1,62 @@
+"""What the script of the pages must not do: exchange a plan, or move a button, under somebody's hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+
+from playwright.async_api import Page, expect
+
+from remediator.events import Kind
+from remediator.model import ApprovalState, Event
+from remediator.store.protocol import Changes, Reads
+from tests.servers.browser import open_browser
+from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, Surface, make_approval, make_plan, make_run, token_of
+
+
+@asynccontextmanager
+async def looking_at(surface: Surface, path: str) -> AsyncIterator[Page]:
+    """Open a page as somebody who may approve, and wait until it is live."""
+    async with open_browser() as browser:
+        page = await browser.new_page()
+        page.set_default_timeout(10_000)
+        await page.goto(surface.url)
+        await page.get_by_label("Your token").fill(token_of("sre"))
+        await page.get_by_role("button", name="Sign in").click()
+        await page.wait_for_url("**/ui/")
+        await page.goto(surface.url + path)
+        await expect(page.locator("#live.on")).to_be_visible()
+        yield page
+
+
+async def test_a_plan_is_not_exchanged_under_the_button(surface: Surface) -> None:
+    """When another plan is asked about, the one that somebody looks at stays, with a note; pressing approves neither."""
+    async with looking_at(surface, f"/ui/runs/{RUN}") as page:
+        other = f"{RUN}-A2"
+        plan = replace(make_plan(), summary="roll web back to revision 7")
+        run = make_run()
+        run = replace(run, approval=other, plan_hash="b" * 64, steps=(replace(run.steps[0], plan=plan),))
+        asked = replace(make_approval(), id=other, plan_hash="b" * 64)
+        void = replace(make_approval(), state=ApprovalState.VOID)
+        event = Event(INCIDENT, Kind.APPROVAL_REQUESTED, NOW + timedelta(seconds=9), {"run": RUN, "approval": other})
+        changes = Changes(runs=[run], approvals=[void, asked], events=[event])
+        await surface.service.store.transact(Reads(), lambda _: changes)
+        await expect(page.get_by_text("This page has changed since.")).to_be_visible()
+        await expect(page.get_by_text("roll web back to revision 42")).to_be_visible()
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("alert")).to_contain_text("is void already")
+        for name in (APPROVAL, other):
+            found = await surface.service.store.approval(name)
+            assert found is not None
+            assert found.votes == ()
+        await expect(page.get_by_text("roll web back to revision 7").first).to_be_visible()
+
+
+async def test_a_page_says_whether_it_is_live(surface: Surface) -> None:
+    """Once the daemon is gone the page says so, whatever it shows."""
+    async with looking_at(surface, "/ui/") as page:
+        await expect(page.locator("#live")).to_contain_text("As of")
+        await surface.listener.aclose()
+        await expect(page.locator("#live.lost")).to_contain_text("What you see is not live.")
