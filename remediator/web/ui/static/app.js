@@ -127,14 +127,14 @@ function lost(words) {
 
 // A browser opens few connections to one host: a page that nobody looks at must not keep one from the others.
 function follow(chain) {
-  let source = null, broken = false, over = false;
+  let source = null, over = false;
   const open = () => {
     source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
-    source.addEventListener("hello", () => { if (broken) refresh(); broken = false; document.getElementById("live").classList.add("on"); });
+    // Each time: what happened between the page's making and now was told to nobody.
+    source.addEventListener("hello", () => { document.getElementById("live").classList.add("on"); refresh(); });
     source.addEventListener("changed", refresh);
     source.addEventListener("over", () => { over = true; source.close(); lost("You are signed out. Reload to sign in."); });
     source.addEventListener("error", () => {
-      broken = true;
       lost("The daemon can't be reached. What you see is not live.");
       if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!over && !document.hidden && source.readyState === EventSource.CLOSED) open(); }, 10000);
     });
@@ -142,7 +142,7 @@ function follow(chain) {
   document.addEventListener("visibilitychange", () => {
     if (over) return;
     if (document.hidden) source.close();
-    else { broken = true; open(); }
+    else open();
   });
   addEventListener("pagehide", () => source.close());
   open();
