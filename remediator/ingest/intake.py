@@ -144,6 +144,8 @@ class _Draft:
     numbers: int = 0
     recovered: dict[str, datetime] = field(default_factory=dict)
     relapsed: dict[str, datetime] = field(default_factory=dict)
+    blind: Mapping[str, Pause] = field(default_factory=dict)
+    """The pauses of watchdogs that are lost before, or end with, these webhooks: which of these came first is not known."""
     pauses: dict[str, Pause | None] = field(default_factory=dict)
     """What becomes of watchdogs' pauses; None: lifted."""
 
@@ -184,7 +186,8 @@ def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Change
 
 def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> tuple[Changes, Sequence[Sequence[str]]]:
     """Return what the alerts of several webhooks change, one webhook after the other, and the incidents that each gave a run to."""
-    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident))
+    webhooks = list(webhooks)
+    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident), blind=_blind(webhooks, snapshot, intake.watch))
     opened: list[Sequence[str]] = []
     for alerts in webhooks:
         before = len(draft.runs)
@@ -198,6 +201,15 @@ def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: I
                 _over(draft, item, episode)
         opened.append(tuple(run.incident for run in draft.runs[before:]))
     return _changes(draft), opened
+
+
+def _blind(webhooks: Sequence[Sequence[Sorted]], snapshot: Snapshot, watch: Watch) -> Mapping[str, Pause]:
+    """Return the pauses because of which an end that these webhooks tell of is doubted, whatever else they tell of the watchdogs."""
+    if watch.stale_after is None:
+        return {}
+    ending = [item.alert for items in webhooks for item in items if not item.alert.firing and watch.watches(item.alert.labels)]
+    lost = {scope: pause for scope, pause in snapshot.pauses.items() if watchdog.is_lost(scope)}
+    return {pause.scope: pause for pause in (watchdog.ending(alert, now=snapshot.now) for alert in ending)} | lost
 
 
 def _changes(draft: _Draft) -> Changes:
@@ -441,6 +453,7 @@ def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fi
     counts = lately and bool(known.succeeded_remedies)
     if counts:
         draft.relapsed[known.id] = draft.snapshot.now
+    draft.cancelled.append(page_key(known))  # another page stands for it from now on
     remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
     incident = replace(
         known,
@@ -516,7 +529,8 @@ def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
 
 def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
     """Take an end. While a watchdog is lost it is noted and proves nothing: a dead Prometheus has all its alerts called resolved."""
-    away = None if draft.intake.watch.watches(item.alert.labels) else watchdog.lost(draft.in_force(), item.alert.labels)
+    labels = item.alert.labels
+    away = None if draft.intake.watch.watches(labels) else watchdog.lost({**draft.blind, **draft.in_force()}, labels)
     if away is None:
         _resolved(draft, item.alert, episode, item.recovery)
     elif episode.ends_at is None:

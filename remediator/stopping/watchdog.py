@@ -31,6 +31,7 @@ CLUSTER = "cluster"
 _NAME = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
 """Another name of a cluster is none, and the watchdog speaks for all alerts then: it becomes part of keys and of what people type."""
 NOTE = "it is a watchdog: it says that alerts get here"
+ENDED = "it is said to be over, and it never may be"
 FORGOTTEN = "a watchdog that somebody said will not come back"
 PROOF = timedelta(minutes=3)
 """So long the word that all is well waits to see whether a watchdog is lost: when Prometheus dies, all its alerts are called resolved
@@ -115,7 +116,12 @@ def reason_of(pause: Pause) -> str:
 
 def ended(pauses: Mapping[str, Pause], episode: Episode, *, now: datetime, dry_run: bool) -> Changes:
     """Return what follows from a watchdog that was said to be over: nobody evaluates rules any more, so it is lost at once."""
-    return _lose(pauses, episode, "it is said to be over, and it never may be", now=now, dry_run=dry_run, due=now)
+    return _lose(pauses, episode, ENDED, now=now, dry_run=dry_run, due=now)
+
+
+def ending(alert: Alert, *, now: datetime) -> Pause:
+    """Return the pause that a watchdog's end leads to, unless it is an end of long ago."""
+    return Pause(scope_of(alert.fingerprint, alert.labels), SYSTEM.name, ENDED, now, since=now)
 
 
 def silent(snapshot: Snapshot, episode: Episode, stale_after: timedelta, *, dry_run: bool, due: datetime) -> Changes:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from remediator.errors import RemediatorError
 from remediator.model import IncidentState, RunState, StepState
-from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, TAKEN, Run, SignalKind
+from remediator.records import EVERYWHERE, FREEZE, FREEZE_CONNECTION, FREEZE_RULE, TAKEN, Run, SignalKind
 from tests.simulation.daemon import GoneError
 from tests.simulation.storage import Remote
 
@@ -31,6 +31,8 @@ async def rage(simulation: Simulation, seconds: float) -> None:
         tasks.append(loop.create_task(_strike(simulation, fault, dice.random() * seconds)))
     meddling = [loop.create_task(between_steps(simulation))] if simulation.ledger.max_acting == 1 else []
     meddling += [loop.create_task(freezes(simulation)), loop.create_task(takes(simulation))] if simulation.hands else []
+    if simulation.weather:
+        meddling += [loop.create_task(one(simulation)) for one in (connection_freezes, prometheus_dies, bursts)]
     await asyncio.sleep(seconds)
     for task in meddling:
         task.cancel()
@@ -235,6 +237,42 @@ async def takes(simulation: Simulation) -> None:
         await asyncio.sleep(dice.uniform(0.5, 20))
         if f"{TAKEN}{incident}" in simulation.ledger.pauses:
             await who.give_back(f"{TAKEN}{incident}")
+
+
+async def connection_freezes(simulation: Simulation) -> None:
+    """Have a person freeze a connection, again and again."""
+    dice = random.Random(f"connections {simulation.seed}")  # noqa: S311 - no secret
+    while True:
+        await asyncio.sleep(dice.uniform(1, 25))
+        scope = f"{FREEZE_CONNECTION}{dice.choice(('east', 'west'))}"
+        await simulation.people[2].freeze(scope, timedelta(seconds=dice.choice((3, 10, 40))) if dice.random() < 0.5 else None)
+        simulation.faults["connection freeze"] += 1
+        await asyncio.sleep(dice.uniform(1, 25))
+        if scope in simulation.ledger.pauses:
+            await simulation.people[3].give_back(scope)
+
+
+async def prometheus_dies(simulation: Simulation) -> None:
+    """Have Prometheus die and come back, again and again."""
+    dice = random.Random(f"prometheus {simulation.seed}")  # noqa: S311 - no secret
+    while True:
+        await asyncio.sleep(dice.uniform(5, 80))
+        simulation.faults["prometheus dies"] += 1
+        simulation.world.prometheus_dies()
+        await asyncio.sleep(dice.uniform(2, 60))
+        simulation.world.prometheus_returns()
+
+
+async def bursts(simulation: Simulation) -> None:
+    """Have many alerts begin at once."""
+    dice = random.Random(f"bursts {simulation.seed}")  # noqa: S311 - no secret
+    names = simulation.options.rules or tuple(simulation.editions[0].rules)
+    while True:
+        await asyncio.sleep(dice.uniform(10, 90))
+        simulation.faults["burst"] += 1
+        for _ in range(dice.randint(4, 9)):
+            simulation.world.fire(dice.choice(names), dice.choice(("t0", "t1", "t2")), dice.randint(0, 1))
+            await asyncio.sleep(dice.random() * 0.5)
 
 
 def _half_done(run: Run) -> bool:

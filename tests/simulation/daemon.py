@@ -19,7 +19,7 @@ from remediator.engine.core import Engine
 from remediator.errors import RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import outbox
 from remediator.escalation.levels import Level, Policy, Receiver
-from remediator.escalation.outbox import Outbox
+from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.freezes import manual
@@ -30,13 +30,19 @@ from remediator.ingest.intake import Intake
 from remediator.ingest.receiving import Receiving
 from remediator.model import JSON, Actor, Alert, Event
 from remediator.people import operations
-from remediator.records import SYSTEM_CHAIN, SignalKind
+from remediator.records import SYSTEM_CHAIN, WATCHDOG, SignalKind
+from remediator.replacing import replace
 from remediator.responders import taking
 from remediator.revalidation import Revalidation, Sources
 from remediator.rules.model import Rule
 from remediator.runner import Runner
 from remediator.secrets.scrubber import Scrubber
+from remediator.stopping import watchdog_keeper
+from remediator.stopping.watchdog import watch
+from remediator.stopping.watchdog_keeper import Watchdogs, forget
 from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.storms.breaker import StormLimits
+from remediator.storms.keeper import Storms
 from remediator.trust import promotion
 from tests.simulation.loop import Process, SimLoop, SimTime, current
 from tests.simulation.playbooks import Edition
@@ -46,6 +52,9 @@ from tests.simulation.world import SimConnections, SimRegistry, World
 T = TypeVar("T")
 CHECKPOINT_EVERY = 30.0
 TOMBSTONE = timedelta(minutes=2)
+SECOND = timedelta(seconds=1)
+WATCHED = watch(('alertname = "Watchdog"',), 100 * SECOND, 30 * SECOND)
+STORMS = StormLimits(incidents=3, within=10 * SECOND, calm=15 * SECOND, digest_every=20 * SECOND, ramp=2)
 
 
 class GoneError(Exception):
@@ -103,7 +112,8 @@ class Loaded:
 class SimDaemon:
     """One life of a daemon. After `kill` or `stop` make another one."""
 
-    def __init__(self, process: Process, loop: SimLoop, world: World, loaded: Loaded, store: Any) -> None:
+    def __init__(self, process: Process, loop: SimLoop, world: World, loaded: Loaded, store: Any, *, weather: bool = False) -> None:
+        """`weather` gives it a watchdog to hear and a storm breaker."""
         self.process = process
         self.loop = loop
         self.loaded = loaded
@@ -128,11 +138,18 @@ class SimDaemon:
         boss = Receiver("sim.tell", {"text": "boss"})
         levels = (Level(1, tuple(receivers)), Level(2, (boss,), timedelta(seconds=30)), Level(3, (boss,), timedelta(seconds=90)))
         policy = Policy("sim", levels, acknowledged_for=timedelta(minutes=2))
-        self.outbox = Outbox(store, self.execution, lambda _name: policy, public_url=lambda: None)
-        self.checkpoints: asyncio.Task[None] | None = None
+        self.weather = weather
+        nothing: Any = _NoMetrics()
+        keeper = {"dry_run": lambda: False, "metrics": nothing}
+        self.storms = Storms(store, limits=lambda: STORMS, rule=loaded.rule, severities=lambda: ("sev1",), **keeper)
+        self.watchdogs = Watchdogs(store, watch=lambda: WATCHED, recover=self.receiving.recover, **keeper)
+        about = InForce(counted=self.storms.counted, digest_every=lambda: STORMS.digest_every)
+        self.outbox = Outbox(store, self.execution, lambda _name: policy, public_url=lambda: None, about=about)
+        self.loops: list[asyncio.Task[None]] = []
 
     def _intake(self, room: int) -> Intake:
-        return Intake(self.loaded.bounds(), TOMBSTONE, {"sev1": timedelta(seconds=60)}, self.process.name, room)
+        intake = Intake(self.loaded.bounds(), TOMBSTONE, {"sev1": timedelta(seconds=60)}, self.process.name, room)
+        return replace(intake, watch=WATCHED, storm=STORMS) if self.weather else intake
 
     # --- life
 
@@ -143,14 +160,16 @@ class SimDaemon:
         await self.note(Kind.DAEMON_STARTED)
         self.runner.start()
         self.outbox.start()
-        self.checkpoints = asyncio.create_task(self._checkpoint())
+        self.loops = [asyncio.create_task(self._checkpoint())]
+        if self.weather:
+            self.loops += [asyncio.create_task(self.storms.keep()), asyncio.create_task(self.watchdogs.keep())]
         self.ready = True
 
     async def stop(self) -> None:
         """As `Daemon.aclose`."""
         self.ready = False
-        if self.checkpoints is not None:
-            self.checkpoints.cancel()
+        for one in self.loops:
+            one.cancel()
         await self.receiving.aclose()
         await self.runner.aclose()
         await self.outbox.aclose()
@@ -211,7 +230,10 @@ class SimDaemon:
         await self.store.transact(Reads(), lambda snapshot: operations.pause(snapshot, scope, why="stop", actor=actor, active=held))
 
     async def resume(self, scope: str, actor: Actor) -> None:
-        """Lift the kill switch."""
+        """Lift the kill switch, end a storm or forget a watchdog, as the desk does."""
+        if scope.startswith(WATCHDOG):
+            await forget(self.store, scope, why="done", actor=actor)
+            return
         await self.store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why="done", actor=actor))
 
     async def promote(self, rule: str, actor: Actor) -> None:
@@ -270,7 +292,7 @@ class _LoopTime:
 @contextmanager
 def no_clock_but_the_loops(dice: random.Random, crashes: list[str]) -> Iterator[None]:
     """Have the modules that ask for the time, for chance or for a log ask the simulation. `crashes` hears of errors nobody expected."""
-    changes: list[tuple[ModuleType, str, Any]] = [(module, "datetime", SimTime) for module in (runner, outbox, receiving)]
+    changes: list[tuple[ModuleType, str, Any]] = [(module, "datetime", SimTime) for module in (runner, outbox, receiving, watchdog_keeper)]
     changes += [(module, "random", random.Random(dice.random())) for module in (runner, outbox)]  # noqa: S311 - no secret
     changes.append((execution, "time", _LoopTime))
     before = [(module, name, getattr(module, name)) for module, name, _ in changes]

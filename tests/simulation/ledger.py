@@ -6,18 +6,34 @@ The books follow what became durable (`take`) and what reached the outside (`sen
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from remediator.events import Kind
 from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
-from remediator.records import EVERYWHERE, FREEZE, FREEZE_RULE, INEFFECTIVE, TAKEN, Approval, Incident, Message, Pause, Run, Step
+from remediator.records import (
+    EVERYWHERE,
+    FREEZE,
+    FREEZE_CONNECTION,
+    FREEZE_RULE,
+    INEFFECTIVE,
+    STORM,
+    TAKEN,
+    Approval,
+    Incident,
+    Message,
+    Pause,
+    Run,
+    Step,
+)
 from remediator.rules.model import BudgetScope, Rule
 from remediator.runs.turn import NEEDS_PERSON
+from remediator.stopping.watchdog import lost
 from remediator.store.protocol import Changes, Committed
 from tests.simulation.loop import Process
 from tests.simulation.playbooks import in_window
+from tests.simulation.world import WATCHDOG
 
 NEVER = "sim.post"
 _FINAL = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
@@ -48,6 +64,8 @@ class Ledger:
         """Who told a run something, and when."""
         self.heads: dict[str, tuple[int, str]] = {}
         self.updates: dict[str, Message] = {}
+        self.folded: set[str] = set()
+        """Messages that a storm's digests told instead."""
         self.intended: Counter[str] = Counter()
         self.words: Counter[str] = Counter()
         """Words of people by run that it has not followed yet."""
@@ -82,7 +100,9 @@ class Ledger:
         """Follow transactions that are durable now."""
         for one in durable:
             self._chains(one.events)
+            blind = dict(self.held_back)
             self._pauses(one.changes)
+            self._believes(one.changes, blind)
             self._words(one)
             before = {run.id: self.runs.get(run.id) for run in one.changes.runs}
             self._approvals(one.changes)
@@ -104,6 +124,8 @@ class Ledger:
             seq, head = self.heads.get(event.chain, (0, audit.genesis(event.chain)))
             self.hold("chained", that=(event.seq, event.previous) == (seq + 1, head), words=f"{event.chain}/{event.seq} after {seq}")
             self.heads[event.chain] = (event.seq, event.hash)
+            if event.kind == Kind.MESSAGE_FOLDED:
+                self.folded.add(str(event.data["key"]))
             self.log.append(f"{event.at.isoformat()} {event.chain}/{event.seq} {event.kind} {event.hash}")
             if event.kind == Kind.RUN_ENTERED:
                 self.moves[str(event.data["was"]), str(event.data["state"])] += 1
@@ -121,6 +143,15 @@ class Ledger:
         self.held_back |= {pause.scope: pause for pause in changes.pauses}
         self.held_back = {scope: pause for scope, pause in self.held_back.items() if scope not in changes.lift}
         self.pauses = set(self.held_back)
+
+    def _believes(self, changes: Changes, before: Mapping[str, Pause]) -> None:
+        """No incident ends while a watchdog is lost, before the transaction and after it."""
+        for incident in changes.incidents:
+            known = self.incidents.get(incident.id)
+            if incident.state is IncidentState.RESOLVED and (known is None or known.state is not IncidentState.RESOLVED):
+                labels = incident.subject.labels
+                blind = lost(before, labels) is not None and lost(self.held_back, labels) is not None
+                self.hold("believed", that=not blind, words=f"{incident.id} ends while the watchdog is lost")
 
     def _run(self, run: Run, before: Run | None, one: Committed) -> None:
         known = {} if before is None else {step.number: step for step in before.steps}
@@ -140,6 +171,10 @@ class Ledger:
         self.intended[key] += 1
         in_force = [pause for pause in self.held_back.values() if pause.until is None or now < pause.until]
         frozen = [pause.scope for pause in in_force if pause.scope in (FREEZE, f"{FREEZE_RULE}{run.rule}")]
+        behind = {target.id.partition(":")[2].partition("/")[0] for target in (() if step.plan is None else step.plan.targets)}
+        of_connections = [f"{FREEZE_CONNECTION}{name}" for name in sorted(behind)]
+        self.checks["frozen_connection"] += len(of_connections)
+        frozen += [pause.scope for pause in in_force if pause.scope in of_connections]
         frozen += ["a window"] if self.windows and in_window(now) else []
         self.hold("frozen", that=not frozen, words=f"{key} was intended at {now} during {frozen}")
         taken = [pause for pause in in_force if pause.scope.startswith(TAKEN) and self._in_the_way(pause, run, step)]
@@ -149,8 +184,27 @@ class Ledger:
         stopped = self.pauses & {EVERYWHERE, f"rule:{run.rule}"}
         self.hold("paused", that=not stopped, words=f"{key} was intended while {stopped} was paused")
         self.hold("dry", that=not self._dry(run), words=f"{key} of a dry run was intended")
+        if not key.endswith("/undo"):
+            self._one_domain(run, step, key)
+            blind = lost(self.held_back, self.incidents[run.incident].subject.labels) is not None
+            self.hold(
+                "watched", that=not blind or self._is_agreed_to(run), words=f"{key} was intended by itself while the watchdog was lost"
+            )
         never = step.action == NEVER and not key.endswith("/undo")
         self.hold("never_again", that=not (never and self.calls[key]), words=f"{key} was sent once, and is intended again")
+
+    def _is_agreed_to(self, run: Run) -> bool:
+        approval = None if run.approval is None else self.approvals.get(run.approval)
+        return approval is not None and approval.state is ApprovalState.APPROVED
+
+    def _one_domain(self, run: Run, step: Step, key: str) -> None:
+        """A run that has begun, and its chain, act in a failure domain until it ends; nobody else begins in another one of the group."""
+        own = _domains([step])
+        for other in self.runs.values():
+            if other.ended_at is None and other.id != run.id and (other.incident, other.chain) != (run.incident, run.chain):
+                begun = _domains([one for one in other.steps if one.wrote])
+                clash = [(group, name) for group, name in own for where, there in begun if where == group and there != name]
+                self.hold("one_domain", that=not clash, words=f"{key} was intended in {clash} while {other.id} acts in {begun}")
 
     def _in_the_way(self, pause: Pause, run: Run, step: Step) -> bool:
         """Tell whether a step gets in the way of a person who has taken something and has not led this run on since."""
@@ -188,6 +242,8 @@ class Ledger:
 
     def _may_begin(self, run: Run, now: datetime) -> None:
         rule = self.rules[run.rule_hash]
+        held = STORM in self.pauses and not self._is_agreed_to(run)
+        self.hold("storm", that=not held, words=f"{run.id} begins by itself in a storm")
         self._within_budget(run, rule, now)
         self._cooled_down(run, rule, now)
         self._approved(run, rule)
@@ -343,8 +399,14 @@ class Ledger:
         """Say what is not over yet."""
         words = [f"{run.id} is {run.state}: {run.reason}" for run in self.runs.values() if not ended(run.state)]
         words += [f"{one.id} is {one.state}" for one in self.incidents.values() if one.state is not IncidentState.RESOLVED]
-        words += [f"{one.labels} is open" for one in self.episodes.values() if one.open]
+        words += [f"{one.labels} is open" for one in self.episodes.values() if one.open and one.labels["alertname"] != WATCHDOG[0]]
         return words + [f"{key} is held by {run}" for key, run in self.locks.items()]
+
+
+def _domains(steps: Iterable[Step]) -> set[tuple[str, str]]:
+    """Return group and name of the failure domains that steps touch."""
+    targets = [target for step in steps if step.plan is not None for target in step.plan.targets if target.domain]
+    return {(target.id.partition("/")[0], target.domain) for target in targets}
 
 
 def _takes_budget(run: Run) -> bool:

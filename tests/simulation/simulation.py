@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from remediator.errors import TemporaryError
-from remediator.records import DEMOTED, PROMOTED
+from remediator.records import AFTER_STORM, DEMOTED, PROMOTED
+from remediator.records import WATCHDOG as LOST
 from remediator.replacing import replace
 from tests.simulation import chaos
 from tests.simulation.daemon import Loaded, SimDaemon, no_clock_but_the_loops
@@ -24,7 +25,7 @@ from tests.simulation.loop import Process, SimLoop
 from tests.simulation.people import PEOPLE, Alertmanager, Person
 from tests.simulation.playbooks import MAX_ACTING, editions, texts
 from tests.simulation.storage import Remote, SimStore
-from tests.simulation.world import Network, World
+from tests.simulation.world import WATCHDOG, Network, World
 
 CALM = 3600.0
 """Seconds of virtual time within which everything must have come to rest once nothing fails any more."""
@@ -47,6 +48,8 @@ class Options:
     max_acting: int | None = None
     hands: bool | None = None
     """Whether people freeze things and take incidents."""
+    weather: bool | None = None
+    """Whether there are connections that are frozen, failure domains, a watchdog that is lost, and a storm breaker that trips."""
     rules: tuple[str, ...] = ()
     """Rules whose alerts fire; all when empty."""
 
@@ -75,8 +78,9 @@ class Simulation:
         # Every fourth seed has a cap so low that going on, also after a person's word, has to wait for it.
         cap = self.options.max_acting or (1 if seed % 4 == 3 else MAX_ACTING)
         self.hands = seed % 8 in (3, 5, 6) if self.options.hands is None else self.options.hands
+        self.weather = seed % 16 in (2, 6, 8, 13, 15) if self.options.weather is None else self.options.weather
         self.ledger = Ledger(texts(), cap, windows=self.hands)
-        self.world = World(self.loop)
+        self.world = World(self.loop, places=self.weather)
         self.world.sent, self.world.effective = self._sent, self._effective
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=MEMORY if MEMORY.is_dir() else None))
         self.editions = editions(cap, windows=self.hands)
@@ -173,7 +177,7 @@ class Simulation:
         if isinstance(host.store, SimStore):
             host.store.crash()
         host.store = self._store(process) if self.database is None else Remote(self.database, process, self.loop)
-        host.daemon = daemon = SimDaemon(process, self.loop, self.world, host.loaded, host.store)
+        host.daemon = daemon = SimDaemon(process, self.loop, self.world, host.loaded, host.store, weather=self.weather)
         task = self.loop.spawn(process, daemon.start())
         while not task.done() and not process.dead:
             await asyncio.wait({task}, timeout=0.5)
@@ -244,9 +248,11 @@ class Simulation:
             if host.process is not None:
                 host.process.skew = timedelta()
         await asyncio.sleep(self.dice.uniform(5, 60))
-        for alarm in self.world.alarms.values():
+        self.world.prometheus_returns()
+        for key, alarm in self.world.alarms.items():
             alarm.silenced = False
-            self.world.end(alarm)
+            if key != WATCHDOG:
+                self.world.end(alarm)
 
     async def rest(self) -> None:
         """Wait until nothing is left to do. Raises `Violation` when that takes too long."""
@@ -255,7 +261,7 @@ class Simulation:
         while left := await self.unfinished():
             if loop.time() > until:
                 self.ledger.hold("settles", that=False, words="; ".join(left[:8]))
-            for scope in sorted(self.ledger.pauses):
+            for scope in sorted(scope for scope in self.ledger.pauses if scope != AFTER_STORM and not scope.startswith(LOST)):
                 await self.people[0].give_back(scope)
             await asyncio.sleep(5)
         self.ledger.hold("settles", that=True)
@@ -289,11 +295,12 @@ class Simulation:
         self.ledger.hold("audit", that=not report.faults, words="; ".join(report.faults[:3]))
         told = {key.rsplit("/", 1)[0] for key in self.world.told}
         for key, message in self.ledger.updates.items():
-            if message.kind.value == "update":
+            if message.kind.value == "update" and key not in self.ledger.folded:
                 self.ledger.hold("delivered", that=key in told, words=f"nobody got {key}")
         for (fingerprint, _), alert in self.ledger.alerts.items():
             episode = self.ledger.episodes.get(fingerprint)
-            self.ledger.hold("accepted_end", that=episode is not None and not episode.open, words=f"{alert.labels} is still open")
+            over = episode is not None and (alert.name == WATCHDOG[0] or not episode.open)
+            self.ledger.hold("accepted_end", that=over, words=f"{alert.labels} is still open")
 
     async def _books_match(self, store: Any) -> None:
         """The store holds exactly what was durable: nothing lost by a crash, nothing that never was."""

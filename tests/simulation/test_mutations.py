@@ -11,7 +11,8 @@ from remediator import approval, execution, guards
 from remediator.decide import Mandate
 from remediator.engine import authority, people, preparing, undoing
 from remediator.freezes import windows
-from remediator.ingest import receiving
+from remediator.guards import freezing
+from remediator.ingest import intake, receiving
 from remediator.model import ApprovalState, Authority, Repeat, StepState
 from remediator.replacing import replace
 from remediator.runs import turn
@@ -152,6 +153,33 @@ def windows_are_ignored(patch: Patch) -> None:
     patch.setattr(windows, "around", lambda *_values: (None, None))
 
 
+def connections_are_never_frozen(patch: Patch) -> None:
+    """A freeze of a connection holds nothing that acts on it."""
+    patch.setattr(windows, "connections_of", lambda _plans: frozenset())
+    patch.setattr(freezing, "connections_of", lambda _plans: frozenset())
+
+
+def domains_are_ignored(patch: Patch) -> None:
+    """Two zones of one connection are acted in at once."""
+    patch.setattr(guards.FailureDomain, "judge", _allow)
+
+
+def storm_is_ignored(patch: Patch) -> None:
+    """Whatever opens at once is acted on at once."""
+    patch.setattr(guards.StormBreaker, "judge", _allow)
+
+
+def watchdog_is_ignored(patch: Patch) -> None:
+    """What acts by itself goes on doing so while nobody hears whether alerts get here."""
+    patch.setattr(authority, "watched", lambda held, *_values: held)
+
+
+def every_end_is_believed(patch: Patch) -> None:
+    """What Alertmanager calls resolved is over, also when Prometheus is dead."""
+    plain = intake.watchdog.lost
+    patch.setattr(intake.watchdog, "lost", lambda pauses, labels: None if "number" in labels else plain(pauses, labels))
+
+
 def nobody_is_told(patch: Patch) -> None:
     """A run that needs a person says so to nobody."""
     patch.setattr(turn.Turn, "_needs_person", lambda *_values: None)
@@ -233,6 +261,11 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (freeze_is_ignored, {"frozen"}, {"alarms": 9, "hands": True}),
     (freeze_is_asked_before_planning_only, {"frozen"}, {"alarms": 9, "hands": True, "rules": ("ask", "careful", *HALF_WAY)}),
     (windows_are_ignored, {"frozen"}, {"alarms": 9, "hands": True}),
+    (connections_are_never_frozen, {"frozen"}, {"alarms": 14, "faults": 0, "strikes": 0.0, "hands": False, "weather": True}),
+    (domains_are_ignored, {"one_domain"}, {"alarms": 20, "faults": 0, "strikes": 0.0, "hands": False, "weather": True, "seconds": 150.0}),
+    (storm_is_ignored, {"storm"}, {"alarms": 9, "faults": 4, "hands": False, "weather": True, "seconds": 150.0}),
+    (watchdog_is_ignored, {"watched"}, {"alarms": 9, "hands": False, "weather": True}),
+    (every_end_is_believed, {"believed"}, {"alarms": 9, "faults": 0, "hands": False, "weather": True}),
     (responder_is_ignored, {"taken"}, {"alarms": 9, "hands": True}),
     (size_is_ignored, {"blast"}, {"alarms": 20, "faults": 0, "strikes": 0.0, "rules": ("set", "evict"), "hands": False}),
     (nobody_is_told, {"person_told", "owned"}, {}),

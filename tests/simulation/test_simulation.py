@@ -45,7 +45,8 @@ def test_every_fault_and_invariant_is_met(seeds: Sequence[Told]) -> None:
     assert {"between steps", "store cut off", "target cut off", "clock jumps", "somebody else writes", "freeze", "take"} <= faults
     assert {"budget", "cooldown", "max_acting", "lock", "never_twice", "effective_twice", "approval_once", "quorum", "dry"} <= checks
     assert {"chained", "audit", "durable", "delivered", "owned", "one_run", "accepted", "accepted_end", "settles", "paused"} <= checks
-    assert {"frozen", "taken", "blast"} <= checks
+    assert {"connection freeze", "prometheus dies", "burst"} <= faults
+    assert {"frozen", "frozen_connection", "taken", "blast", "one_domain", "storm", "watched", "believed"} <= checks
 
 
 def test_every_state_and_nearly_every_transition_is_met(seeds: Sequence[Told]) -> None:
@@ -63,7 +64,7 @@ def test_seeds_that_found_something(seed: int) -> None:
     assert simulate(seed).ledger.found is None
 
 
-@pytest.mark.parametrize("seed", [3, 12])
+@pytest.mark.parametrize("seed", [3, 8, 12])
 def test_a_seed_replays_exactly(seed: int) -> None:
     """The same seed gives the same events with the same hashes, byte for byte, in processes whose sets and dictionaries hash otherwise."""
     code = f"from tests.simulation.simulation import simulate; s = simulate({seed}); print(len(s.ledger.log), s.log_hash())"

@@ -12,7 +12,7 @@ import functools
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, TypeVar
 
@@ -25,6 +25,9 @@ from tests.simulation.loop import START, Process, SimLoop, SimTime, current
 T = TypeVar("T")
 RIGHT = Permission(PermissionKind.HTTP, ("POST",))
 GOOD = "good"
+PLACES: Mapping[str, tuple[str, str]] = {"t0": ("east", "a"), "shared": ("east", "a"), "t1": ("west", "b"), "t2": ("west", "c")}
+"""The connection and the failure domain of each thing. The connection is the domains' group."""
+WATCHDOG = ("Watchdog", "-", 0)
 HEALS = 0.75
 """How likely a write ends the alarm."""
 
@@ -76,8 +79,10 @@ class Network:
 class World:
     """Everything outside. `sent` and `effective` are called with the key of a call, synchronously, as these happen."""
 
-    def __init__(self, loop: SimLoop) -> None:
+    def __init__(self, loop: SimLoop, *, places: bool = False) -> None:
+        """`places` puts things behind connections and into failure domains, and has a watchdog fire."""
         self.loop = loop
+        self.places = PLACES if places else {}
         self.dice = random.Random(loop.dice.random())  # noqa: S311 - no secret
         self.things = {name: Thing(members={f"{name}-m{n}" for n in range(3)}) for name in ("t0", "t1", "t2", "shared")}
         self.alarms: dict[tuple[str, str, int], Alarm] = {}
@@ -88,6 +93,10 @@ class World:
         self.effective: Callable[[str, str, Process], None] = lambda _key, _what, _process: None
         self.posts: Counter[str] = Counter()
         self.latest = START
+        self.hushed: list[Alarm] = []
+        """What Prometheus had firing when it died."""
+        if places:
+            self.alarms[WATCHDOG] = Alarm(*WATCHDOG, firing=True, starts_at=START)
 
     # --- alarms
 
@@ -115,6 +124,29 @@ class World:
         """Have an alert end."""
         if alarm.firing:
             alarm.firing, alarm.ends_at = False, self.time()
+
+    def prometheus_dies(self) -> None:
+        """Have Alertmanager call everything resolved, the watchdog too, since nobody says any more that it is not."""
+        self.hushed = [alarm for alarm in self.alarms.values() if alarm.firing]
+        for alarm in self.hushed:
+            self.end(alarm)
+
+    def prometheus_returns(self) -> None:
+        """Have what was firing fire again, but for what was remedied meanwhile, and the watchdog in any case."""
+        for alarm in self.hushed:
+            known = (alarm.rule, alarm.thing, alarm.number)
+            healed = known != WATCHDOG and self.things[alarm.thing].value == GOOD
+            if not self.alarms[known].firing and not healed:
+                self.alarms[known] = replace(alarm, firing=True, starts_at=self.time(), ends_at=None)
+        self.hushed = []
+        if self.places and not self.alarms[WATCHDOG].firing:
+            self.alarms[WATCHDOG] = Alarm(*WATCHDOG, firing=True, starts_at=self.time())
+
+    def target(self, thing: str) -> tuple[Target, ...]:
+        """Name a thing, with the connection that it is behind and the failure domain that it is in."""
+        connection, domain = self.places.get(thing, ("world", ""))
+        ident = f"sim:{connection}/-/thing/{thing}"
+        return (Target(ident, ident, domain=domain),)
 
     def _heals(self, thing: str) -> None:
         for alarm in self.alarms.values():
@@ -208,11 +240,6 @@ class ThingParams(Params):
     thing: str
 
 
-def _target(thing: str) -> tuple[Target, ...]:
-    ident = f"sim:world/-/thing/{thing}"
-    return (Target(ident, ident),)
-
-
 class SetThing(Action[ThingParams]):
     """Sets a thing to good, if nobody changed it since."""
 
@@ -231,7 +258,7 @@ class SetThing(Action[ThingParams]):
 
     def _plan(self, name: str, after: str, *, undoes: bool = False) -> Plan:
         thing = self.world.things[name]
-        targets = _target(name)
+        targets = self.world.target(name)
         return Plan(
             self.name,
             f"set {name} to {after}",
@@ -288,7 +315,7 @@ class EvictMembers(Action[ThingParams]):
         if not members:
             raise PlanRefused("nobody is there")
         intent = {"thing": params.thing, "members": members}
-        return Plan(self.name, f"evict {len(members)}", _target(params.thing), intent, impact=Impact(len(members)))
+        return Plan(self.name, f"evict {len(members)}", self.world.target(params.thing), intent, impact=Impact(len(members)))
 
     async def apply(self, plan: Plan, ctx: Any) -> Receipt:
         await self.world.look()
@@ -319,7 +346,7 @@ class StartJob(Action[ThingParams]):
 
     async def plan(self, params: ThingParams, ctx: Any) -> Plan:
         await self.world.look()
-        return Plan(self.name, "start a job", _target(params.thing), {"thing": params.thing})
+        return Plan(self.name, "start a job", self.world.target(params.thing), {"thing": params.thing})
 
     async def apply(self, plan: Plan, ctx: Any) -> Receipt:
         number = await self.world.call(ctx.key, self.name, lambda process: self.world.post(ctx.key, plan, process))

@@ -10,7 +10,7 @@ from remediator.decide import Mandate, watched
 from remediator.errors import InvalidExpression
 from remediator.escalation.notice import alarm_key
 from remediator.events import Kind
-from remediator.ingest.intake import Recovery, Source, believed, take
+from remediator.ingest.intake import Recovery, Source, believed, take, take_all
 from remediator.model import SYSTEM, Alert, Authority, IncidentState
 from remediator.records import WATCHDOG, WATCHDOG_AWAITED, MessageKind, Pause
 from remediator.replacing import replace
@@ -148,10 +148,16 @@ def _over(name: str = "SiteDown", *, cluster: str = "") -> Alert:
     return alert(name, firing=False, starts_at=NOW, ends_at=NOW + MINUTE, **labels)
 
 
-def _blind(*before: Alert) -> World:
-    """Return a world that has heard of `before`, and whose watchdog is lost since."""
+def _seeing(*before: Alert) -> World:
+    """Return a world that has heard of `before`, and hears its watchdog."""
     world = World(rule(), watch=WATCH)
     world.take(*before, alert("Watchdog"))
+    return world
+
+
+def _blind(*before: Alert) -> World:
+    """Return one whose watchdog is lost since."""
+    world = _seeing(*before)
     world.take(_over("Watchdog"), after=MINUTE)
     return world
 
@@ -174,6 +180,25 @@ def test_s19_a_watchdog_s_end_counts_before_the_ends_beside_it() -> None:
     world.take(alert(), alert("Watchdog"))
     world.take(_over(), _over("Watchdog"), after=MINUTE)
     assert {one.state for one in world.snapshot.incidents.values()} == {IncidentState.OPEN}
+
+
+HEARD = alert("Watchdog", starts_at=NOW + MINUTE)
+
+
+@pytest.mark.parametrize(
+    ("world", "webhooks"),
+    [
+        pytest.param(_blind(alert()), [[HEARD], [_over()]], id="lost until this moment"),
+        pytest.param(_blind(alert()), [[HEARD], [_over()], [_over("Watchdog")]], id="heard and lost again"),
+        pytest.param(_seeing(alert()), [[_over()], [_over("Watchdog")]], id="lost a moment later"),
+    ],
+)
+def test_s19_nothing_is_believed_in_a_moment_in_which_the_watchdog_is_lost(world: World, webhooks: list[list[Alert]]) -> None:
+    """After an outage many webhooks share a transaction, in any order: an old word of the watchdog's proves none of the ends beside it."""
+    items = [world.sort(*alerts) for alerts in webhooks]
+    changes, _ = take_all(items, replace(world.snapshot, now=world.now + 2 * MINUTE), world.intake)
+    assert not [one for one in changes.incidents if one.state is IncidentState.RESOLVED]
+    assert Kind.EPISODE_DOUBTED in [event.kind for event in changes.events]
 
 
 def test_s19_another_cluster_s_watchdog_casts_no_doubt() -> None:
