@@ -12,10 +12,11 @@ from remediator.decide import Mandate
 from remediator.engine import authority, people, preparing, undoing
 from remediator.freezes import windows
 from remediator.guards import freezing
-from remediator.ingest import intake, receiving
+from remediator.ingest import receiving
 from remediator.model import ApprovalState, Authority, Repeat, StepState
 from remediator.replacing import replace
 from remediator.runs import turn
+from remediator.stopping import watchdog
 from remediator.store import sqlite_queries, sqlite_write
 from tests.simulation import storage
 from tests.simulation.ledger import Violation
@@ -176,8 +177,8 @@ def watchdog_is_ignored(patch: Patch) -> None:
 
 def every_end_is_believed(patch: Patch) -> None:
     """What Alertmanager calls resolved is over, also when Prometheus is dead."""
-    plain = intake.watchdog.lost
-    patch.setattr(intake.watchdog, "lost", lambda pauses, labels: None if "number" in labels else plain(pauses, labels))
+    plain = watchdog.lost
+    patch.setattr(watchdog, "lost", lambda pauses, labels: None if "number" in labels else plain(pauses, labels))
 
 
 def nobody_is_told(patch: Patch) -> None:
