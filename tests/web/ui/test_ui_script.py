@@ -11,6 +11,7 @@ from playwright.async_api import Page, expect
 
 from remediator.events import Kind
 from remediator.model import ApprovalState, Event
+from remediator.records import Pause
 from remediator.store.protocol import Changes, Reads
 from tests.servers.browser import open_browser
 from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, Surface, make_approval, make_plan, make_run, token_of
@@ -54,9 +55,29 @@ async def test_a_plan_is_not_exchanged_under_the_button(surface: Surface) -> Non
         await expect(page.get_by_text("roll web back to revision 7").first).to_be_visible()
 
 
+async def test_a_refused_form_keeps_its_words_while_things_change(surface: Surface) -> None:
+    """What was sent and refused stays as it was typed, while the rest of the page goes on being live."""
+    async with looking_at(surface, "/ui/freezes") as page:
+        await page.get_by_label("Why?", exact=True).fill("we <move>")
+        await page.get_by_label("How long", exact=True).select_option("until")
+        await page.get_by_label("Time given, in UTC").fill("2020-01-01T03:00")
+        await page.get_by_role("button", name="Freeze", exact=True).click()
+        await expect(page.get_by_role("alert")).to_contain_text("would be over already")
+        await expect(page.locator("#live.on")).to_be_visible()
+        await surface.service.store.transact(Reads(), lambda _: Changes(pauses=[Pause("freeze", "anna", "from elsewhere", NOW)]))
+        await expect(page.get_by_role("region", name="Freeze: everything")).to_contain_text("from elsewhere")
+        await expect(page.get_by_label("Why?", exact=True)).to_have_value("we <move>")
+        await expect(page.get_by_label("How long", exact=True)).to_have_value("until")
+        await page.get_by_label("Time given, in UTC").fill("2099-01-01T03:00")
+        await page.get_by_label("What", exact=True).select_option("rule:site-down")
+        await page.get_by_role("button", name="Freeze", exact=True).click()
+        await expect(page.get_by_text("Frozen.")).to_be_visible()
+    assert (await surface.service.store.pauses())["freeze:rule:site-down"].why == "we <move>"
+
+
 async def test_a_page_says_whether_it_is_live(surface: Surface) -> None:
     """Once the daemon is gone the page says so, whatever it shows."""
     async with looking_at(surface, "/ui/") as page:
-        await expect(page.locator("#live")).to_contain_text("As of")
+        await expect(page.locator("#live")).to_contain_text("Page of")
         await surface.listener.aclose()
         await expect(page.locator("#live.lost")).to_contain_text("What you see is not live.")

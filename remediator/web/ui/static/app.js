@@ -22,6 +22,7 @@ function tick() {
 }
 
 function isDirty(part) {
+  if (part.querySelector("[data-typed]")) return true; // it was sent and refused
   for (const field of part.querySelectorAll("textarea, input:not([type=hidden])")) {
     if (field.value !== field.defaultValue || field.checked !== field.defaultChecked) return true;
   }
@@ -92,7 +93,7 @@ function stale() {
   const show = document.createElement("button");
   show.type = "button";
   show.textContent = "Show it";
-  show.addEventListener("click", () => location.reload());
+  show.addEventListener("click", () => location.assign(document.body.dataset.path));
   note.append(words, show);
   document.querySelector("main").append(note);
 }
@@ -103,7 +104,7 @@ async function refresh() {
   if (fetching) { again = true; return; }
   fetching = true;
   try {
-    const address = new URL(location.href);
+    const address = new URL(document.body.dataset.path, location.href); // a refused form is answered at its own address
     address.searchParams.delete("said");
     const answer = await fetch(address, { credentials: "same-origin", cache: "no-store" });
     if (answer.redirected && new URL(answer.url).pathname.startsWith("/ui/sign-in")) { lost("You are signed out. Reload to sign in."); return; }
