@@ -21,6 +21,7 @@ from remediator.web.access import authorise
 from remediator.web.bodies import parse_body, read_body
 from remediator.web.freezes import views
 from remediator.web.problems import Refused, from_error
+from remediator.web.query import LONGEST
 from remediator.web.routes import Call, Route, Surface
 from remediator.web.ui import acts, door, live
 from remediator.web.ui.acts import ACTS, SAID, Act
@@ -128,7 +129,8 @@ class Site:
     def _page(self, request: web.Request, found: tuple[Session, Actor], parts: Parts, *, path: str, query: Mapping[str, str]) -> Page:
         session, actor = found
         call = Call(self._surface, request, actor, {}, parts=parts)
-        return Page(call, session, path, dict(query), datetime.now(UTC))
+        sound = {name: value for name, value in query.items() if value.isprintable() and len(value) <= LONGEST}
+        return Page(call, session, path, sound, datetime.now(UTC))
 
     async def _render(self, page: Page, shown: Shown, *, status: int = 200) -> web.Response:
         data = {**await self._frame(page, shown), **shown.data}
@@ -264,7 +266,8 @@ def _pattern(path: str) -> re.Pattern[str]:
 
 def _parts(pattern: re.Pattern[str], path: str) -> Parts | None:
     found = pattern.fullmatch(path)
-    return None if found is None else {name: unquote(part) for name, part in found.groupdict().items()}
+    parts = {} if found is None else {name: unquote(part) for name, part in found.groupdict().items()}
+    return parts if found is not None and all(part.isprintable() for part in parts.values()) else None
 
 
 def parse_form(raw: bytes) -> dict[str, str]:
