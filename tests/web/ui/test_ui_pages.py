@@ -234,7 +234,16 @@ async def test_queries_that_mean_nothing_are_no_fault(enter: Enter, query: str) 
 async def test_what_is_not_there_is_said(enter: Enter) -> None:
     """Unknown incidents, runs, rules and pages are answered with a page that says so."""
     person = await enter("viewer")
-    for path in ("/ui/incidents/none", "/ui/runs/none", "/ui/rules/none", "/ui/approvals/none", "/ui/none", "/ui/incidents/a%2Fb", "/ui/runs/a%00b", "/ui/runs/%ff"):
+    for path in (
+        "/ui/incidents/none",
+        "/ui/runs/none",
+        "/ui/rules/none",
+        "/ui/approvals/none",
+        "/ui/none",
+        "/ui/incidents/a%2Fb",
+        "/ui/runs/a%00b",
+        "/ui/runs/%ff",
+    ):
         seen = await person.look(path)
         assert seen.status == 404
         assert "there is no" in seen.text, path

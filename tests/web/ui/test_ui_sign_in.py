@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ import structlog
 
 from remediator.events import Kind
 from remediator.people.authentication import Authenticator, Role
-from remediator.settings import IdentitySettings
+from remediator.settings import IdentitySettings, TlsSettings
+from tests.servers.certificates import Authority
 from tests.servers.surface import Surface, identities, make_settings, serving, token_of
 from tests.web.ui.conftest import Enter, Person
 
@@ -66,6 +68,17 @@ async def test_the_cookie_is_secure_behind_tls(stranger: Person, forwarded: str,
     fields = {"token": token_of("viewer"), "to": "/ui/"}
     done = await stranger.send("/ui/sign-in", fields, **{"X-Forwarded-Proto": forwarded})
     assert ("Secure" in done.headers["Set-Cookie"]) == secure
+
+
+async def test_the_cookie_is_secure_over_tls(tmp_path: Path) -> None:
+    """Served over TLS by the daemon itself, the cookie is for TLS only."""
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    trust = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+    tls = TlsSettings(cert=tmp_path / "server.pem", key=tmp_path / "server.key")
+    async with serving(tmp_path, tls=tls) as surface, aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session:
+        done = await Person(surface, session).sign_in("viewer")
+    assert "Secure" in done.headers["Set-Cookie"]
 
 
 async def test_unknown_tokens_are_refused_then_throttled(surface: Surface, stranger: Person) -> None:
