@@ -44,6 +44,7 @@ from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.storms.breaker import StormLimits
 from remediator.storms.keeper import Storms
 from remediator.trust import promotion
+from tests.simulation.ledger import TOMBSTONE
 from tests.simulation.loop import Process, SimLoop, SimTime, current
 from tests.simulation.playbooks import Edition
 from tests.simulation.storage import LEASE
@@ -51,7 +52,6 @@ from tests.simulation.world import SimConnections, SimRegistry, World
 
 T = TypeVar("T")
 CHECKPOINT_EVERY = 30.0
-TOMBSTONE = timedelta(minutes=2)
 SECOND = timedelta(seconds=1)
 WATCHED = watch(('alertname = "Watchdog"',), 100 * SECOND, 30 * SECOND)
 STORMS = StormLimits(incidents=3, within=10 * SECOND, calm=15 * SECOND, digest_every=20 * SECOND, ramp=2)
@@ -95,6 +95,7 @@ class Loaded:
 
     edition: Edition
     texts: Sequence[Rule] = field(default_factory=list)
+    tombstone: timedelta = TOMBSTONE
 
     def rule(self, name: str) -> Rule | None:
         return self.edition.rules.get(name)
@@ -148,7 +149,7 @@ class SimDaemon:
         self.loops: list[asyncio.Task[None]] = []
 
     def _intake(self, room: int) -> Intake:
-        intake = Intake(self.loaded.bounds(), TOMBSTONE, {"sev1": timedelta(seconds=60)}, self.process.name, room)
+        intake = Intake(self.loaded.bounds(), self.loaded.tombstone, {"sev1": timedelta(seconds=60)}, self.process.name, room)
         return replace(intake, watch=WATCHED, storm=STORMS) if self.weather else intake
 
     # --- life

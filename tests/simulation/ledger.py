@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 
 from remediator.events import Kind
+from remediator.ingest.intake import page_key
 from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
 from remediator.records import (
@@ -23,6 +24,7 @@ from remediator.records import (
     Approval,
     Incident,
     Message,
+    MessageKind,
     Pause,
     Run,
     Step,
@@ -36,6 +38,8 @@ from tests.simulation.playbooks import in_window
 from tests.simulation.world import WATCHDOG
 
 NEVER = "sim.post"
+TOMBSTONE = timedelta(minutes=2)
+"""How long an end holds against copies that were under way."""
 _FINAL = frozenset({ApprovalState.DENIED, ApprovalState.EXPIRED, ApprovalState.VOID})
 _QUIET_ENDS = frozenset({RunState.SUCCEEDED, RunState.CANCELLED, RunState.REHEARSED})
 """Ends after which an incident may stay open without a run: nobody needs to be told, or somebody was."""
@@ -48,7 +52,8 @@ class Violation(AssertionError):
 class Ledger:
     """The books of one simulation."""
 
-    def __init__(self, texts: Iterable[Rule], max_acting: int, *, windows: bool = False) -> None:
+    def __init__(self, texts: Iterable[Rule], max_acting: int, *, windows: bool = False, tombstone: timedelta = TOMBSTONE) -> None:
+        self.tombstone = tombstone
         self.max_acting = max_acting
         self.windows = windows
         self.rules = {rule.hash: rule for rule in texts}
@@ -79,6 +84,10 @@ class Ledger:
         """Acting runs that came back to verify or to undo, which waits for no cap."""
         self.used: dict[str, str] = {}
         """Run's plan hash by approval that it acted with."""
+        self.pages: dict[str, bool] = {}
+        """Whether each page that was ever queued goes out, or went, unless something else ends it."""
+        self.now = datetime.min.replace(tzinfo=UTC)
+        """The store's time of the newest transaction; a clock may be set back."""
         self.alerts: dict[tuple[str, datetime], Alert] = {}
         self.log: list[str] = []
         """One line for each event and each thing that happened outside: what a replay must repeat."""
@@ -338,6 +347,9 @@ class Ledger:
 
     def _messages(self, one: Committed) -> None:
         self.updates.update({message.key: message for message in one.changes.messages})
+        self.pages |= {message.key: True for message in one.changes.messages if message.kind is MessageKind.PAGE}
+        self.pages |= dict.fromkeys(set(one.changes.cancel_messages) & set(self.pages), False)
+        self.now = one.snapshot.now
         for event in one.events:
             if event.kind == Kind.RUN_ENTERED and event.data["state"] in NEEDS_PERSON:
                 run, state = str(event.data["run"]), str(event.data["state"])
@@ -388,6 +400,18 @@ class Ledger:
                 covered = known or alert.name not in {rule.name for rule in self.rules.values()}
                 may_miss = alert.name in ("evict", "job")  # deleted or disabled in one edition
                 self.hold("accepted_run", that=covered or may_miss, words=f"{alert.labels} started no run")
+                if episode.open and episode.incident in self.incidents and not may_miss:
+                    self._told_of(self.incidents[episode.incident])
+
+    def _told_of(self, incident: Incident) -> None:
+        """An alert was just said to fire: its incident is being worked on, or was called a success a moment ago, or people know of it."""
+        run = None if incident.active_run is None else self.runs[incident.active_run]
+        at_work = run is not None and not run.undoes
+        just_now = incident.last_end is not None and self.now - incident.updated_at <= self.tombstone
+        told = incident.state is not IncidentState.OPEN or self.pages.get(page_key(incident), False)
+        self.hold(
+            "told_of", that=at_work or just_now or told, words=f"{incident.id} fires, its last run is {incident.last_end}, and nobody knows"
+        )
 
     # --- the end
 

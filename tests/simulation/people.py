@@ -106,7 +106,11 @@ class Alertmanager(Client):
     def _due(self, key: tuple[str, str, int], alarm: Alarm) -> bool:
         noted = self.noted.get(key)
         if noted is None or noted[:2] != (alarm.firing, alarm.starts_at):
-            return alarm.firing or noted is not None or key in self.tried
+            if alarm.firing:
+                return True
+            if alarm.ends_at is not None and self.simulation.world.time() - alarm.ends_at < self.simulation.options.ends_told_after:
+                return False
+            return noted is not None or key in self.tried
         return asyncio.get_running_loop().time() - noted[2] > REPEAT
 
     async def _send(self, alarms: Sequence[Alarm]) -> None:

@@ -20,7 +20,7 @@ from remediator.records import WATCHDOG as LOST
 from remediator.replacing import replace
 from tests.simulation import chaos
 from tests.simulation.daemon import Loaded, SimDaemon, no_clock_but_the_loops
-from tests.simulation.ledger import Ledger, Violation
+from tests.simulation.ledger import TOMBSTONE, Ledger, Violation
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.people import PEOPLE, Alertmanager, Person
 from tests.simulation.playbooks import MAX_ACTING, editions, texts
@@ -50,6 +50,10 @@ class Options:
     """Whether people freeze things and take incidents."""
     weather: bool | None = None
     """Whether there are connections that are frozen, failure domains, a watchdog that is lost, and a storm breaker that trips."""
+    ends_told_after: timedelta = timedelta()
+    """How long Alertmanager keeps to itself that an alert has ended, as its `group_interval` does; it may fire again by then."""
+    tombstone: timedelta = TOMBSTONE
+    """How long an end, or a success, holds against copies that were under way."""
     rules: tuple[str, ...] = ()
     """Rules whose alerts fire; all when empty."""
 
@@ -79,7 +83,7 @@ class Simulation:
         cap = self.options.max_acting or (1 if seed % 4 == 3 else MAX_ACTING)
         self.hands = seed % 8 in (3, 5, 6) if self.options.hands is None else self.options.hands
         self.weather = seed % 16 in (2, 6, 8, 13, 15) if self.options.weather is None else self.options.weather
-        self.ledger = Ledger(texts(), cap, windows=self.hands)
+        self.ledger = Ledger(texts(), cap, windows=self.hands, tombstone=self.options.tombstone)
         self.world = World(self.loop, places=self.weather)
         self.world.sent, self.world.effective = self._sent, self._effective
         self.folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=MEMORY if MEMORY.is_dir() else None))
@@ -89,7 +93,7 @@ class Simulation:
         self.chaos = True
         self.replicas = self.options.replicas or self.dice.choice((1, 1, 2, 2, 3))
         self.strikes = self.dice.choice((0.0, 0.004, 0.02)) if self.options.strikes is None else self.options.strikes
-        self.hosts = [Host(f"host{number}", Loaded(self.editions[0], texts())) for number in range(self.replicas)]
+        self.hosts = [Host(f"host{number}", Loaded(self.editions[0], texts(), self.options.tombstone)) for number in range(self.replicas)]
         self.database: SimStore | None = None
         self.processes: list[Process] = []
         self.alertmanagers: list[Alertmanager] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from remediator.decide import Mandate
 from remediator.engine import authority, people, preparing, undoing
 from remediator.freezes import windows
 from remediator.guards import freezing
-from remediator.ingest import receiving
+from remediator.ingest import intake, receiving
 from remediator.model import ApprovalState, Authority, Repeat, StepState
 from remediator.replacing import replace
 from remediator.runs import turn
@@ -186,6 +187,11 @@ def nobody_is_told(patch: Patch) -> None:
     patch.setattr(turn.Turn, "_needs_person", lambda *_values: None)
 
 
+def success_stands_whatever_fires(patch: Patch) -> None:
+    """What was called a success is never doubted again."""
+    patch.setattr(intake, "_try_again", lambda *_values: None)
+
+
 def alerts_are_answered_too_early(patch: Patch) -> None:
     """2xx before the commit."""
     plain = receiving.Receiving._attempt
@@ -270,6 +276,7 @@ MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (responder_is_ignored, {"taken"}, {"alarms": 9, "hands": True}),
     (size_is_ignored, {"blast"}, {"alarms": 20, "faults": 0, "strikes": 0.0, "rules": ("set", "evict"), "hands": False}),
     (nobody_is_told, {"person_told", "owned"}, {}),
+    (success_stands_whatever_fires, {"told_of"}, {"ends_told_after": timedelta(seconds=30), "tombstone": timedelta(seconds=15)}),
     (alerts_are_answered_too_early, {"accepted", "accepted_run"}, {}),
     (leases_outlive_their_process, {"settles", "durable"}, {"replicas": 1, "strikes": 0.02}),
     (word_is_followed_twice, {"word_once"}, {}),

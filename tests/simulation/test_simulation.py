@@ -46,7 +46,7 @@ def test_every_fault_and_invariant_is_met(seeds: Sequence[Told]) -> None:
     assert {"budget", "cooldown", "max_acting", "lock", "never_twice", "effective_twice", "approval_once", "quorum", "dry"} <= checks
     assert {"chained", "audit", "durable", "delivered", "owned", "one_run", "accepted", "accepted_end", "settles", "paused"} <= checks
     assert {"connection freeze", "prometheus dies", "burst"} <= faults
-    assert {"frozen", "frozen_connection", "taken", "blast", "one_domain", "storm", "watched", "believed"} <= checks
+    assert {"frozen", "frozen_connection", "taken", "blast", "one_domain", "storm", "watched", "believed", "told_of"} <= checks
 
 
 def test_every_state_and_nearly_every_transition_is_met(seeds: Sequence[Told]) -> None:

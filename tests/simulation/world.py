@@ -305,6 +305,7 @@ class EvictMembers(Action[ThingParams]):
     Params = ThingParams
     risk = Risk.LOW
     repeat = Repeat.DETECTABLE
+    reversible = False
     permissions = (RIGHT,)
     example: ClassVar[Mapping[str, Any]] = {"thing": "t0"}
     world: ClassVar[World]
@@ -340,6 +341,7 @@ class StartJob(Action[ThingParams]):
     Params = ThingParams
     risk = Risk.LOW
     repeat = Repeat.NEVER
+    reversible = False
     permissions = (RIGHT,)
     example: ClassVar[Mapping[str, Any]] = {"thing": "t0"}
     world: ClassVar[World]
