@@ -248,15 +248,15 @@ def _hold_back(draft: _Draft, breaks: Pause) -> None:
         draft.events.append(entered)
         draft.event(run.incident, Kind.GUARD_DENIED, run=run.id, rule=run.rule, guard="storm", verdict="wait", reason=reason, until=None)
     opened, now = {run.incident for run in draft.runs}, draft.snapshot.now
-    pages = [message for message in draft.messages if message.incident in opened]
-    for message in pages:
-        draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
-    policies = {message.policy for message in pages}
+    policies: set[str] = set()
+    for place, message in enumerate(draft.messages):
+        if message.kind is MessageKind.PAGE and message.incident in opened:
+            draft.messages[place] = breaker.withhold(message, name, until=now + breaker.WITHHELD)
+            draft.event(message.incident, Kind.MESSAGE_FOLDED, key=message.key, storm=name)
+            policies.add(message.policy)
     if STORM not in draft.snapshot.pauses:
         draft.events.append(breaker.tripped(breaks))
-        policies |= {DEFAULT_POLICY}
-    others = [message for message in draft.messages if message.incident not in opened]
-    draft.messages = [*others, *(breaker.withhold(message, name, until=now + breaker.WITHHELD) for message in pages)]
+        policies.add(DEFAULT_POLICY)
     dry_run = draft.intake.bounds.dry_run
     draft.messages += [breaker.first_digest(breaks, policy, at=now, dry_run=dry_run) for policy in sorted(policies)]
 

@@ -11,7 +11,7 @@ from remediator.errors import NotFound
 from remediator.escalation.digest import MOST_RUNS, Tallies, facts_of
 from remediator.events import Kind
 from remediator.guards import BEFORE_ACTING, BEFORE_PLANNING, BEFORE_UNDOING, BETWEEN_STEPS, ON_PLAN, Answer, Case, StormBreaker, judge
-from remediator.ingest.intake import reads_for
+from remediator.ingest.intake import reads_for, take_all
 from remediator.model import Actor, ApprovalState, RunState, StepState
 from remediator.records import AFTER_STORM, STORM, SYSTEM_CHAIN, Approval, Message, MessageKind, Pause, Run, Step
 from remediator.store.protocol import Changes, Snapshot
@@ -126,6 +126,21 @@ def test_policy_whose_first_page_is_withheld_later_hears_of_the_storm_too() -> N
     later = sky.opens("e", after=2 * MINUTE).messages
     (digest,) = [one for one in later if one.kind is MessageKind.DIGEST]
     assert (digest.policy, digest.due_at) == ("network", sky.now + breaker.FIRST_DIGEST)
+
+
+def test_storm_withholds_pages_and_no_other_word() -> None:
+    """An incident that ends and begins again in one moment of a storm: that it ended is told those who were paged, as ever."""
+    sky = Sky()
+    sky.opens("a", "b", "c", "d")
+    known = sky.snapshot.incidents["INC-20261121-001"]
+    paged = replace(known, paged_at=NOW, policy="default", active_run=None)
+    sky.snapshot = replace(sky.snapshot, incidents={known.id: paged}, latest_incident={(known.rule, known.target): paged})
+    ends, again = alert(id="a", firing=False, ends_at=NOW + MINUTE), alert(id="a", starts_at=NOW + 2 * MINUTE)
+    webhooks = [sky.sort(ends), sky.sort(again)]
+    changes, _ = take_all(webhooks, replace(sky.snapshot, now=NOW + 3 * MINUTE), sky.intake)
+    due = {message.kind: message.due_at - NOW - 3 * MINUTE for message in changes.messages}
+    assert due[MessageKind.RESOLVED] == timedelta()
+    assert due[MessageKind.PAGE] == breaker.WITHHELD
 
 
 def test_without_limits_nothing_is_a_storm() -> None:
