@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from actions.notify.pagerduty import PagerDuty, PagerDutyConnection, dedup_key
 from actions.notify.wording import Kind
 from remediator.errors import OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
+from remediator.escalation.notice import alarm, all_clear, facts_of
 from remediator.model import JSON, Plan, Receipt, canonical, to_json
 from remediator.testing import ActionConformance, LocalContext
 from tests.servers.http import Misbehaviour, Received, Reply
@@ -155,6 +156,17 @@ async def test_digest_of_a_storm_wakes_people_and_ends(pager: PagerDutyDouble, t
     assert pager.taken[0].json["payload"]["severity"] == "critical"
     await tell(connection, {**storm, "state": "over"})
     assert pager.alerts == {"storm-1/digest": "resolved"}
+
+
+async def test_alarm_of_the_daemon_itself_wakes_people_and_ends(pager: PagerDutyDouble, tmp_path: Path) -> None:
+    """A lost watchdog rings, once for each loss, and its return makes it quiet: one alert, told from the next loss."""
+    connection, at = connect(tmp_path, pager), datetime(2026, 11, 21, 12, tzinfo=UTC)
+    words: dict[str, Any] = {"summary": "The watchdog is not heard", "text": "so it is", "policy": "default", "due": at, "dry_run": False}
+    first, second = (alarm(f"watchdog:00/{number}", **words) for number in (1, 2))
+    for message in (first, second, all_clear("watchdog:00/1", **words)):
+        await tell(connection, facts_of(message, public_url=None))
+    assert pager.alerts == {"watchdog:00/1": "resolved", "watchdog:00/2": "triggered"}
+    assert pager.taken[0].json["payload"]["severity"] == "critical"
 
 
 async def test_severity_that_nobody_mapped_is_critical(pager: PagerDutyDouble, tmp_path: Path) -> None:

@@ -218,9 +218,9 @@ def test_customers_never_hear_of_a_dry_run() -> None:
     assert isinstance(say("sre-customers", "page", {**VALUES, "dry_run": True}), Nothing)
 
 
-@pytest.mark.parametrize("kind", ["update", "digest"])
+@pytest.mark.parametrize("kind", ["update", "digest", "page", "resolved"])
 def test_customers_never_hear_of_the_daemon_itself(kind: str) -> None:
-    """A notice (a rule was demoted, say) and a storm's digest are about no incident, and have no page."""
+    """A notice (a rule was demoted, say), an alarm and its end, and a storm's digest are about no incident, and have no page."""
     about = {name: value for name, value in VALUES.items() if name != "page"} | {"incident": "system"}
     assert isinstance(say("sre-customers", kind, about), Nothing)
     assert said("sre", kind, about).text
