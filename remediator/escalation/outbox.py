@@ -44,7 +44,7 @@ BATCH = 40
 MOST_DUE = 1000
 """Most due messages among which pages are looked for: they go first, however much else waits for a receiver that hangs."""
 URGENT = frozenset({MessageKind.PAGE, MessageKind.DIGEST})
-FOLDED_AGAIN = timedelta(minutes=5)
+FOLDED_AGAIN = timedelta(minutes=10)
 """A page that was due in a storm looks up again so often: should it be let out at this very moment, it is that late."""
 COUNTED_WITHIN = timedelta(seconds=20)
 """A storm whose incidents take longer to count is told without counts."""
