@@ -17,6 +17,7 @@ from remediator.model import JSON, IncidentState, RunState
 from remediator.records import STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
+from remediator.storms.breaker import WITHHELD_BY
 
 IN_A_STORM = timedelta(minutes=1)
 """What is put off because of a storm looks again after so long."""
@@ -25,10 +26,15 @@ SETTLING = timedelta(minutes=5)
 LAST_RUN = timedelta(minutes=3)
 """So long the word that all is well waits for a run that is still at work, to be able to say whether its remedy helped."""
 LOOK_AGAIN = timedelta(seconds=10)
+AT_WORK = timedelta(minutes=3)
+"""So long a page that a storm withheld waits for a remedy that is at work when it is let out, as a new one would."""
 UNLESS_PAGED = "unless_paged"
 """In the body of a page that is for an incident whose own page is not needed any more; where that one is, this one is not."""
 SINGLY = "singly"
 """In the body of a page that no storm's digest stands for."""
+
+
+_WORKS = frozenset({RunState.APPLYING, RunState.VERIFYING})
 
 
 @dataclass(frozen=True)
@@ -148,6 +154,8 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
 
 def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | None, policy: Policy) -> Step:
     now, severity = snapshot.now, incident.severity
+    if WITHHELD_BY in message.body and not message.body.get("let_out") and run is not None and run.state in _WORKS:
+        return Step(Later(replace(message, body={**message.body, "let_out": True}, due_at=now + AT_WORK), "its remedy is at work"))
     climb = climb_of(message, now=now)
     held = held_until(policy, incident.acknowledged_at)
     due = next_due(policy, severity, climb, held=held)

@@ -19,14 +19,14 @@ from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEven
 from remediator.people import operations
 from remediator.records import AFTER_STORM, EVERYWHERE, STORM, SYSTEM_CHAIN, Pause, Run
 from remediator.revalidation import Standing
-from remediator.rules.model import GuardSpec
+from remediator.rules.model import Budget, GuardSpec
 from remediator.store.protocol import Changes, Reads
 from remediator.storms.breaker import Reset, StormLimits, is_held
 from remediator.storms.keeper import Storms
 from tests.builders import alert, rule
 from tests.engine.paging import Line, level
 from tests.scripted import Harness
-from tests.stories import act
+from tests.stories import act, step
 
 SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 SECOND_ONE = "INC-20261121-002"
@@ -274,6 +274,27 @@ async def test_what_is_too_much_to_page_stays_a_storm_for_people(weather: Weathe
     await weather.passes(2 * MINUTE, by=5 * SECOND)
     assert weather.digests()[-1] == "Storm is over"
     assert weather.paged() == ["INC-20261121-003", "INC-20261121-004", "INC-20261121-005"]
+
+
+@pytest.mark.parametrize(("firing", "paged"), [(True, 3), (False, 0)])
+async def test_what_is_being_remedied_when_a_storm_is_over_is_paged_only_if_that_lasts(tmp_path: Path, firing: bool, paged: int) -> None:
+    """Automation gets the minutes that it has for any new incident; then people hear."""
+    remedy = act("set it", step(thing="${labels.id}"))
+    many = GuardSpec(budgets=(Budget(50, timedelta(hours=1)),))
+    acting = rule(target="thing/${labels.id}", remedies=(remedy,), severity="sev1", guards=many)
+    weather = await Weather(tmp_path / "state.sqlite", acting).start()
+    weather.world.things = dict.fromkeys("abcde", "bad")
+    await storm(weather)
+    await weather.passes(6 * SECOND)
+    await weather.resolves("a", "b")
+    await weather.ends()
+    await weather.passes(80 * SECOND)
+    assert weather.digests() == ["Storm", "Storm is over"]
+    assert weather.paged() == []
+    weather.world.firing = firing
+    await weather.passes(4 * MINUTE)
+    assert len(weather.paged()) == paged
+    await weather.store.aclose()
 
 
 async def test_storm_whose_runs_wait_for_guards_is_not_over(tmp_path: Path) -> None:
