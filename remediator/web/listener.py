@@ -15,7 +15,8 @@ from remediator.settings.listening import ListenSettings, TlsSettings
 from remediator.web.problems import HEADERS, document
 
 IDLE = 75.0
-"""Seconds that a connection may stay open without a complete set of headers; ends those that send them drop by drop, too."""
+"""Seconds that a connection may stay open without a complete set of headers; ends those that send them drop by drop, too. Also how long
+answers may lie unread."""
 LINGER = 2.0
 """Seconds for which the rest of a refused body is thrown away, so that the sender gets to read the answer."""
 HANDSHAKE = 10.0
@@ -33,7 +34,36 @@ _quiet = logging.getLogger("remediator.web.http")
 class _Connection(web.RequestHandler):
     """One connection. What can't be parsed as HTTP is answered like every other refusal, and not worth a traceback."""
 
-    __slots__ = ()
+    __slots__ = ("_unread",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self._unread: asyncio.TimerHandle | None = None
+        super().connection_made(transport)
+
+    def pause_writing(self) -> None:
+        """Wait for a sender who leaves its answers unread, but not for ever: it holds one of `max_connections`."""
+        super().pause_writing()
+        self._unread = asyncio.get_running_loop().call_later(IDLE, self._end)
+
+    def resume_writing(self) -> None:
+        """Go on with a sender who reads."""
+        self._forget_unread()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """End."""
+        self._forget_unread()
+        super().connection_lost(exc)
+
+    def _end(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _forget_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
     def handle_error(
         self,

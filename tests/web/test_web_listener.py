@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
@@ -13,6 +15,7 @@ import pytest
 import uvloop
 
 from remediator.settings import TlsSettings
+from remediator.web import listener
 from remediator.web.access import subject_of
 from tests.servers.ports import eventually
 from tests.servers.surface import Surface, bearer, serving, webhook
@@ -55,6 +58,37 @@ async def test_connections_over_the_bound_are_503(tmp_path: Path) -> None:
                     return answer.status == 202
 
             await eventually(taken, what="a free connection is used again")
+
+
+async def test_who_reads_no_answers_does_not_hold_a_connection_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any credentials somebody could hold all of `max_connections` otherwise, and every webhook would be answered 503."""
+    monkeypatch.setattr(listener, "IDLE", 3.0)
+    async with serving(tmp_path, max_connections=1) as surface:
+        mute = await _mute(surface.listener.port)
+        try:
+            async with aiohttp.ClientSession() as http:
+
+                async def taken() -> bool:
+                    async with http.post(f"{surface.url}/api/v1/alerts", data=webhook(), headers=POST) as answer:
+                        return answer.status == 202
+
+                assert not await taken()
+                await eventually(taken, what="the mute connection was ended")
+        finally:
+            mute.close()
+
+
+async def _mute(port: int) -> socket.socket:
+    """Open a connection, and send requests without reading answers until no more are taken."""
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    made.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(made, ("127.0.0.1", port))
+    with suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(1):
+            await loop.sock_sendall(made, b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 200_000)
+    return made
 
 
 def test_connections_over_the_bound_are_503_on_uvloop_too(tmp_path: Path) -> None:
