@@ -28,7 +28,7 @@ from remediator.records import Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.stopping.watchdog import lost, reason_of
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
-from remediator.storms.breaker import WITHHELD_BY, StormLimits, folded_into, named, next_digest, withhold
+from remediator.storms.breaker import WITHHELD_BY, StormLimits, first_digest, folded_into, named, next_digest, withhold
 
 FIRST_RETRY = timedelta(seconds=2)
 SHORTEST_WAIT = timedelta(seconds=1)
@@ -301,13 +301,25 @@ class Outbox:
     async def _fold(self, message: Message, storm: str) -> None:
         """Leave it to a storm's digest to tell what a message would. A page is only withheld: it is sent when the storm is over."""
         events = [Event(message.incident, Kind.MESSAGE_FOLDED, self._clock(), {"key": message.key, "storm": storm})]
+        known = message.body.get(WITHHELD_BY) == storm
+        if not known:
+            await self._await_digest(message, storm)
         if message.kind is not MessageKind.PAGE:
             await self._drop(message, *events)
             return
-        known = message.body.get(WITHHELD_BY) == storm
         waiting = withhold(message, storm, until=max(self._clock(), message.due_at) + FOLDED_AGAIN)
         await self._store.update_message(waiting, events=[] if known else events)
         self._failing.pop(message.key, None)
+
+    async def _await_digest(self, message: Message, storm: str) -> None:
+        """Queue a storm's first digest for those whom a message was for: they may hear of nothing else. Its key makes it once."""
+
+        def build(snapshot: Snapshot) -> Changes:
+            pause = named(storm, snapshot.pauses)
+            dry_run = bool(message.body.get("dry_run"))
+            return Changes(messages=[first_digest(pause, message.policy, at=snapshot.now, dry_run=dry_run)] if pause is not None else [])
+
+        await self._store.transact(Reads(), build)
 
     async def _put_off(self, message: Message, waiting: Message, why: str) -> None:
         """Write down until when a message waits, and once for each reason that it does."""

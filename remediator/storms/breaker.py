@@ -116,7 +116,7 @@ def tripped(storm: Pause) -> Event:
 
 
 def first_digest(storm: Pause, policy: str, *, at: datetime, dry_run: bool) -> Message:
-    """Make the first digest of a storm for a policy's people, queued with the first page of theirs that is withheld.
+    """Make the first digest of a storm for a policy's people, queued with the first page, or other message, of theirs that is left to it.
 
     What it counts is counted when it goes out. Should that fail it goes out without: pages are withheld, so this must be told.
     """

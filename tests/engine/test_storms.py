@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.escalation.levels import plain
+from remediator.escalation.levels import Receiver, plain
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
 from remediator.ingest.intake import Intake, reads_for, sort, take
@@ -24,7 +24,7 @@ from remediator.store.protocol import Changes, Reads
 from remediator.storms.breaker import Reset, StormLimits, is_held
 from remediator.storms.keeper import Storms
 from tests.builders import alert, rule
-from tests.engine.paging import Line, level
+from tests.engine.paging import Line
 from tests.scripted import Harness
 from tests.stories import act, step
 
@@ -47,12 +47,12 @@ class Weather(Harness):
         return self
 
     def new_outbox(self) -> Outbox:
-        """Make an outbox, as another replica has one."""
+        """Make an outbox, as another replica has one. The people of each policy hear of things where its name says."""
         about = InForce(counted=lambda digest: self.keeper.counted(digest), digest_every=lambda: LIMITS.digest_every)  # noqa: PLW0108
         return Outbox(
             self.store,
             self.line,  # type: ignore[arg-type]
-            lambda name: plain(name, level(1).receivers),
+            lambda name: plain(name, (Receiver("notify.slack", {"connection": name}),)),
             public_url=lambda: None,
             about=about,
             clock=lambda: self.now,
@@ -186,6 +186,22 @@ async def test_storm_is_told_even_when_nothing_can_be_counted(weather: Weather) 
     del weather.keeper._tallies
     await weather.passes(10 * MINUTE, by=MINUTE)
     assert "Storm: 5 incidents" in str(weather.line.values[-1]["text"])
+
+
+async def test_storm_is_told_those_whose_pages_came_right_before_the_trip(tmp_path: Path) -> None:
+    """Incidents of `db` are looked at when one of `net` trips the breaker: their pages are withheld later, and `db` gets digests too."""
+    db, net = (rule(name, alertname=name, target="thing/${labels.id}", remedies=(), escalation=name) for name in ("db", "net"))
+    weather = await Weather(tmp_path / "state.sqlite", db, net).start()
+    await weather.opens("a", "b", "c", name="db")
+    weather.now += SECOND
+    await weather.opens("d", name="net")
+    assert STORM in await weather.store.pauses()
+    await weather.passes(20 * SECOND)
+    assert sorted((kind, who) for kind, who, _ in weather.line.sent) == [("digest", "db"), ("digest", "net")]
+    assert {text.partition("(")[0].rpartition(": ")[2] for _, who, text in weather.line.sent if who == "db"} == {"3 incidents "}
+    await weather.passes(10 * MINUTE, by=5 * SECOND)
+    assert sorted((kind, who) for kind, who, _ in weather.line.sent) == 2 * [("digest", "db")] + 2 * [("digest", "net")]
+    await weather.store.aclose()
 
 
 async def test_storm_ends_by_itself_only_after_calm(weather: Weather) -> None:
