@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
 
 from remediator.decide import mandate, subject_facts, trusted, watched
 from remediator.escalation import climbing
@@ -17,6 +16,7 @@ from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.events import Kind
 from remediator.expressions import Unknown
 from remediator.guards import Bounds
+from remediator.ingest.recovery import Recovery, Source
 from remediator.lifecycle import advance
 from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
 from remediator.records import AFTER_STORM, MOST_RELAPSES, STORM, Incident, Message, MessageKind, Pause, Run
@@ -27,30 +27,6 @@ from remediator.stopping.watchdog import Watch
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.storms import breaker
 from remediator.trust.standing import LONGEST_WORDS
-
-
-class Source(StrEnum):
-    """Why an alert is taken that no webhook brought."""
-
-    MISSED = "missed"
-    """It fires, and no open episode knew it."""
-    TRUNCATED = "truncated"
-    """Its webhook left it out."""
-    GONE = "gone"
-    """No Alertmanager knows it any more, so its episode ends."""
-    BELIEVED = "believed"
-    """It was said to be over while a watchdog was lost, which has long been heard again, and nobody has told of it since."""
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How reconciliation came by an alert. `data` is what its event tells."""
-
-    source: Source
-    data: Mapping[str, JSON] = field(default_factory=dict)
-    confirmed_at: datetime | None = None
-    """When the alert was last confirmed: by its sender to Alertmanager; for one that is gone, to the episode that is to end. An
-    episode that was confirmed later than that is left alone."""
 
 
 @dataclass(frozen=True)
@@ -269,14 +245,6 @@ def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timede
     if closed.closed_at is None or now - closed.closed_at > tombstone:
         return False
     return alert.starts_at <= (closed.ends_at or closed.closed_at)
-
-
-def believed(episode: Episode) -> tuple[Alert, Recovery]:
-    """Return the end of an open episode that was said to be over while a watchdog was lost."""
-    ends_at = episode.ends_at
-    alert = Alert(episode.fingerprint, firing=False, labels=episode.labels, annotations={}, starts_at=episode.starts_at, ends_at=ends_at)
-    data: dict[str, JSON] = {"ends_at": None if ends_at is None else ends_at.isoformat()}
-    return alert, Recovery(Source.BELIEVED, data, episode.confirmed_at)
 
 
 def _ends(item: Sorted, open_: Episode) -> bool:

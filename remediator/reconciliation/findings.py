@@ -17,7 +17,7 @@ from typing import Any, Final
 from remediator.alerts import parse_alert
 from remediator.duration import format_duration
 from remediator.errors import InvalidAlerts, TemporaryError
-from remediator.ingest.intake import Recovery, Source
+from remediator.ingest.recovery import Recovery, Source
 from remediator.model import Alert, Episode
 
 MOST_FILTERS: Final = 20

@@ -20,8 +20,9 @@ import structlog
 from remediator.alerts import Webhook
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
-from remediator.ingest.intake import Source, late_copy
+from remediator.ingest.intake import late_copy
 from remediator.ingest.receiving import Receiving
+from remediator.ingest.recovery import Source
 from remediator.metrics import Metrics
 from remediator.model import JSON, Alert, Episode
 from remediator.reconciliation.findings import Absences, Doubt, Found, PeerAnswer, Picture, Wanted, doubt_of, ended, narrow

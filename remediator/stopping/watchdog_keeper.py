@@ -15,7 +15,7 @@ from typing import cast
 import structlog
 
 from remediator.errors import IllegalTransition, NotFound, RemediatorError
-from remediator.ingest.intake import Recovery, believed
+from remediator.ingest.recovery import Recovery, believed
 from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, Episode
 from remediator.records import WATCHDOG, WATCHDOG_AWAITED

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from remediator.escalation.levels import plain
 from remediator.escalation.outbox import Outbox
-from remediator.ingest.intake import Intake, Recovery, Sorted, reads_for, sort, take
+from remediator.ingest.intake import Intake, Sorted, reads_for, sort, take
+from remediator.ingest.recovery import Recovery
 from remediator.metrics import Metrics
 from remediator.model import SYSTEM, Alert, IncidentState
 from remediator.replacing import replace

@@ -10,7 +10,8 @@ from remediator.decide import Mandate, watched
 from remediator.errors import InvalidExpression
 from remediator.escalation.notice import alarm_key
 from remediator.events import Kind
-from remediator.ingest.intake import Recovery, Source, believed, take, take_all
+from remediator.ingest.intake import take, take_all
+from remediator.ingest.recovery import Recovery, Source, believed
 from remediator.model import SYSTEM, Alert, Authority, IncidentState
 from remediator.records import WATCHDOG, WATCHDOG_AWAITED, MessageKind, Pause
 from remediator.replacing import replace
