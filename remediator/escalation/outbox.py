@@ -28,7 +28,7 @@ from remediator.records import Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.stopping.watchdog import lost, reason_of
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
-from remediator.storms.breaker import WITHHELD_BY, StormLimits, first_digest, folded_into, named, next_digest, withhold
+from remediator.storms.breaker import WITHHELD_BY, StormLimits, first_digest, folded_into, named, next_digest, withheld, withhold
 
 FIRST_RETRY = timedelta(seconds=2)
 SHORTEST_WAIT = timedelta(seconds=1)
@@ -242,7 +242,7 @@ class Outbox:
             return await self._digest(message, policy)
         if incident is None or not climbing.climbs(message):
             return climbing.other(message, incident, policy, now=self._clock())
-        if message.body.get(climbing.UNLESS_PAGED) and climbing.is_paged_by_another(message, await self._store.messages(incident.id)):
+        if message.body.get(climbing.UNLESS_PAGED) and await self._leaves_it(message, incident):
             return climbing.Drop("another page stands for it")
         made: list[climbing.Step] = []
 
@@ -252,6 +252,15 @@ class Outbox:
 
         await self._store.transact(Reads(incidents=[incident.id]), build)
         return made[0].verdict
+
+    async def _leaves_it(self, message: Message, incident: Incident) -> bool:
+        """Tell whether another page stands for one; where a storm withheld that, it is due now."""
+        rows = await self._store.messages(incident.id)
+        if not climbing.is_paged_by_another(message, rows):
+            return False
+        if left := withheld(incident, rows):
+            await self._store.transact(Reads(), lambda _snapshot: Changes(release_messages=left))
+        return True
 
     async def _digest(self, message: Message, policy: Policy) -> climbing.Verdict:
         """Count what a storm's digest tells of, and queue the next one. What can't be counted is told without counts."""

@@ -147,8 +147,12 @@ def withhold(page: Message, name: str, *, until: datetime) -> Message:
 
 
 def withheld(incident: Incident, rows: Iterable[Message]) -> list[str]:
-    """Return the keys of the pages that a storm withholds, unless somebody has the incident, or a remedy helped. `rows`: its messages."""
-    if incident.acknowledged_at is not None or (incident.active_run is None and incident.last_end is RunState.SUCCEEDED):
+    """Return the keys of the pages that a storm withholds, unless somebody has the incident, or a remedy helped. `rows`: its messages.
+
+    A remedy helped the alert that it was for; nobody knows of the others, as long as they are open.
+    """
+    helped = incident.active_run is None and incident.last_end is RunState.SUCCEEDED
+    if incident.acknowledged_at is not None or (helped and set(incident.fingerprints) <= {incident.subject.fingerprint}):
         return []
     pages = [row for row in rows if row.kind is MessageKind.PAGE and row.body.get(WITHHELD_BY)]
     return [row.key for row in pages if row.delivered_at is None and not row.cancelled]

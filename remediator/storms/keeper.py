@@ -153,8 +153,9 @@ class Storms:
         """Say that it is over, and have everything that is left paged by itself, as if it were new."""
         name, tallies = breaker.name_of(pause), await self._tallies(pause)
         words = {"phase": "over", "why": breaker.reason_of(pause), "dry_run": self._dry_run()}
-        rest = f"{len(left)} incidents are open that nobody has acknowledged, each is paged by itself now" if left else "Nothing is left"
-        closing = f"It ended at {pause.at:%Y-%m-%d %H:%M:%SZ} ({pause.who}). {rest}; so is whatever comes."
+        many = f"{len(left)} incidents are open that nobody has acknowledged, each is paged by itself now; so is whatever comes"
+        rest = many if left else "Nothing is left; whatever comes is paged by itself"
+        closing = f"It ended at {pause.at:%Y-%m-%d %H:%M:%SZ} ({pause.who}). {rest}."
 
         def build(snapshot: Snapshot) -> Changes:
             found = snapshot.pauses.get(AFTER_STORM)

@@ -71,7 +71,10 @@ class Weather(Harness):
 
     async def opens(self, *ids: str, name: str = "SiteDown") -> list[str]:
         """Take alerts of so many things in one webhook; return their runs."""
-        alerts = [alert(name, id=one) for one in ids]
+        return await self.takes(*(alert(name, id=one) for one in ids))
+
+    async def takes(self, *alerts: Alert) -> list[str]:
+        """Take alerts, all in one webhook; return their runs."""
         items = [sort(one, [found for found in self.rules.values() if found.matches(one.labels)]) for one in alerts]
         intake = Intake(self.limits, 5 * MINUTE, {"sev1": 3 * MINUTE}, storm=self.limits_of_storm)
         reads = reads_for(items, now=self.now, limits=self.limits_of_storm)
@@ -120,9 +123,7 @@ class Weather(Harness):
 
     async def resolves(self, *ids: str) -> None:
         """End alerts."""
-        items = [sort(alert(id=one, firing=False, ends_at=self.now + SECOND), []) for one in ids]
-        intake = Intake(self.limits, 5 * MINUTE, {}, storm=LIMITS)
-        await self.store.transact(reads_for(items, now=self.now), lambda snapshot: take(items, snapshot, intake))
+        await self.takes(*(alert(id=one, firing=False, ends_at=self.now + SECOND) for one in ids))
 
     async def noted(self, kind: Kind) -> list[ChainedEvent]:
         """Return the daemon's own events of a kind."""
@@ -311,6 +312,46 @@ async def test_what_is_being_remedied_when_a_storm_is_over_is_paged_only_if_that
     await weather.passes(4 * MINUTE)
     assert len(weather.paged()) == paged
     await weather.store.aclose()
+
+
+@pytest.fixture
+async def remedied(tmp_path: Path) -> AsyncIterator[Weather]:
+    """Let a storm end, of which one incident of two alerts is left, and let its remedy, held back until then, help the first of them."""
+    weather = await Weather(tmp_path / "state.sqlite", rule(target="thing/${labels.id}", severity="sev1", remedies=(act(),))).start()
+    await weather.takes(*(alert(id=one) for one in "abcde"), alert(id="a", instance="2"))
+    await weather.passes(6 * SECOND)
+    await weather.resolves("b", "c", "d", "e")
+    await weather.ends()
+    await weather.passes(10 * SECOND)
+    weather.world.firing = False
+    await weather.passes(40 * SECOND)
+    assert (await weather.of("INC-20261121-001-1")).state is RunState.SUCCEEDED
+    assert AFTER_STORM in await weather.store.pauses()
+    yield weather
+    await weather.store.aclose()
+
+
+async def test_what_burns_on_after_a_success_is_left_of_a_storm(remedied: Weather) -> None:
+    """The remedy helped one alert, another one burns on: the last digest counts it, and it is paged then, once."""
+    await remedied.passes(20 * SECOND)
+    assert "1 incidents are open" in str(remedied.over()["text"])
+    assert remedied.paged() == ["INC-20261121-001"]
+    await remedied.passes(timedelta(hours=2), by=MINUTE)
+    assert remedied.paged() == ["INC-20261121-001"]
+
+
+async def test_alert_that_joins_what_a_storm_held_back_is_paged(remedied: Weather) -> None:
+    """Nothing seemed to be left of the storm: a page that was not sent for that keeps nobody from hearing of what joins."""
+    await remedied.takes(alert(id="a", instance="2", firing=False, ends_at=remedied.now))
+    await remedied.passes(20 * SECOND)
+    assert "Nothing is left; whatever comes is paged by itself." in str(remedied.over()["text"])
+    await remedied.takes(alert(id="a", instance="3"))
+    await remedied.passes(170 * SECOND)
+    assert remedied.paged() == []
+    await remedied.passes(12 * SECOND)
+    assert remedied.paged() == ["INC-20261121-001"]
+    await remedied.passes(timedelta(hours=2), by=MINUTE)
+    assert remedied.paged() == ["INC-20261121-001"]
 
 
 async def test_storm_whose_runs_wait_for_guards_is_not_over(tmp_path: Path) -> None:
