@@ -85,7 +85,8 @@ def print_question(asked: Mapping[str, Any]) -> None:
     if incident:
         say(f"incident {incident['id']}, {incident['severity']}: {incident['summary']}")
     if run:
-        say(f"run {run['id']} of rule {run['rule']} on {run['target']}, remedy {run['remedy']}")
+        what = f"UNDO of run {run['undoes']} (remedy {run['remedy']})" if run.get("undoes") else f"remedy {run['remedy']}"
+        say(f"run {run['id']} of rule {run['rule']} on {run['target']}, {what}")
     say(f"asked because: {approval['reason']}")
     if not asked["plan_is_current"]:
         say("The run has made another plan since: this approval is void.", style="bold red")

@@ -105,9 +105,13 @@ def _run(row: Mapping[str, Any]) -> None:
     say(f"rule {row['rule']}, target {row['target']}, remedy {row['remedy'] or 'none yet'}")
     if row["reason"]:
         say(f"because: {row['reason']}")
-    for step in row["steps"]:
-        say(f"step {step['number']}, {step['action']}: {step['state']}{'; ' + step['message'] if step['message'] else ''}")
-        for line in step_lines({"number": step["number"], "action": step["action"], **(step["plan"] or {})})[1:]:
+    if undoes := row.get("undoes"):
+        say(f"it UNDOES run {undoes}, last step first: what stands below is the way back", style="bold")
+    for step in reversed(row["steps"]) if undoes else row["steps"]:
+        plan = (step["undo_plan"] if undoes else step["plan"]) or {}
+        words = plan.get("summary", "its way back is not planned yet") if undoes else step["message"]
+        say(f"step {step['number']}, {step['action']}: {step['state']}{'; ' + words if words else ''}")
+        for line in step_lines({"number": step["number"], "action": step["action"], **plan})[1:]:
             say(f"  {line}")
 
 

@@ -21,6 +21,7 @@ from remediator.model import JSON, ApprovalState, Authority, Health, Plan, Recei
 from remediator.records import Run, Step
 from remediator.replacing import replace
 from remediator.runs.turn import Turn
+from remediator.runs.undo import way_back
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
@@ -86,21 +87,8 @@ def _bound(step: Step) -> Plan:
 
 def ways(run: Run) -> list[JSON]:
     """Show what an undo does, in the order in which it does it."""
-    return [_shown(step) for step in reversed(run.steps) if step.state is StepState.APPLIED]
-
-
-def _shown(step: Step) -> JSON:
-    if step.undo_plan is None:
-        words = f"take back: {step.message or plan_of(step).summary} (planned once the later step on the same target is undone)"
-        return {
-            "step": step.number,
-            "action": step.action,
-            "summary": words,
-            "changes": [],
-            "warnings": [],
-            "targets": sorted(_locks(step)),
-        }
-    return shown(replace(step, plan=step.undo_plan))
+    left = [step for step in reversed(run.steps) if step.state is StepState.APPLIED]
+    return [shown(replace(step, plan=way_back(step))) for step in left]
 
 
 # --- authority -------------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from typing import Any
 from remediator.action import Action
 from remediator.errors import IllegalTransition, NotFound
 from remediator.events import Kind
-from remediator.model import Actor, Event, RunState, StepState
+from remediator.model import Actor, Event, Plan, RunState, StepState
 from remediator.records import EVERYWHERE, Incident, Run, SignalKind, Step
 from remediator.replacing import replace
 from remediator.responders import taking
@@ -119,6 +119,26 @@ def _new_run(incident: Incident, run: Run, left: Sequence[Step], snapshot: Snaps
 
 def _fresh(step: Step) -> Step:
     return replace(step, undo_plan=None, undo_receipt=None, undo_intended=False, intended_at=None, finished_at=None)
+
+
+def to_do(run: Run) -> tuple[Step, ...]:
+    """Return what a run does, in the order in which it does it: each step with the plan that an approval of this run is about.
+
+    The steps of an undo hold two plans. The one that people read is the way back, never what was done.
+    """
+    if not run.undoes:
+        return run.steps
+    left = [step for step in reversed(run.steps) if step.state is StepState.APPLIED or step.undo_plan is not None]
+    return tuple(replace(step, plan=way_back(step, planned=bool(run.plan_hash))) for step in left)
+
+
+def way_back(step: Step, *, planned: bool = True) -> Plan | None:
+    """Return the plan of a step's undo; while there can be none, one for people that says so. None when there was nothing done."""
+    if step.undo_plan is not None or step.plan is None:
+        return step.undo_plan
+    until = "planned once the later step on the same target is undone" if planned else "its way back is not planned yet"
+    words = f"take back: {step.message or step.plan.summary} ({until})"
+    return replace(step.plan, summary=words, changes=(), warnings=(), leaves="", noop=False, undoes=True)
 
 
 def mirrored(changes: Changes, run: Run, snapshot: Snapshot) -> Changes:

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from remediator.model import JSON, IncidentState, Plan, RunState
 from remediator.records import Approval, Incident, Pause, Run
+from remediator.runs.undo import to_do
 from remediator.store.protocol import Page
 
 
@@ -53,11 +54,13 @@ class RunSummary:
     created_at: datetime
     entered_at: datetime
     ended_at: datetime | None
+    undoes: str = ""
+    """The run that it undoes, whose remedy it names; empty: it undoes none."""
 
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One step of a remedy with what it will do."""
+    """One step with what it will do: of an undo, its way back."""
 
     number: int
     action: str
@@ -110,13 +113,14 @@ def run_summary(run: Run) -> RunSummary:
         created_at=run.created_at,
         entered_at=run.entered_at,
         ended_at=run.ended_at,
+        undoes=run.undoes,
     )
 
 
 def question(approval: Approval, run: Run | None, incident: Incident | None) -> ApprovalQuestion:
     """Put together what a person must see before deciding."""
     current = run is not None and run.plan_hash == approval.plan_hash
-    steps = run.steps if run is not None and current else ()
+    steps = to_do(run) if run is not None and current else ()
     return ApprovalQuestion(
         approval=approval,
         incident=incident_summary(incident) if incident is not None else None,

@@ -154,6 +154,32 @@ async def test_requester_can_not_approve_his_own_undo(world: World, redis: Redis
     assert policy(redis) == "noeviction"
 
 
+async def test_who_is_asked_about_an_undo_sees_the_way_back(world: World, redis: RedisServer) -> None:
+    """API, command line, run page and overview show what will be done, not what the run did that is undone."""
+    run = await remedied(world, redis, "seen", "Asks")
+    await world.daemon.call("POST", f"/api/v1/runs/{run}/undo", {"comment": "wrong"}, who="approver")
+    asked = await world.daemon.asked(undo_of(run))
+    (step,) = (await world.daemon.get(f"approvals/{asked['id']}"))["plan"]
+    assert [(one["before"], one["after"]) for one in step["plan"]["changes"]] == [("allkeys-lru", "noeviction")]
+    _, printed = await world.daemon.command("approve", asked["id"])
+    assert "allkeys-lru → noeviction" in printed
+    assert f"UNDO of run {run}" in printed
+    _, printed = await world.daemon.command("show", undo_of(run))
+    assert "allkeys-lru → noeviction" in printed
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as browser:
+        await browser.post(f"{world.daemon.url}/ui/sign-in", data={"token": world.daemon.tokens["admin"], "to": "/ui/"})
+        async with browser.get(f"{world.daemon.url}/ui/runs/{undo_of(run)}") as answer:
+            plan = (await answer.text()).partition('id="part-plan"')[2].partition("</section>")[0]
+        async with browser.get(f"{world.daemon.url}/ui/") as answer:
+            tile = (await answer.text()).partition('class="tile ask"')[2].partition("</li>")[0]
+    assert plan.index("<del>") < plan.index("allkeys-lru</bdi></del>") < plan.index("noeviction</bdi></ins>")
+    assert "This is an UNDO." in plan
+    assert f"UNDO of run {run}" in tile
+    assert tile.index("allkeys-lru") < tile.index("noeviction")
+    await world.daemon.call("POST", f"/api/v1/approvals/{asked['id']}", {"decision": "deny"}, who="admin")
+    await world.daemon.reaches(undo_of(run), "denied")
+
+
 async def test_s13_undo_in_dry_run_changes_nothing(world: World, redis: RedisServer) -> None:
     """It is rehearsed."""
     run = await remedied(world, redis, "dry")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 
 from remediator.engine import byhand
 from remediator.errors import ApprovalRefused, IllegalTransition, NotFound, NotYours
-from remediator.model import Actor, ApprovalState, Authority, IncidentState, RunState, StepState
+from remediator.model import Actor, ApprovalState, Authority, IncidentState, RunState, StepState, to_json
 from remediator.records import SignalKind
 from remediator.replacing import replace
 from remediator.responders import taking
-from remediator.rules.model import ApprovalSpec, OnFailure
-from remediator.runs.undo import begin
+from remediator.rules.model import ApprovalSpec, OnFailure, StepSpec
+from remediator.runs.undo import begin, to_do
 from remediator.store.protocol import Changes, Reads
+from remediator.web.views import question
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedRegistry, dies_at, fails_at
@@ -213,14 +215,14 @@ async def test_kill_switch_refuses_an_undo_and_stops_one(start: Start) -> None:
 # --- who must agree ------------------------------------------------------------------------------------------------------------------
 
 
-def approval_needed() -> Any:
+def approval_needed(*steps: StepSpec) -> Any:
     """Make a remedy that asks people."""
-    return act("both", *TWO, approval=ApprovalSpec(frozenset({"sre"})))
+    return act("both", *(steps or TWO), approval=ApprovalSpec(frozenset({"sre"})))
 
 
-async def approved(start: Start) -> Harness:
+async def approved(start: Start, steps: Sequence[StepSpec] = TWO) -> Harness:
     """Have a run succeed that people agreed to."""
-    harness = await start(playbook(approval_needed()))
+    harness = await start(playbook(approval_needed(*steps)))
     await harness.send(alert())
     await harness.work()
     harness.world.firing = True
@@ -243,6 +245,26 @@ async def test_undo_needs_the_approval_that_its_remedy_needed(start: Start) -> N
     await decide(harness, approval=f"{UNDO}-A")
     assert await harness.state(2) is RunState.UNDONE
     assert harness.world.things == RESTORED
+
+
+@pytest.mark.parametrize("steps", [TWO, (step(1, thing="a", value="better"), step(2, thing="a", value="good"))])
+async def test_who_approves_an_undo_sees_what_it_does(start: Start, steps: Sequence[StepSpec]) -> None:
+    """The question holds the ways back in their order, word for word as the audit trail has them, and never what was done."""
+    harness = await approved(start, steps)
+    await ask(harness)
+    run, approval = await harness.run(2), await harness.store.approval(f"{UNDO}-A")
+    assert approval is not None
+    plans = [(one.number, one.plan) for one in question(approval, run, None).plan if one.plan is not None]
+    shown = [(number, plan.summary, [to_json(change) for change in plan.changes]) for number, plan in plans]
+    planned = [(one["step"], one["summary"], one["changes"]) for one in harness.said("plan.made")[-1]["steps"]]
+    assert shown == planned
+    assert [number for number, _, _ in shown] == [2, 1]
+    done = (await harness.run()).steps[1].plan
+    assert done is not None
+    assert [(change.before, change.after) for change in plans[0][1].changes] == [(one.after, one.before) for one in done.changes]
+    await decide(harness, approval=f"{UNDO}-A")
+    ended = await harness.run(2)
+    assert [one.state for one in to_do(ended)] == [StepState.UNDONE, StepState.UNDONE]
 
 
 async def test_denied_undo_changes_nothing(start: Start) -> None:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from remediator.lifecycle import ENDS
 from remediator.model import ApprovalState, IncidentState, RunState, to_json
 from remediator.records import Approval, Incident, Run
+from remediator.runs.undo import to_do
 from remediator.web.ui.page import Moved, Page, Shown, View
 
 MOST = 50
@@ -32,7 +33,7 @@ async def show(page: Page) -> Shown:
     waiting = [(one, await store.run(one.run), await store.incident(one.incident)) for one in asked if one.expires_at > page.now]
     data: dict[str, Any] = {
         "asked": waiting,
-        "steps": {run.id: page.service.shown(to_json(run)["steps"]) for _, run, _ in waiting if run is not None},
+        "steps": {run.id: page.service.shown(to_json(to_do(run))) for _, run, _ in waiting if run is not None},
         "stuck": stuck,
         "unheard": unheard[:MOST],
         "more_unheard": len(unheard[MOST:]),

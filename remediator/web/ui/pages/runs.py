@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -47,7 +48,7 @@ async def show(page: Page) -> Shown:
     incident = await store.incident(run.incident)
     approval = await store.approval(run.approval) if run.approval else None
     events = [event for event in await events_of(page, run.incident) if event["data"].get("run") == run.id]
-    shown = await visible(page.call, run)
+    shown = await visible(page.call, replace(run, steps=undo.to_do(run)))
     kinds = page.service.registry
     data = {
         "run": run,
