@@ -31,8 +31,8 @@ from remediator.store.postgres_seeing import Seeing, keys_of
 from remediator.store.postgres_session import load
 from remediator.store.postgres_state import State, plain, stored
 from remediator.store.postgres_wakes import Wakes
-from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
-from remediator.store.rows import from_micros, micros, unpack, unpack_attempt, unpack_run
+from remediator.store.protocol import Build, ChainReport, Committed, Page, Pressing, Reads, Snapshot
+from remediator.store.rows import from_micros, micros, named, unpack, unpack_attempt, unpack_run
 
 T = TypeVar("T")
 
@@ -374,6 +374,13 @@ class PostgresStore:
         """List incidents, newest first."""
         return await self._page("incident", _reader(Incident), equal={"rule": rule}, states=states, before=before, limit=limit)
 
+    async def pressing(
+        self, *, states: Sequence[str], severities: Sequence[str], acknowledged: bool | None = None, limit: int = 100
+    ) -> Pressing:
+        """Return incidents in the order of `severities`, others last, the newest first among equals; of all, not of the newest."""
+        rows = await self._rows(sql.PRESSING, [stored(state) for state in states], named(severities), acknowledged, limit)
+        return Pressing(tuple(unpack(Incident, body) for body, _ in rows), rows[0][1] if rows else 0)
+
     async def runs(
         self,
         *,
@@ -404,6 +411,11 @@ class PostgresStore:
         """Return a chain's events with seq > `after`, in order."""
         return [audit.read_body(body, hash=digest) for digest, body in await self._rows(sql.EVENTS, stored(chain), after, limit)]
 
+    async def length(self, chain: str) -> int:
+        """Return how many events a chain has had; zero for one that is not there."""
+        rows = await self._rows(sql.CHAIN_COUNT, stored(chain))
+        return int(rows[0][0]) if rows else 0
+
     async def chains(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, int, str]]:
         """Return (chain, count, head hash) in the order of names, for export."""
         return [(plain(name), count, head) for name, count, head in await self._rows(sql.CHAINS, stored(after), limit)]
@@ -412,6 +424,11 @@ class PostgresStore:
         """Return gauges: `runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
         found = {f"runs.{state}": 0 for state in RunState} | {f"incidents.{state}": 0 for state in IncidentState}
         return found | {name: count for name, count in await self._rows(sql.COUNTS)}  # noqa: C416 - rows are no pairs
+
+    async def mark(self) -> str:
+        """Return what is another text after each commit that wrote something, whichever daemon made it."""
+        found: str = (await self._rows(sql.MARK))[0][0]
+        return found
 
     async def verify_audit(self) -> ChainReport:
         """Recompute every chain and hold it against the checkpoints. Reads in portions; never blocks writers for long."""

@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from remediator.store.protocol import MOST_ATTEMPTS
+from remediator.store.rows import ACKNOWLEDGED, SEVERITY
 
 CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 """The database's time now, also inside a transaction that began earlier."""
 
 # --- what transactions see ----------------------------------------------------------------------------------------------
 
+_SEVERITY = f"'\\x{SEVERITY.hex()}'::bytea"
+_ACKNOWLEDGED = f"'\\x{ACKNOWLEDGED.hex()}'::bytea"
 _NEWEST_EPISODE = "SELECT * FROM episode AS one WHERE one.fingerprint = f.name ORDER BY number DESC LIMIT 1"
 
 LOAD = f"""
@@ -223,6 +226,20 @@ SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = $1 AND tried = 
 ORDER BY ended_at DESC, run DESC LIMIT $4
 """
 RULE_TEXT = "SELECT body FROM rule_text WHERE hash = $1"
+PRESSING = f"""
+WITH found AS MATERIALIZED (
+    SELECT n, (
+        SELECT min(place) FROM unnest($2::bytea[]) WITH ORDINALITY AS s(name, place)
+        WHERE substring(body FROM position({_SEVERITY} IN body) + {len(SEVERITY)} FOR length(s.name)) = s.name
+    ) AS rank
+    FROM incident WHERE state = ANY($1::text[]) AND ($3::boolean IS NULL OR (position({_ACKNOWLEDGED} IN body) > 0) = $3::boolean)
+),
+first AS (SELECT n, rank FROM found ORDER BY rank NULLS LAST, n DESC LIMIT $4)
+SELECT incident.body, (SELECT count(*) FROM found)
+FROM first JOIN incident ON incident.n = first.n ORDER BY rank NULLS LAST, first.n DESC
+"""
+MARK = "SELECT coalesce(string_agg(instance || ' ' || batch, ', ' ORDER BY instance), '') FROM daemon"
+CHAIN_COUNT = "SELECT count FROM chain WHERE name = $1"
 EPISODES_OPEN = "SELECT n, body FROM episode WHERE closed_at IS NULL AND n < $1 ORDER BY n DESC LIMIT $2"
 EVENTS = "SELECT hash, body FROM event WHERE chain = $1 AND seq > $2 ORDER BY seq LIMIT $3"
 CHAINS = "SELECT name, count, head FROM chain WHERE name > $1 ORDER BY name LIMIT $2"

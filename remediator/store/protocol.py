@@ -153,6 +153,14 @@ class Page:
 
 
 @dataclass(frozen=True)
+class Pressing:
+    """The incidents that press most, and how many there are in all."""
+
+    items: tuple[Incident, ...]
+    total: int
+
+
+@dataclass(frozen=True)
 class ChainReport:
     """What verifying the audit found. `faults` is empty when every chain holds and no checkpointed chain is missing or shorter."""
 
@@ -210,6 +218,14 @@ class Store(Protocol):
     async def incidents(self, *, states: Sequence[str] = (), rule: str | None = None, before: str | None = None, limit: int = 100) -> Page:
         """List incidents, newest first."""
 
+    async def pressing(
+        self, *, states: Sequence[str], severities: Sequence[str], acknowledged: bool | None = None, limit: int = 100
+    ) -> Pressing:
+        """Return incidents in the order of `severities`, others last, the newest first among equals; of all, not of the newest.
+
+        `acknowledged` narrows it to those that somebody has acknowledged, or nobody.
+        """
+
     async def run(self, run: str) -> Run | None:
         """Return one run."""
 
@@ -239,6 +255,9 @@ class Store(Protocol):
     async def events(self, chain: str, *, after: int = 0, limit: int = 1000) -> list[ChainedEvent]:
         """Return a chain's events with seq > `after`, in order."""
 
+    async def length(self, chain: str) -> int:
+        """Return how many events a chain has had; zero for one that is not there."""
+
     async def chains(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, int, str]]:
         """Return (chain, count, head hash) in the order of names, for export."""
 
@@ -256,6 +275,9 @@ class Store(Protocol):
 
     async def counts(self) -> dict[str, int]:
         """Return gauges: `runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
+
+    async def mark(self) -> str:
+        """Return what is another text after each commit that wrote something, whichever daemon made it. Cheap."""
 
     async def verify_audit(self) -> ChainReport:
         """Recompute every chain and hold it against the checkpoints. Reads in portions; never blocks writers for long."""

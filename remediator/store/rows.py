@@ -7,6 +7,7 @@ that the column is what counts (a run's `fence` and `wake_at`, which change with
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
@@ -22,6 +23,14 @@ T = TypeVar("T")
 
 _REMEMBERED = frozenset({Run, Incident, Episode, Attempt})
 _LONGEST_REMEMBERED = 16_384
+
+# Where an incident's body says what no column does. A quote inside a text is escaped, so that no rule, target or label can look like
+# these: the first stands behind two texts, the second behind a list, which no label is. Reading the whole of it in SQL as JSON would
+# fail for what JSON can hold and SQL can not (a label with a zero character).
+SEVERITY = b',"severity":"'
+"""What stands before the severity; the first one counts."""
+ACKNOWLEDGED = b'],"acknowledged_at":"'
+"""What is there as soon as somebody has acknowledged it."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -88,6 +97,11 @@ def unpack_attempt(body: bytes, recovered_at: int | None, relapsed_at: int | Non
         return attempt
     recovered = None if recovered_at is None else from_micros(recovered_at)
     return replace(attempt, recovered_at=recovered, relapsed_at=None if relapsed_at is None else from_micros(relapsed_at))
+
+
+def named(severities: Sequence[str]) -> list[bytes]:
+    """Return severities as they stand behind `SEVERITY`, with the quote that ends them."""
+    return [_codec(str)[0](severity)[1:] for severity in severities]
 
 
 def micros(at: datetime) -> int:

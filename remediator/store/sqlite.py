@@ -12,6 +12,7 @@ import json
 import queue
 import sqlite3
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -25,7 +26,7 @@ from remediator.store import sqlite_archive, sqlite_file, sqlite_lists, sqlite_v
 from remediator.store import sqlite_queries as sql
 from remediator.store.archive import BATCH, PORTION, Batch, Part, Record
 from remediator.store.commit import GroupCommit, describe
-from remediator.store.protocol import Build, ChainReport, Committed, Page, Reads, Snapshot
+from remediator.store.protocol import Build, ChainReport, Committed, Page, Pressing, Reads, Snapshot
 from remediator.store.rows import from_micros, micros, unpack, unpack_run
 from remediator.store.sqlite_archive import Leaving
 from remediator.store.sqlite_folding import Folding
@@ -74,6 +75,8 @@ class SqliteStore:
         self._max_queued = max_queued
         self._timed = timed
         self._memory = Memory()
+        self._instance = uuid.uuid4().hex
+        self._written = 0
         self._on_wake: list[Callable[[Sequence[str]], None]] = []
         self._on_commit: list[Callable[[Sequence[ChainedEvent]], None]] = []
         self._lock: sqlite_file.FileLock | None = None
@@ -187,6 +190,7 @@ class SqliteStore:
         return await self._commits.run(unit)
 
     def _committed(self) -> None:
+        self._written += 1
         due, events = self._memory.committed()
         if self._folding is not None:
             self._folding.soon()
@@ -397,6 +401,14 @@ class SqliteStore:
         """List incidents, newest first."""
         return await self._list(functools.partial(sqlite_lists.incidents, states=states, rule=rule, before=before, limit=limit))
 
+    async def pressing(
+        self, *, states: Sequence[str], severities: Sequence[str], acknowledged: bool | None = None, limit: int = 100
+    ) -> Pressing:
+        """Return incidents in the order of `severities`, others last, the newest first among equals; of all, not of the newest."""
+        return await self._list(
+            functools.partial(sqlite_lists.pressing, states=states, severities=severities, acknowledged=acknowledged, limit=limit)
+        )
+
     async def runs(
         self,
         *,
@@ -427,6 +439,11 @@ class SqliteStore:
         """Return a chain's events with seq > `after`, in order."""
         return await self._list(functools.partial(sqlite_lists.events, chain=chain, after=after, limit=limit))
 
+    async def length(self, chain: str) -> int:
+        """Return how many events a chain has had; zero for one that is not there."""
+        row = self._row(sql.CHAIN_COUNT, chain)
+        return 0 if row is None else int(row[0])
+
     async def chains(self, *, after: str = "", limit: int = 1000) -> list[tuple[str, int, str]]:
         """Return (chain, count, head hash) in the order of names, for export."""
         return await self._list(functools.partial(sqlite_lists.chains, after=after, limit=limit))
@@ -434,6 +451,10 @@ class SqliteStore:
     async def counts(self) -> dict[str, int]:
         """Return gauges: `runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
         return await self._list(sqlite_lists.counts)
+
+    async def mark(self) -> str:
+        """Return what is another text after each commit; only this process writes, and another one's texts are never this one's."""
+        return f"{self._instance} {self._written}"
 
     async def verify_audit(self) -> ChainReport:
         """Recompute every chain and hold it against the checkpoints. Reads in portions; never blocks writers for long."""

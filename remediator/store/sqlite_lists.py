@@ -12,8 +12,8 @@ from remediator.errors import NotFound
 from remediator.model import ApprovalState, ChainedEvent, Episode, IncidentState, RunState
 from remediator.records import Approval, Attempt, Incident
 from remediator.store import sqlite_queries as sql
-from remediator.store.protocol import Page
-from remediator.store.rows import micros, unpack, unpack_attempt, unpack_run
+from remediator.store.protocol import Page, Pressing
+from remediator.store.rows import ACKNOWLEDGED, SEVERITY, micros, named, unpack, unpack_attempt, unpack_run
 
 _NEWEST = 2**62
 """Above every row number."""
@@ -57,6 +57,15 @@ def incidents(connection: sqlite3.Connection, *, states: Sequence[str], rule: st
     """List incidents."""
     read = lambda body: unpack(Incident, body)  # noqa: E731
     return page(connection, "incident", read=read, equal={"rule": rule}, states=states, before=before, limit=limit)
+
+
+def pressing(
+    connection: sqlite3.Connection, *, states: Sequence[str], severities: Sequence[str], acknowledged: bool | None, limit: int
+) -> Pressing:
+    """List incidents by severity."""
+    query = sql.pressing(states=len(states), severities=len(severities), acknowledged=acknowledged)
+    rows = connection.execute(query, (limit, SEVERITY, ACKNOWLEDGED, *named(severities), *states)).fetchall()
+    return Pressing(tuple(unpack(Incident, body) for body, _ in rows), rows[0][1] if rows else 0)
 
 
 def runs(

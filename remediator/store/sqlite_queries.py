@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from remediator.store.rows import SEVERITY
+
 # --- what a transaction sees -------------------------------------------------------------------------------------------
 
 EPISODE_NEWEST = "SELECT body FROM episode WHERE fingerprint = ? ORDER BY number DESC LIMIT 1"
@@ -135,8 +137,24 @@ def page_of(table: str, *filters: str) -> str:
     return f"SELECT {columns} FROM {table} WHERE {where}n < ? ORDER BY n DESC LIMIT ?"  # noqa: S608 - see the docstring
 
 
+def pressing(*, states: int, severities: int, acknowledged: bool | None) -> str:
+    """Return the query for incidents in the order of severities. Bound are: the limit, `SEVERITY`, `ACKNOWLEDGED`, severities, states."""
+    said = f"substr(body, instr(body, ?2) + {len(SEVERITY)}, length(?{{0}})) = ?{{0}}"
+    ranks = " ".join(f"WHEN {said.format(rank + 4)} THEN {rank}" for rank in range(severities))
+    wanted = ", ".join(f"?{place + severities + 4}" for place in range(states))
+    heard = "" if acknowledged is None else f"AND (instr(body, ?3) > 0) = {int(acknowledged)}"
+    return f"""
+WITH found AS MATERIALIZED (
+    SELECT n, CASE {ranks or "WHEN 1 THEN 0"} ELSE {severities} END AS rank FROM incident WHERE state IN ({wanted}) {heard}
+),
+first AS (SELECT n, rank FROM found ORDER BY rank, n DESC LIMIT ?1)
+SELECT incident.body, (SELECT count(*) FROM found) FROM first JOIN incident ON incident.n = first.n ORDER BY rank, first.n DESC
+"""  # noqa: S608 - put together from numbers and this file's own words
+
+
 EPISODES_OPEN = "SELECT n, body FROM episode WHERE closed_at IS NULL AND n < ? ORDER BY n DESC LIMIT ?"
 EVENTS = "SELECT hash, CAST(body AS BLOB) FROM event WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
+CHAIN_COUNT = "SELECT count FROM chain WHERE name = ?"
 CHAINS = "SELECT name, count, head FROM chain WHERE name > ? ORDER BY name LIMIT ?"
 LOCKS = "SELECT key, run FROM lock"
 ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?"

@@ -682,6 +682,49 @@ class StoreContract:
         assert (await world.store.approvals()).items == (used, asked)
         assert (await world.store.episodes(open_only=True)).items == (episodes[0],)
 
+    async def test_what_presses_is_found_however_old_it_is(self, world: World) -> None:
+        """Of all incidents the severest come first, then the newest; how many there are is told too."""
+        await put(world.store, incidents=[incident(1), incident(2, severity="sev2"), incident(3, severity="odd")])
+        await put(world.store, incidents=[incident(n, severity="sev4") for n in range(4, 20)])
+        await put(world.store, incidents=[incident(20), incident(21, state=IncidentState.RESOLVED)])
+        order = ["sev1", "sev2", "sev3", "sev4"]
+        found = await world.store.pressing(states=["open", "escalated"], severities=order, limit=4)
+        assert [one.id for one in found.items] == [incident(n).id for n in (20, 1, 2, 19)]
+        assert found.total == 20
+        last = await world.store.pressing(states=["open"], severities=order)
+        assert last.items[-1] == incident(3, severity="odd")
+        assert (await world.store.pressing(states=["escalated"], severities=order)).total == 0
+        assert [one.id for one in (await world.store.pressing(states=["open"], severities=[], limit=1)).items] == [incident(20).id]
+
+    async def test_no_label_makes_an_incident_look_acknowledged_or_less_severe(self, world: World) -> None:
+        """What an alert says is never taken for what is known of its incident."""
+        forged = {"a": "b", "acknowledged_at": "2026-11-21", "severity": "sev4", "z": '],"acknowledged_at":"2026"', "\0": "😀\0"}
+        rule = 'r","severity":"sev4","state":"open'
+        unheard = incident(1, subject=replace(alert(), labels=forged), rule=rule, target='],"acknowledged_at":"', summary="],")
+        heard = incident(2, severity="sév1", acknowledged_at=NOW, also_matched=("x",))
+        await put(world.store, incidents=[heard, unheard, incident(3, severity="sev2")])
+        order = ["sev1", "sév1", "sev2", "sev4"]
+        states = ["open", "escalated"]
+        found = await world.store.pressing(states=states, severities=order)
+        assert found.items == (unheard, heard, incident(3, severity="sev2"))
+        assert (await world.store.pressing(states=states, severities=order, acknowledged=True)).items == (heard,)
+        nobodys = await world.store.pressing(states=states, severities=order, acknowledged=False, limit=1)
+        assert (nobodys.items, nobodys.total) == ((unheard,), 2)
+
+    async def test_each_commit_leaves_another_mark(self, world: World) -> None:
+        """What changes no count changes the mark; reading changes nothing."""
+        await put(world.store, incidents=[incident()])
+        mark = await world.store.mark()
+        await world.store.read(Reads())
+        assert await world.store.mark() == mark
+        await put(world.store, incidents=[incident(owner="anna")])
+        assert await world.store.mark() != mark
+
+    async def test_a_chain_has_a_length(self, world: World) -> None:
+        """It grows with each event; a chain that is not there has none."""
+        await put(world.store, events=[event("a"), event("a")])
+        assert (await world.store.length("a"), await world.store.length("b")) == (2, 0)
+
     async def test_counts_are_gauges_with_zeros(self, world: World) -> None:
         """Every state has a gauge, also when nothing is in it."""
         assert set((await world.store.counts()).values()) == {0}

@@ -46,6 +46,14 @@ async def test_claims_of_two_daemons_never_give_one_run_twice(world: PostgresWor
     assert sorted(taken) == list(range(1, 101))
 
 
+async def test_a_commit_of_another_daemon_leaves_another_mark(world: PostgresWorld, second: PostgresStore) -> None:
+    """Who looks at one daemon sees that something has changed through another, also what no count shows."""
+    await put(world.store, incidents=[incident()])
+    mark = await world.store.mark()
+    await put(second, incidents=[incident(owner="anna")])
+    assert await world.store.mark() != mark
+
+
 async def test_a_lease_is_taken_over_by_another_daemon_and_the_first_is_shut_out(world: PostgresWorld, second: PostgresStore) -> None:
     """Leases run out by the database's clock, whatever the daemons' clocks say; the fence shuts the first one out."""
     await put(world.store, runs=[run()])
