@@ -7,7 +7,6 @@ first, `INC/page/0/2` the second, `INC/page/0/update/1` the first update; `0` co
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -324,16 +323,14 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
 
 
 def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
-    """Send to those who bear one of `marks`, or are meant by one that is in the policy no more, since a reload changed what they get."""
+    """Send to those who bear one of `marks`, or whose address one bears that is in the policy no more: a reload changed what they get.
+
+    Where a reload changed whom a receiver reaches, it is another one: who was never told of something hears of no end of it.
+    """
     everybody = policy.everybody()
-    gone = marks - everybody.keys()
-    addresses = {mark.rpartition(".")[0] or mark for mark in gone}
-    # Where no receiver has the address any more, the only one with its name is the same one, with other recipients.
-    lost = {address.partition("#")[0] for address in addresses - {one.address for one in everybody.values()}}
-    names = Counter(receiver.name for receiver in everybody.values())
-    meant = [one for one in everybody.values() if one.address in addresses or (one.name in lost and names[one.name] == 1)]
-    found = {one.mark: one for one in (*(everybody[mark] for mark in everybody if mark in marks), *meant)}
-    return Send(message, tuple(found.values())) if found else Drop("nobody was told before")
+    addresses = {mark.rpartition(".")[0] or mark for mark in marks - everybody.keys()}
+    found = tuple(one for mark, one in everybody.items() if mark in marks or one.address in addresses)
+    return Send(message, found) if found else Drop("nobody was told before")
 
 
 # --- what people see -------------------------------------------------------------------------------------------------

@@ -402,16 +402,34 @@ async def test_end_reaches_exactly_those_who_were_told_of_several_with_one_name(
     await paging.fires()
     changed = Level(1, (mail(2, **template), mail(1, **template)))
     paging.policy = Policy("production", (changed, Level(2, (mail(3, **template),), timedelta(minutes=10))), urgent="sev1")
+    sent = addressed(paging)
+    await paging.ends()
+    assert sorted(sent) == ["people-1", "people-2"]
+
+
+async def test_end_reaches_nobody_who_shares_a_connection_with_those_who_were_told(begin: Begin) -> None:
+    """A reload moves the team to another channel: the customers, who get mail as it did, are not taken for it."""
+    customers = Level(2, (mail(2),), 30 * MINUTE)
+    paging = await begin(policy=Policy("production", (Level(1, (mail(1),)), customers), urgent="sev1"))
+    await paging.fires()
+    sent = addressed(paging)
+    paging.policy = Policy("production", (level(1), customers), urgent="sev1")
+    await paging.ends()
+    assert paging.told() == ["mail"]
+    assert sent == []
+
+
+def addressed(paging: Paging) -> list[str]:
+    """Have whom messages go to by mail noted from now on, in the list that is returned."""
     sent: list[str] = []
     plain = paging.line.notify
 
     async def notify(name: str, params: Mapping[str, Any], **rest: Any) -> str | None:
-        sent.append(str(params["to"]))
+        sent.append(str(params.get("to", params["connection"])))
         return await plain(name, params, **rest)
 
     paging.line.notify = notify  # type: ignore[method-assign,assignment]
-    await paging.ends()
-    assert sorted(sent) == ["people-1", "people-2"]
+    return sent
 
 
 async def test_what_was_told_in_earnest_ends_in_earnest(begin: Begin) -> None:
