@@ -55,6 +55,11 @@ def _thawed(form: Form) -> Fields:
     return {**only("reason")(form), "scope": "global" if scope == FREEZE else scope.removeprefix(f"{FREEZE}:")}
 
 
+def _decided(form: Form) -> Fields:
+    """Name the plan that was on the page in any case: a form without one is about no plan, which is refused."""
+    return {**only("decision", "comment")(form), "plan_hash": form.get("plan_hash", "")}
+
+
 def _forced(form: Form) -> Fields:
     return {**only("to", "reason")(form), "force": form.get("force") == "on"}
 
@@ -70,7 +75,7 @@ ACTS: tuple[Act, ...] = (
     Act("/ui/incidents/{incident}/acknowledge", "acknowledgeIncident", lambda _form: {}, "acknowledged"),
     Act("/ui/incidents/{incident}/take", "takeIncident", only("reason", **{"for": "span"}), "taken"),
     Act("/ui/incidents/{incident}/release", "releaseIncident", only("reason"), "released"),
-    Act("/ui/approvals/{approval}/decide", "decideApproval", only("decision", "comment", "plan_hash"), "{decision}"),
+    Act("/ui/approvals/{approval}/decide", "decideApproval", _decided, "{decision}"),
     Act("/ui/runs/{run}/signal", "signalRun", only("kind", "comment"), "signalled"),
     Act("/ui/runs/{run}/undo", "undoRun", only("comment"), "undo", to="/ui/runs/{new}"),
     Act("/ui/rules/{rule}/promote", "promoteRule", _forced, "promoted"),

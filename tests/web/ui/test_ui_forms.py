@@ -59,6 +59,19 @@ async def test_another_plan_than_the_one_seen_is_not_approved(surface: Surface, 
     assert approval.votes == ()
 
 
+async def test_what_is_approved_is_what_is_shown(surface: Surface, enter: Enter) -> None:
+    """The hash that is sent stands in the part with the plan, so that no form can be about another; a form without one is about none."""
+    person = await enter("sre")
+    shown = (await person.look(RUN_PAGE)).text
+    plan = shown[shown.index('id="part-plan"') : shown.index("</section>", shown.index('id="part-plan"'))]
+    assert f'<input type="hidden" name="plan_hash" value="{PLAN_HASH}" form="form-approve">' in plan
+    assert shown.count('name="plan_hash"') == 1
+    seen = await person.act(RUN_PAGE, DECIDE, form="approve", decision="approve")
+    assert (seen.status, "asks for another plan than the one you saw" in seen.problem) == (409, True)
+    assert (approval := await surface.service.store.approval(APPROVAL)) is not None
+    assert approval.votes == ()
+
+
 async def test_pausing_and_resuming(surface: Surface, enter: Enter) -> None:
     """The kill switch is on every page, and once it is thrown the way back is, for those who may."""
     person = await enter("approver")

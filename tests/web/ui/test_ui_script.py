@@ -10,7 +10,7 @@ from datetime import timedelta
 from playwright.async_api import Page, expect
 
 from remediator.events import Kind
-from remediator.model import ApprovalState, Event
+from remediator.model import ApprovalState, Event, RunState
 from remediator.records import Pause
 from remediator.store.protocol import Changes, Reads
 from tests.servers.browser import open_browser
@@ -44,15 +44,44 @@ async def test_a_plan_is_not_exchanged_under_the_button(surface: Surface) -> Non
         event = Event(INCIDENT, Kind.APPROVAL_REQUESTED, NOW + timedelta(seconds=9), {"run": RUN, "approval": other})
         changes = Changes(runs=[run], approvals=[void, asked], events=[event])
         await surface.service.store.transact(Reads(), lambda _: changes)
-        await expect(page.get_by_text("This page has changed since.")).to_be_visible()
+        await expect(page.get_by_text("Below is still the plan you were reading")).to_be_visible()
         await expect(page.get_by_text("roll web back to revision 42")).to_be_visible()
         await page.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("alert")).to_contain_text("is void already")
-        for name in (APPROVAL, other):
-            found = await surface.service.store.approval(name)
-            assert found is not None
-            assert found.votes == ()
+        assert await votes(surface, APPROVAL, other) == []
         await expect(page.get_by_text("roll web back to revision 7").first).to_be_visible()
+
+
+async def test_a_plan_is_not_exchanged_by_way_of_none(surface: Surface) -> None:
+    """While a plan is made anew the page sees none: what comes then is not put in the place of the one that was read either."""
+    async with looking_at(surface, f"/ui/runs/{RUN}") as page:
+        other, run = f"{RUN}-A2", make_run()
+        void = replace(make_approval(), state=ApprovalState.VOID)
+        between = replace(run, state=RunState.PLANNING, reason="it is planned anew", approval=None, plan_hash="")
+        await put(surface, Changes(runs=[between], approvals=[void]))
+        await expect(page.get_by_text("it is planned anew")).to_be_visible()
+        plan = replace(make_plan(), summary="roll web back to revision 7")
+        again = replace(run, reason="asked anew", approval=other, plan_hash="b" * 64, steps=(replace(run.steps[0], plan=plan),))
+        await put(surface, Changes(runs=[again], approvals=[replace(make_approval(), id=other, plan_hash="b" * 64)]))
+        await expect(page.get_by_text("asked anew", exact=True)).to_be_visible()
+        await expect(page.get_by_text("Below is still the plan you were reading")).to_be_visible()
+        await expect(page.get_by_text("roll web back to revision 42")).to_be_visible()
+        await expect(page.get_by_text("roll web back to revision 7")).to_have_count(0)
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("alert")).to_contain_text("is void already")
+        assert await votes(surface, APPROVAL, other) == []
+
+
+async def put(surface: Surface, changes: Changes) -> None:
+    """Have something happen to the run that is looked at."""
+    event = Event(INCIDENT, Kind.INCIDENT_ACKNOWLEDGED, NOW + timedelta(seconds=9), {"owner": "anna"})
+    await surface.service.store.transact(Reads(), lambda _: replace(changes, events=[event]))
+
+
+async def votes(surface: Surface, *approvals: str) -> list[str]:
+    """Return who has voted on any of these."""
+    found = [await surface.service.store.approval(name) for name in approvals]
+    return [vote.who for one in found if one is not None for vote in one.votes]
 
 
 async def test_a_refused_form_keeps_its_words_while_things_change(surface: Surface) -> None:
@@ -64,7 +93,7 @@ async def test_a_refused_form_keeps_its_words_while_things_change(surface: Surfa
         await page.get_by_role("button", name="Freeze", exact=True).click()
         await expect(page.get_by_role("alert")).to_contain_text("would be over already")
         await expect(page.locator("#live.on")).to_be_visible()
-        await surface.service.store.transact(Reads(), lambda _: Changes(pauses=[Pause("freeze", "anna", "from elsewhere", NOW)]))
+        await put(surface, Changes(pauses=[Pause("freeze", "anna", "from elsewhere", NOW)]))
         await expect(page.get_by_role("region", name="Freeze: everything")).to_contain_text("from elsewhere")
         await expect(page.get_by_label("Why?", exact=True)).to_have_value("we <move>")
         await expect(page.get_by_label("How long", exact=True)).to_have_value("until")

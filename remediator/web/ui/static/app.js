@@ -33,10 +33,13 @@ function isDirty(part) {
   return part.contains(active) && active.matches("textarea, input, select");
 }
 
-// What is asked about one plan is never exchanged for what is asked about another: nobody approves what came up as he pressed the button.
+// The plan that the page asked about when it was loaded, if any. Another one, or none, is never put in its place, by whatever way it
+// comes: who reads one plan must not find the button of another below it, nor a button where there was none.
+const pinOf = (page) => page.querySelector("[data-pin]")?.dataset.pin;
+const PIN = pinOf(document);
+
 function isPinned(part, other) {
-  const pin = part.dataset.pin, next = other && other.dataset.pin;
-  return pin !== undefined && next !== undefined && next !== pin;
+  return part.dataset.pin !== undefined || (other && other.dataset.pin !== undefined);
 }
 
 // Buttons that just came, or moved, take no press that was meant for what stood there before.
@@ -49,11 +52,12 @@ function hold(part) {
 // A part whose form was sent, or is being written, stays: nobody's words or plan are exchanged under his hands.
 function exchange(fresh) {
   let kept = false;
+  const moved = pinOf(fresh) !== PIN;
   for (const part of document.querySelectorAll("[data-part]")) {
     const other = fresh.getElementById(part.id);
     const same = other && strip(other) === strip(part);
     if (same) continue;
-    if (isDirty(part) || isPinned(part, other)) { kept = true; continue; }
+    if (isDirty(part) || (moved && isPinned(part, other))) { kept = true; continue; }
     if (!other) { part.remove(); continue; }
     for (const box of part.querySelectorAll("details[id]")) {
       const twin = other.querySelector(`#${CSS.escape(box.id)}`);
@@ -67,7 +71,8 @@ function exchange(fresh) {
     hold(taken);
   }
   const places = [...fresh.querySelectorAll("[data-part]")].some((one) => !document.getElementById(one.id));
-  if (kept || places) stale();
+  if (moved) stale("What is asked about a plan has changed since. Below is still the plan you were reading: look at what is new before you decide.");
+  else if (kept || places) stale("This page has changed since. What you write is still there; look at what is new before you send it.");
   const footer = fresh.getElementById("live");
   if (footer) document.getElementById("live").replaceChildren(...[...footer.childNodes].map((one) => document.adoptNode(one)));
   tick();
@@ -82,14 +87,15 @@ function strip(part) {
   return copy.outerHTML.replace(/ class=""/g, "");
 }
 
-function stale() {
-  if (document.getElementById("stale")) return;
+function stale(text) {
+  const known = document.querySelector("#stale span");
+  if (known) { known.textContent = text; return; }
   const note = document.createElement("div");
   note.id = "stale";
   note.className = "note warn";
   note.setAttribute("role", "status");
   const words = document.createElement("span");
-  words.textContent = "This page has changed since. What you write is still there; look at what is new before you send it.";
+  words.textContent = text;
   const show = document.createElement("button");
   show.type = "button";
   show.textContent = "Show it";
