@@ -17,7 +17,19 @@ from remediator.records import Attempt, Ending, Pause, Step
 from remediator.store.protocol import Changes, Reads
 from remediator.web.ui.rendering import ago, safe_link
 from remediator.web.ui.site import VIEWS
-from tests.servers.surface import INCIDENT, NOW, RUN, SECRET_LINE, Rules, Surface, make_incident, make_plan, make_rule, make_run
+from tests.servers.surface import (
+    INCIDENT,
+    NOW,
+    RUN,
+    SECRET_LINE,
+    Rules,
+    Surface,
+    make_approval,
+    make_incident,
+    make_plan,
+    make_rule,
+    make_run,
+)
 from tests.web.ui.conftest import Enter
 
 EVIL = "<script>alert(1)</script>\u202ednuora denrut\"'"
@@ -161,6 +173,49 @@ async def test_the_overview_names_first_what_waits(surface: Surface, enter: Ente
     ]
     assert order == sorted(order)
     assert text.count("I have it") == 2
+
+
+async def test_nothing_that_waits_is_hidden_by_what_is_newer(surface: Surface, enter: Enter) -> None:
+    """Of many the overview shows what expires first and the severest, counts the rest, and leads to it."""
+    old = replace(make_incident(4), state=IncidentState.ESCALATED, summary="nobody has this one")
+    severe = replace(make_incident(5), severity="sev1", summary="the severest that is open", acknowledged_at=NOW)
+    heard = [replace(make_incident(n), state=IncidentState.ESCALATED, severity="sev3", acknowledged_at=NOW) for n in range(10, 570)]
+    await put(surface, incidents=[old, severe])
+    await put(surface, incidents=[*heard, *(replace(make_incident(n), severity="sev4") for n in range(600, 1200))])
+    soon = datetime.now(UTC) + timedelta(minutes=5)
+    runs = [
+        make_run(id=f"INC-20261121-{n:03d}-1", incident=f"INC-20261121-{n:03d}", approval=f"INC-20261121-{n:03d}-1-A1")
+        for n in range(10, 70)
+    ]
+    asked = [replace(make_approval(), id=str(run.approval), run=run.id, incident=run.incident) for run in runs]
+    asked[0] = replace(asked[0], expires_at=soon)
+    stuck = [make_run(id=f"INC-20261121-{n:03d}-1", incident=f"INC-20261121-{n:03d}", state=RunState.INTERRUPTED) for n in range(100, 153)]
+    await put(surface, runs=[*runs, *stuck], approvals=asked)
+    person = await enter("responder")
+    text = (await person.look("/ui/")).text
+    assert "nobody has this one" in text
+    assert text.count("Approval wanted") == 50
+    assert text.index("INC-20261121-010-1") < text.index("INC-20261121-011-1")
+    assert "11 more approvals are wanted" in text
+    assert "3 more runs wait for your word" in text
+    assert "the severest that is open" in text
+    assert f"{560 + 600 + 4 - 50} more are open" in text
+    assert (await person.look("/ui/runs?state=stuck")).text.count('data-label="Run"') == 50
+    waiting = (await person.look("/ui/runs?state=approval")).text
+    assert waiting.count("awaiting approval</span>") == 50
+    assert "state=approval&amp;before=" in waiting
+
+
+async def test_a_list_says_how_far_it_looked(surface: Surface, enter: Enter) -> None:
+    """That none of the newest fits is not said as if none did."""
+    await put(surface, incidents=[replace(make_incident(n), severity="sev4") for n in range(10, 1015)])
+    person = await enter("viewer")
+    seen = (await person.look("/ui/incidents?severity=sev1")).text
+    assert "None of the newest 1000 fits" in seen
+    further = re.search(r'href="(/ui/incidents\?[^"]*before=[^"]*)">Look further', seen)
+    assert further is not None
+    assert INCIDENT in (await person.look(further[1].replace("&amp;", "&"))).text
+    assert "No incident fits" in (await person.look("/ui/incidents?severity=sev2&state=resolved")).text
 
 
 async def test_what_holds_everything_is_on_every_page(surface: Surface, enter: Enter) -> None:

@@ -37,11 +37,12 @@ async def show_list(page: Page) -> Shown:
     """List incidents, newest first."""
     state = page.query.get("state", "open")
     rule, severity = page.query.get("rule", ""), page.query.get("severity", "")
-    found, following = await _listed(page, STATES.get(state, ()), rule=rule, severity=severity)
+    found, following, looked = await _listed(page, STATES.get(state, ()), rule=rule, severity=severity)
     rules = sorted({rule.name for rule in page.service.rules.rules} | ({rule} if rule else set()))
     data = {
         "incidents": found,
         "next": following,
+        "looked": looked,
         "before": page.query.get("before", ""),
         "state": state,
         "rule": rule,
@@ -53,16 +54,16 @@ async def show_list(page: Page) -> Shown:
     return Shown("incidents.html", "Incidents", data)
 
 
-async def _listed(page: Page, states: tuple[str, ...], *, rule: str, severity: str) -> tuple[list[Incident], str | None]:
-    """Return one page of incidents and where the next begins. Severities are picked here: the store knows no such list."""
-    before, found = page.query.get("before") or None, cast("list[Incident]", [])
+async def _listed(page: Page, states: tuple[str, ...], *, rule: str, severity: str) -> tuple[list[Incident], str | None, int]:
+    """Return one page of incidents, where the next begins, and how many were looked at. Severities are picked here."""
+    before, found, looked = page.query.get("before") or None, cast("list[Incident]", []), 0
     for _ in range(LOOKED_THROUGH):
         rows: Rows = await page.service.store.incidents(states=states, rule=rule or None, before=before, limit=PAGE)
         found += [one for one in cast("tuple[Incident, ...]", rows.items) if severity in ("", one.severity)]
-        before = rows.next
+        before, looked = rows.next, looked + len(rows.items)
         if before is None or found:
             break
-    return found, before
+    return found, before, looked
 
 
 async def show(page: Page) -> Shown:

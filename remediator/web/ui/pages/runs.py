@@ -10,6 +10,7 @@ from typing import Any
 from remediator.approval import vote
 from remediator.errors import ApprovalRefused, IllegalTransition
 from remediator.events import Kind
+from remediator.lifecycle import ENDS
 from remediator.model import JSON, ApprovalState, RunState, StepState
 from remediator.people.authentication import Operation
 from remediator.people.operations import TAKES
@@ -25,6 +26,13 @@ from remediator.web.ui.trace import trace_of
 
 PAGE = 50
 
+STUCK = (RunState.OUTCOME_UNKNOWN, RunState.INTERRUPTED)
+"""Runs that only a person's word leads on."""
+ASKING = (RunState.AWAITING_APPROVAL,)
+AT_WORK = tuple(state for state in RunState if state not in ENDS and state not in STUCK and state not in ASKING)
+LISTS: Mapping[str, tuple[RunState, ...]] = {"all": (), "approval": ASKING, "stuck": STUCK, "work": AT_WORK}
+"""What the list can be narrowed to."""
+
 WORDS: Mapping[SignalKind, tuple[str, str]] = {
     SignalKind.SETTLE_APPLIED: ("It took effect", "You have looked at the system, and what the step says is done."),
     SignalKind.SETTLE_NOT_APPLIED: ("It did not take effect", "You have looked at the system, and nothing of the step is done."),
@@ -37,8 +45,10 @@ WORDS: Mapping[SignalKind, tuple[str, str]] = {
 
 async def show_list(page: Page) -> Shown:
     """List runs, newest first."""
-    rows: Rows = await page.service.store.runs(before=page.query.get("before") or None, limit=PAGE)
-    return Shown("runs.html", "Runs", {"runs": rows.items, "next": rows.next})
+    state = page.query.get("state", "all")
+    state = state if state in LISTS else "all"
+    rows: Rows = await page.service.store.runs(states=LISTS[state], before=page.query.get("before") or None, limit=PAGE)
+    return Shown("runs.html", "Runs", {"runs": rows.items, "next": rows.next, "state": state})
 
 
 async def show(page: Page) -> Shown:
