@@ -10,10 +10,13 @@ from aiohttp import web
 
 from remediator.errors import TemporaryError
 from remediator.model import ChainedEvent, digest
-from remediator.store.protocol import Store
+from remediator.service import Service
+from remediator.store.protocol import Reads, Snapshot
+from remediator.web.freezes import views
 from remediator.web.problems import Refused
 from remediator.web.routes import Surface
 from remediator.web.ui.entry import HEADERS
+from remediator.web.ui.holds import Held, all_holds
 
 MOST = 100
 """Pages that are told at a time."""
@@ -59,6 +62,13 @@ class Live:
         finally:
             self._waiting.discard(changed)
 
+    async def _mark(self) -> str:
+        """Return what a page that was made right now would carry."""
+        try:
+            return mark_of(await self._surface.service.store.mark(), (await held_now(self._surface.service))[1])
+        except TemporaryError:
+            return ""
+
     async def _send(self, request: web.Request, changed: asyncio.Event, still: Callable[[], Awaitable[Any]]) -> web.StreamResponse:
         chain = request.query.get("chain", "")[:200]
         chain = chain if chain.startswith(INCIDENT) else ""
@@ -67,7 +77,7 @@ class Live:
         response = web.StreamResponse(headers={**HEADERS, "X-Accel-Buffering": "no"})
         response.content_type = "text/event-stream"
         await response.prepare(request)
-        await response.write(f"retry: {RETRY}\nevent: hello\ndata: \n\n".encode())
+        await response.write(f"retry: {RETRY}\nevent: hello\ndata: {await self._mark()}\n\n".encode())
         while not self._shut and await still() is not None:
             woken = await _either(changed, LOOK_EVERY)
             changed.clear()
@@ -81,16 +91,15 @@ class Live:
 
 
 class _Marks:
-    """What is different as soon as a page is: of an incident its last event, of others the counts; of all what holds things back."""
+    """What is different as soon as a page is: of an incident its last event, of others any commit; of all what holds things back."""
 
     def __init__(self, surface: Surface, chain: str) -> None:
         self._surface = surface
         self._chain = chain
-        self._after = 0
         self._seen = ""
 
     async def differ(self) -> bool:
-        """Look; tell whether anything is different since the last look."""
+        """Look; tell whether anything is different since the last look, whichever daemon did it."""
         try:
             seen = await self._look()
         except TemporaryError as error:
@@ -100,15 +109,20 @@ class _Marks:
 
     async def _look(self) -> str:
         service = self._surface.service
-        pauses = sorted(f"{scope} {pause.at} {pause.until}" for scope, pause in (await service.store.pauses()).items())
-        return f"{pauses} {await self._own(service.store)} {service.ready()}"
+        written = str(await service.store.length(self._chain)) if self._chain else await service.store.mark()
+        return mark_of(written, (await held_now(service))[1])
 
-    async def _own(self, store: Store) -> str:
-        if not self._chain:
-            return digest(await store.counts())
-        while events := await store.events(self._chain, after=self._after, limit=1000):
-            self._after = events[-1].seq
-        return str(self._after)
+
+def mark_of(written: str, holds: Sequence[Held]) -> str:
+    """Return what is different as soon as what was written, or what holds things back, is. Pure."""
+    return digest([written, [str(held) for held in holds]])
+
+
+async def held_now(service: Service) -> tuple[Snapshot, tuple[Held, ...]]:
+    """Return what holds automation back right now, and the snapshot that says so."""
+    snapshot = await service.store.read(Reads())
+    freezes = views(service.freezes, snapshot.pauses, now=snapshot.now)
+    return snapshot, all_holds(service.bounds(), snapshot.pauses, freezes, not_ready=service.ready(), now=snapshot.now)
 
 
 async def _either(changed: asyncio.Event, seconds: float) -> bool:

@@ -50,6 +50,8 @@ class Page:
     query: Mapping[str, str]
     now: datetime
     failed: Failed | None = None
+    written: str = ""
+    """The store's mark before anything of the page was read; empty: unknown."""
 
     @property
     def service(self) -> Service:

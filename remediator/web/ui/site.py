@@ -16,17 +16,14 @@ from aiohttp import web
 from remediator.errors import RemediatorError
 from remediator.model import Actor
 from remediator.people.authentication import Operation
-from remediator.store.protocol import Reads
 from remediator.web.access import authorise
 from remediator.web.bodies import parse_body, read_body
-from remediator.web.freezes import views
 from remediator.web.problems import Refused, from_error
 from remediator.web.query import LONGEST
 from remediator.web.routes import Call, Route, Surface
 from remediator.web.ui import acts, door, live
 from remediator.web.ui.acts import ACTS, SAID, Act
 from remediator.web.ui.entry import HEADERS, HOME, PREFIX, SessionKey, refusal
-from remediator.web.ui.holds import all_holds
 from remediator.web.ui.page import Failed, Form, Moved, Page, Shown, View
 from remediator.web.ui.pages import audit, catalogue, freezes, incidents, overview, rules, runs
 from remediator.web.ui.rendering import Static, environment
@@ -112,11 +109,12 @@ class Site:
 
     async def _look(self, view: View, page: Page) -> web.StreamResponse:
         authorise(page.call.request, page.actor, view.operation)
-        shown = await view.look(page)
+        written = await page.service.store.mark()  # before anything is read: the page may be newer than it says, never older
+        shown = await view.look(replace(page, written=written))
         if isinstance(shown, Moved):
             return web.Response(status=303, headers={**HEADERS, "Location": shown.to})
         if isinstance(shown, Shown):
-            return await self._render(page, shown)
+            return await self._render(replace(page, written=written), shown)
         assert isinstance(shown, web.StreamResponse)
         return shown
 
@@ -140,14 +138,13 @@ class Site:
     async def _frame(self, page: Page, shown: Shown) -> dict[str, Any]:
         """Return what all pages show around their own part."""
         service = page.service
-        snapshot = await service.store.read(Reads())
-        freezes = views(service.freezes, snapshot.pauses, now=snapshot.now)
-        holds = all_holds(service.bounds(), snapshot.pauses, freezes, not_ready=service.ready(), now=snapshot.now)
+        snapshot, holds = await live.held_now(service)
         return {
             "page": page,
             "title": shown.title,
             "chain": shown.chain,
             "now": page.now,
+            "mark": live.mark_of(page.written, holds),
             "me": page.actor,
             "may": {operation.value: page.may(operation) for operation in Operation},
             "csrf": self._door.csrf(page.session),

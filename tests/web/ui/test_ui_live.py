@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
+from datetime import UTC, datetime, timedelta
 
 import aiohttp
 import pytest
 
 from remediator.events import Kind
 from remediator.model import Event
+from remediator.records import Pause
+from remediator.responders.taking import scope_of
 from remediator.store.protocol import Changes, Reads
 from remediator.web.ui import live
 from tests.servers.surface import INCIDENT, NOW, Surface
@@ -53,9 +57,54 @@ async def test_another_incidents_events_are_not_told(surface: Surface, enter: En
         await following(answer, "hello")
         await happen(surface, "INC-20261121-002")
         async with asyncio.timeout(10):
-            while (line := await answer.content.readline()) in (b"\n", b"data: \n"):
+            while (line := await answer.content.readline()) == b"\n" or line.startswith(b"data: "):
                 pass
         assert line == b": \n"
+
+
+async def test_what_another_replica_did_is_told(surface: Surface, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An owner changes no count, and another process's commits call nobody here: the store's mark tells of them."""
+    monkeypatch.setattr(live, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(live, "PAUSE", 0.0)
+    person = await enter("viewer")
+    # A double: what another daemon's commit looks like from here, as the contract of all stores has it; nothing calls `on_commit`.
+    before = await surface.service.store.mark()
+    async with person.session.get(f"{person.url}/ui/live") as answer:
+        await following(answer, "hello")
+        monkeypatch.setattr(surface.service.store, "_written", 10_000)
+        assert await surface.service.store.mark() != before
+        await following(answer, "changed")
+
+
+async def test_what_ends_by_the_clock_is_told(surface: Surface, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hold that runs out is committed by nobody, and is gone from pages all the same."""
+    monkeypatch.setattr(live, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(live, "PAUSE", 0.0)
+    now = datetime.now(UTC)
+    hold = Pause(scope_of(INCIDENT), "anna", "mine", now, until=now + timedelta(seconds=1), since=now)
+    await surface.service.store.transact(Reads(), lambda _: Changes(pauses=[hold]))
+    person = await enter("viewer")
+    async with person.session.get(f"{person.url}/ui/live?chain={INCIDENT}") as answer:
+        await following(answer, "hello")
+        await following(answer, "changed")
+
+
+async def test_a_page_that_is_new_is_not_fetched_twice(surface: Surface, enter: Enter) -> None:
+    """A page carries the mark that its stream begins with, as long as nothing happened in between."""
+    person = await enter("viewer")
+
+    async def marks() -> tuple[str, str]:
+        found = re.search(r'data-mark="([0-9a-f]+)"', (await person.look("/ui/")).text)
+        assert found is not None
+        async with person.session.get(f"{person.url}/ui/live") as answer:
+            text = (await answer.content.readuntil(b"\n\n")).decode()
+        return found[1], text.rpartition("data: ")[2].strip()
+
+    first = await marks()
+    assert first[0] == first[1]
+    await happen(surface, INCIDENT)
+    second = await marks()
+    assert first[0] != second[0] == second[1]
 
 
 async def test_strangers_are_told_nothing(stranger: Person) -> None:

@@ -134,14 +134,19 @@ function lost(words) {
 
 // A browser opens few connections to one host: a page that nobody looks at must not keep one from the others.
 function follow(chain) {
-  let source = null, over = false;
+  let source = null, over = false, mark = document.body.dataset.mark;
   const open = () => {
     source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
-    // Each time: what happened between the page's making and now was told to nobody.
-    source.addEventListener("hello", () => { document.getElementById("live").classList.add("on"); refresh(); });
+    // What happened between the page's making and now was told to nobody; the page's mark is the daemon's where nothing did.
+    source.addEventListener("hello", (event) => {
+      document.getElementById("live").classList.add("on");
+      if (!mark || event.data !== mark) refresh();
+      mark = "";
+    });
     source.addEventListener("changed", refresh);
     source.addEventListener("over", () => { over = true; source.close(); lost("You are signed out. Reload to sign in."); });
     source.addEventListener("error", () => {
+      mark = "";
       lost("The daemon can't be reached. What you see is not live.");
       if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!over && !document.hidden && source.readyState === EventSource.CLOSED) open(); }, 10000);
     });
