@@ -6,7 +6,7 @@ What each of them means is decided by the pure `remediator.people.operations`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import cast
 
 from remediator.errors import IllegalTransition
@@ -15,7 +15,7 @@ from remediator.freezes import manual
 from remediator.freezes.manual import Order
 from remediator.guards import Bounds
 from remediator.model import Actor, Authority, Event
-from remediator.people import operations
+from remediator.people import operations, seen
 from remediator.records import EVERYWHERE, SYSTEM_CHAIN, WATCHDOG, Approval, Incident, Pause, Run, SignalKind
 from remediator.replacing import replace
 from remediator.responders import taking
@@ -76,18 +76,24 @@ class Desk:
         self._on_pauses(tuple(pauses))
         return pauses[scope]
 
-    async def resume(self, scope: str, why: str, actor: Actor) -> None:
-        """Lift the kill switch, end the storm, or forget a watchdog.
+    async def resume(self, scope: str, why: str, actor: Actor, *, at: datetime | None = None) -> None:
+        """Lift the kill switch, end the storm, or forget a watchdog: the one that began `at`, where that is said.
 
-        Raises `NotFound` when it was not thrown, `IllegalTransition` while a file or an annotation still throws it.
+        Raises `NotFound` when it was not thrown, `IllegalTransition` while a file or an annotation still throws it, or for another one.
         """
         why = self._scrub(why)
+
+        def build(snapshot: Snapshot) -> Changes:
+            seen.check_stop(snapshot, scope, at)
+            return operations.resume(snapshot, scope, why=why, actor=actor)
+
         if scope == WATCHDOG or scope.startswith(f"{WATCHDOG}:"):
+            seen.check_stop(await self._store.read(Reads()), scope, at)
             await forget(self._store, scope, why=why, actor=actor)
             return
         if scope == EVERYWHERE and (still := await self._still_stopped()) is not None:
             raise IllegalTransition(f"the kill switch can't be lifted yet: {still}")
-        await self._store.transact(Reads(), lambda snapshot: operations.resume(snapshot, scope, why=why, actor=actor))
+        await self._store.transact(Reads(), build)
         self._on_pauses(tuple(await self._store.pauses()))
 
     async def freeze(self, order: Order, actor: Actor) -> Pause:
@@ -97,11 +103,16 @@ class Desk:
         await self._store.transact(Reads(), lambda snapshot: manual.freeze(snapshot, order, actor=actor))
         return (await self._store.pauses())[order.scope]
 
-    async def thaw(self, scope: str, why: str, actor: Actor) -> None:
-        """End a manual freeze. Raises `NotFound` when there is none of that scope."""
+    async def thaw(self, scope: str, why: str, actor: Actor, *, at: datetime | None = None) -> None:
+        """End a manual freeze, where `at` is given the one that began then. Raises `NotFound`, `IllegalTransition` for another one."""
         why = self._scrub(why)
         waiting = await waiting_runs(self._store)
-        await self._store.transact(Reads(), lambda snapshot: manual.thaw(snapshot, scope, why=why, actor=actor, waiting=waiting))
+
+        def build(snapshot: Snapshot) -> Changes:
+            seen.check_stop(snapshot, scope, at)
+            return manual.thaw(snapshot, scope, why=why, actor=actor, waiting=waiting)
+
+        await self._store.transact(Reads(), build)
 
     async def promote(self, rule: Rule, to: Authority, why: str, actor: Actor, *, force: bool, bounds: Bounds) -> None:
         """Let a rule go further again, at most as far as its file says. Raises `IllegalTransition` when it has not earned that."""
@@ -118,12 +129,15 @@ class Desk:
         await self._store.transact(Reads(), lambda snapshot: promotion.demote(snapshot, rule, to, why=why, actor=actor))
         self._on_pauses(tuple(await self._store.pauses()))
 
-    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor) -> Run:
-        """Tell a run that waits for a person how to go on. Raises `NotFound`, `IllegalTransition`."""
+    async def signal(self, run: str, kind: SignalKind, comment: str, actor: Actor, *, asked_at: datetime | None = None) -> Run:
+        """Tell a run that waits for a person how to go on; `asked_at` says to which question. Raises `NotFound`, `IllegalTransition`."""
         comment = self._scrub(comment)
-        committed = await self._store.transact(
-            Reads(runs=[run]), lambda snapshot: operations.signal(snapshot, run, kind, comment=comment, actor=actor)
-        )
+
+        def build(snapshot: Snapshot) -> Changes:
+            seen.check_question(snapshot, run, asked_at)
+            return operations.signal(snapshot, run, kind, comment=comment, actor=actor)
+
+        committed = await self._store.transact(Reads(runs=[run]), build)
         return committed.snapshot.runs[run]
 
     async def take(self, incident: str, why: str, actor: Actor, *, span: timedelta | None = None) -> Pause:

@@ -75,6 +75,7 @@ class ThawBody(Body):
 
     scope: Scope = EVERYWHERE
     reason: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
+    at: Annotated[AwareDatetime | None, Field(description="`since` of the freeze that was seen; another one is not ended")] = None
 
 
 async def freeze(call: Call) -> web.Response:
@@ -87,7 +88,7 @@ async def freeze(call: Call) -> web.Response:
 async def thaw(call: Call) -> web.Response:
     """End a manual freeze."""
     sent = call.sent(ThawBody)
-    await call.service.desk.thaw(_row_of(sent.scope), sent.reason, call.actor)
+    await call.service.desk.thaw(_row_of(sent.scope), sent.reason, call.actor, at=sent.at)
     return ok({"scope": sent.scope, "frozen": False})
 
 
@@ -190,6 +191,6 @@ ROUTES = (
         ),
         "control",
         body=ThawBody,
-        refusals={404: "Nobody froze it."},
+        refusals={404: "Nobody froze it.", 409: "It is another freeze than was seen."},
     ),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from remediator.model import to_json
 from remediator.people.authentication import Operation
@@ -38,6 +38,9 @@ class ResumeBody(Body):
 
     scope: Lifted = EVERYWHERE
     reason: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
+    at: Annotated[
+        AwareDatetime | None, Field(description="when the stop that was seen began (its `since`, else its `at`); another one is not lifted")
+    ] = None
 
 
 async def pause(call: Call) -> web.Response:
@@ -49,7 +52,7 @@ async def pause(call: Call) -> web.Response:
 async def resume(call: Call) -> web.Response:
     """Lift the kill switch, or end a storm."""
     sent = call.sent(ResumeBody)
-    await call.service.desk.resume(sent.scope, sent.reason, call.actor)
+    await call.service.desk.resume(sent.scope, sent.reason, call.actor, at=sent.at)
     return ok({"scope": sent.scope, "paused": False})
 
 
@@ -79,6 +82,6 @@ ROUTES = (
         ),
         "control",
         body=ResumeBody,
-        refusals={404: "It was not thrown.", 409: "A file or an annotation still throws it."},
+        refusals={404: "It was not thrown.", 409: "A file or an annotation still throws it, or it is another one than was seen."},
     ),
 )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, cast
 
 from aiohttp import web
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from remediator.model import JSON, Receipt, RunState, to_json
 from remediator.people.authentication import Operation, allows
@@ -31,6 +31,10 @@ class SignalBody(Body):
         SignalKind, Field(strict=False, description="settle_* answers `outcome_unknown`; the others lead on from `interrupted`")
     ]
     comment: Annotated[str, Field(max_length=2000, description="why; kept in the audit trail")] = ""
+    entered_at: Annotated[
+        AwareDatetime | None,
+        Field(description="`entered_at` of the run that was seen; the word is refused when the run has asked something else since"),
+    ] = None
 
 
 async def list_runs(call: Call) -> web.Response:
@@ -83,7 +87,7 @@ async def signal(call: Call) -> web.Response:
     sent = call.sent(SignalBody)
     if sent.kind in ACTING and not allows(call.actor, Operation.RESUME):
         raise Refused(403, f"{sent.kind.value} lets the daemon act again: that needs a role that includes resume", reason="forbidden")
-    run = await call.service.desk.signal(call.path("run"), sent.kind, sent.comment, call.actor)
+    run = await call.service.desk.signal(call.path("run"), sent.kind, sent.comment, call.actor, asked_at=sent.entered_at)
     return ok(to_json(run_summary(run)))
 
 
@@ -155,7 +159,7 @@ ROUTES = (
         "runs",
         description="`resume` and `undo` also need a role that includes `resume`.",
         body=SignalBody,
-        refusals={**_UNKNOWN, 409: "The run does not wait for this."},
+        refusals={**_UNKNOWN, 409: "The run does not wait for this, or asks something else by now."},
     ),
     Route(
         "POST",

@@ -52,7 +52,7 @@ def _frozen(form: Form) -> Fields:
 
 def _thawed(form: Form) -> Fields:
     scope = form.get("scope", "")
-    return {**only("reason")(form), "scope": "global" if scope == FREEZE else scope.removeprefix(f"{FREEZE}:")}
+    return {**only("reason", "at")(form), "scope": "global" if scope == FREEZE else scope.removeprefix(f"{FREEZE}:")}
 
 
 def _decided(form: Form) -> Fields:
@@ -66,7 +66,7 @@ def _forced(form: Form) -> Fields:
 
 ACTS: tuple[Act, ...] = (
     Act("/ui/do/pause", "pause", only("scope", "reason"), "paused"),
-    Act("/ui/do/resume", "resume", only("scope", "reason"), "resumed"),
+    Act("/ui/do/resume", "resume", only("scope", "reason", "at"), "resumed"),
     Act("/ui/do/freeze", "freeze", _frozen, "frozen"),
     Act("/ui/do/thaw", "thaw", _thawed, "thawed"),
     Act("/ui/do/take-target", "takeTarget", only("target", "reason", **{"for": "span"}), "taken"),
@@ -76,7 +76,7 @@ ACTS: tuple[Act, ...] = (
     Act("/ui/incidents/{incident}/take", "takeIncident", only("reason", **{"for": "span"}), "taken"),
     Act("/ui/incidents/{incident}/release", "releaseIncident", only("reason"), "released"),
     Act("/ui/approvals/{approval}/decide", "decideApproval", _decided, "{decision}"),
-    Act("/ui/runs/{run}/signal", "signalRun", only("kind", "comment"), "signalled"),
+    Act("/ui/runs/{run}/signal", "signalRun", only("kind", "comment", "entered_at"), "signalled"),
     Act("/ui/runs/{run}/undo", "undoRun", only("comment"), "undo", to="/ui/runs/{new}"),
     Act("/ui/rules/{rule}/promote", "promoteRule", _forced, "promoted"),
     Act("/ui/rules/{rule}/demote", "demoteRule", only("to", "reason"), "demoted"),

@@ -12,7 +12,7 @@ from remediator.model import ApprovalState, IncidentState, RunState
 from remediator.store.protocol import Changes, Reads
 from remediator.web.app import ROUTES
 from remediator.web.ui.acts import ACTS, SAID
-from tests.servers.surface import APPROVAL, INCIDENT, PLAN_HASH, RUN, Surface, make_run, token_of
+from tests.servers.surface import APPROVAL, INCIDENT, NOW, PLAN_HASH, RUN, Surface, make_run, token_of
 from tests.web.ui.conftest import Enter
 
 RUN_PAGE = f"/ui/runs/{RUN}"
@@ -287,7 +287,8 @@ async def test_a_person_settles_an_unknown_outcome(surface: Surface, enter: Ente
     assert done.headers["Location"] == f"{RUN_PAGE}?said=signalled"
     (signal,) = (await surface.service.store.read(Reads(runs=[RUN]))).signals[RUN]
     assert (signal.kind, signal.who, signal.comment) == ("settle_not_applied", "responder", "I looked")
-    seen = await person.act(RUN_PAGE, f"{RUN_PAGE}/signal", form="signal", kind="settle_applied", comment=TYPED)
+    fields = {"form": "signal", "kind": "settle_applied", "comment": TYPED, "entered_at": NOW.isoformat()}
+    seen = await person.act(RUN_PAGE, f"{RUN_PAGE}/signal", **fields)
     assert seen.status == 409
     assert "was told settle_not_applied already" in seen.problem
     assert 'value="settle_applied" required checked' in seen.text

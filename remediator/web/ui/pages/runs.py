@@ -11,7 +11,7 @@ from remediator.approval import vote
 from remediator.errors import ApprovalRefused, IllegalTransition
 from remediator.events import Kind
 from remediator.lifecycle import ENDS
-from remediator.model import JSON, ApprovalState, RunState, StepState
+from remediator.model import JSON, ApprovalState, RunState, StepState, to_json
 from remediator.people.authentication import Operation
 from remediator.people.operations import TAKES
 from remediator.records import Approval, Incident, Run, SignalKind
@@ -70,12 +70,21 @@ async def show(page: Page) -> Shown:
         "asks": approval is not None and approval.state is ApprovalState.PENDING and run.state is RunState.AWAITING_APPROVAL,
         "why_not": _why_not(page, approval, run, page.now),
         "words": [(kind, *WORDS[kind]) for kind in SignalKind if kind in TAKES.get(run.state, ()) and _may_say(page, kind)],
+        "lost": _lost(page, run),
         "trace": trace_of(events, run.id),
         "readings": [event for event in events if event["kind"] == Kind.VERIFICATION_READ],
         "events": list(reversed(events)),
         "undoable": _undoable(page, run, incident),
     }
     return Shown("run.html", f"Run {run.id}", data, chain=run.incident)
+
+
+def _lost(page: Page, run: Run) -> JSON:
+    """Return the step of which nobody knows whether it took effect, with the plan of that call; None when there is none."""
+    step = next((step for step in run.steps if step.state is StepState.UNKNOWN), None)
+    if step is None:
+        return None
+    return page.service.shown(to_json(replace(step, plan=step.undo_plan if step.undo_intended else step.plan)))
 
 
 def _kind(kind: Any) -> JSON:
