@@ -46,6 +46,9 @@ PROBE = "heartbeat:probe"
 WATCHDOG_AWAITED = "watchdog:awaited"
 """Scope that says since when a watchdog is awaited that was never heard. It stops nothing."""
 
+SETTLING = "settling:"
+"""Beginning of scopes that stop nothing: `settling:watchdog:…` says since when a watchdog that had been lost is heard again."""
+
 TAKEN = "taken:"
 """Beginning of the scopes of what people have taken: `taken:INCIDENT`. Automation keeps its hands off (`remediator.responders.taking`)."""
 
@@ -285,7 +288,7 @@ class Pause:
     why: str
     at: datetime
     since: datetime | None = None
-    """When the storm began; only the storm breaker sets it."""
+    """When the storm began, when a lost watchdog was last heard, or from when on one that is back is known to have been alive."""
     until: datetime | None = None
     """When it ends by itself; only a freeze, or what somebody took for a time, may."""
     covers: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
 from remediator.freezes.windows import is_freeze
-from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROBE, PROMOTED, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
+from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROBE, PROMOTED, SETTLING, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
 from remediator.timeline import step_lines
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
@@ -51,7 +51,7 @@ def _say_pause(pause: Mapping[str, Any]) -> None:
     if pause["scope"] == AFTER_STORM:
         say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
         return
-    if pause["scope"] == PROBE or pause["scope"].startswith(PROMOTED):
+    if pause["scope"] == PROBE or pause["scope"].startswith((PROMOTED, SETTLING)):
         return
     if pause["scope"].startswith(DEMOTED):
         told_ = f"DEMOTED {pause['scope'].removeprefix(DEMOTED)} to {pause['mark']} by {pause['who']} at {short_time(pause['at'])}"

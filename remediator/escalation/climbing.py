@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from remediator.escalation.levels import Climb, Due, Policy, Receiver, Unless, held_until, next_due, reached, told
-from remediator.model import JSON, IncidentState, RunState
+from remediator.model import JSON, Alert, IncidentState, RunState
 from remediator.records import STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
@@ -29,6 +29,8 @@ AT_WORK = timedelta(minutes=3)
 """So long a page that a storm withheld waits for a remedy that is at work when it is let out, as a new one would."""
 UNLESS_PAGED = "unless_paged"
 """In the body of a page that is for an incident whose own page is not needed any more; where that one is, this one is not."""
+JOINED = "joined"
+"""In the body of such a page: the fingerprint of the alert that it is for. When that is over before the page is due, so is the page."""
 SINGLY = "singly"
 """In the body of a page that no storm's digest stands for."""
 
@@ -98,14 +100,21 @@ def to_those_told(message: Message) -> bool:
     return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
 
 
-def second_key(incident: Incident) -> str:
-    """Return the key of a page for an incident whose page, of the usual key, is there and will not go out."""
-    return f"{incident.id}/page/{incident.relapses}/1"
+def joined_key(incident: Incident, alert: Alert) -> str:
+    """Return the key of a page about an alert that joined an incident whose page, of the usual key, is there and will not go out.
+
+    Each firing of the alert has its own: that of an earlier one may have been dropped.
+    """
+    return f"{incident.id}/page/{incident.relapses}/joined/{alert.fingerprint}-{alert.starts_at:%Y%m%dT%H%M%S%f}/1"
 
 
 def is_paged_by_another(message: Message, rows: Sequence[Message]) -> bool:
-    """Tell whether another page of the same firing went out, or will. `rows` are the incident's messages."""
+    """Tell whether another page of the same firing went out, or will. `rows` are the incident's messages.
+
+    One about another alert that joined counts once it was tried: before, it may yet be dropped, and so would both.
+    """
     pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == relapse_of(message)]
+    pages = [row for row in pages if not row.body.get(JOINED) or row.attempts or row.delivered_at is not None]
     return any(not row.cancelled and row.key != message.key for row in pages)
 
 
@@ -142,6 +151,9 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
     incident = snapshot.incidents[message.incident]
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
         return Step(Drop("resolved, or another page stands for it"))
+    joined = message.body.get(JOINED)
+    if joined is not None and joined not in incident.fingerprints and not message.body.get("sending"):
+        return Step(Drop("what joined is over"))
     if STORM in snapshot.pauses and follows(message) and not message.body.get(SINGLY):
         return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
     if message.kind is MessageKind.UPDATE:

@@ -61,11 +61,15 @@ class Intake:
     watch: Watch = field(default_factory=Watch)
     """Which alerts are watchdogs. No rule is asked about them."""
 
-    def order(self, item: Sorted) -> int:
-        """Return the place of an alert among those of its webhook."""
-        if item.alert.firing:
+    def order(self, alert: Alert) -> int:
+        """Return the place of an alert among those of its webhook.
+
+        Firing ones come first: an incident whose last alert ends while another one joins has not been resolved in between. A watchdog's
+        end comes before all other ends, since these prove nothing then.
+        """
+        if alert.firing:
             return 0
-        return 1 if self.watch.watches(item.alert.labels) else 2
+        return 1 if self.watch.watches(alert.labels) else 2
 
 
 # To copy one of these with other fields takes a third of the time that it takes to make one.
@@ -167,11 +171,11 @@ def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: I
     opened: list[Sequence[str]] = []
     for alerts in webhooks:
         before = len(draft.runs)
-        # Firing first: an incident whose last alert ends while another one joins has not been resolved in between.
-        # A watchdog's end before all other ends, since these prove nothing then.
-        for item in sorted(alerts, key=intake.order) if len(alerts) > 1 else alerts:
+        for item in sorted(alerts, key=lambda one: intake.order(one.alert)) if len(alerts) > 1 else alerts:
             episode = draft.episode(item.alert.fingerprint)
-            if item.alert.firing:
+            if item.recovery is not None and item.recovery.source is Source.LISTED:
+                _fires_on(draft, item.alert, episode, item.recovery)
+            elif item.alert.firing:
                 _firing(draft, item, episode)
             elif episode is not None and episode.open and _ends(item, episode):
                 _over(draft, item, episode)
@@ -259,6 +263,11 @@ def late_end(alert: Alert, open_: Episode) -> bool:
     return alert.ends_at is not None and alert.ends_at < open_.starts_at
 
 
+def began_anew(alert: Alert, open_: Episode) -> bool:
+    """Tell whether a firing alert began after the end of the open episode that was doubted: it did end then."""
+    return open_.ends_at is not None and alert.starts_at > open_.ends_at
+
+
 def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
     now = draft.snapshot.now
     alert = item.alert
@@ -266,10 +275,14 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
     if draft.intake.watch.watches(alert.labels):
         item = replace(item, rule=None, note=watchdog.NOTE)
     confirmed = now if recovery is None else min(now, recovery.confirmed_at or now)
+    anew = episode is not None and episode.open and began_anew(alert, episode)
     if episode is not None and episode.open:
-        if recovery is not None and recovery.source is Source.MISSED:
+        if recovery is not None and recovery.source is Source.MISSED and not anew:
             return  # a webhook brought it meanwhile
-        episode = replace(episode, confirmed_at=max(confirmed, episode.confirmed_at), ends_at=None)
+        # What lies between beginning and receipt is taken for the skew of two clocks.
+        starts_at, opened_at = (alert.starts_at, now) if anew else (episode.starts_at, episode.opened_at)
+        confirmed = max(confirmed, episode.confirmed_at)
+        episode = replace(episode, starts_at=starts_at, opened_at=opened_at, confirmed_at=confirmed, ends_at=None)
     elif episode is not None and late_copy(alert, episode, now=now, tombstone=draft.intake.tombstone):
         return
     else:
@@ -290,10 +303,20 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
             data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
             draft.event(incident, Kind.ALERT_RECOVERED, **data)
     elif item.rule is not None and episode.incident is not None:
-        _try_again(draft, item.rule, episode.incident, item.alert)
+        _try_again(draft, item.rule, episode.incident, item.alert, anew=anew)
     elif recovery is None and item.note == watchdog.NOTE:
         draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
     draft.keep(episode)
+
+
+def _fires_on(draft: _Draft, alert: Alert, episode: Episode | None, recovery: Recovery) -> None:
+    """Take back a doubted end. Nothing else follows from what Alertmanager lists: it may be silenced."""
+    if episode is None or not episode.open or episode.ends_at is None or episode.ends_at != alert.ends_at:
+        return  # it was told of meanwhile
+    draft.keep(replace(episode, ends_at=None))
+    if episode.incident is not None:
+        data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
+        draft.event(episode.incident, Kind.ALERT_RECOVERED, **data)
 
 
 def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
@@ -324,8 +347,8 @@ def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, jo
         draft.put(_attended(draft, again, rule, alert))
         return
     page = _page(draft, joined, rule)
-    body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True}
-    draft.messages.append(replace(page, key=climbing.second_key(joined), body=body))
+    body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True, climbing.JOINED: alert.fingerprint}
+    draft.messages.append(replace(page, key=climbing.joined_key(joined, alert), body=body))
 
 
 def _waits_for_its_end(known: Incident) -> bool:
@@ -350,16 +373,17 @@ def _attended(draft: _Draft, incident: Incident, rule: Rule, alert: Alert) -> In
     return replace(incident, last_end=None)
 
 
-def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert) -> None:
+def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert, *, anew: bool) -> None:
     """Give an incident that still fires another run when its last one ended without needing a person.
 
     A run cancelled by a silence that has ended since must not leave its incident without an owner. After a success, copies that
-    were under way when the alert ended don't count: only one that comes when the tombstone would have run out does.
+    were under way when the alert ended don't count: only one that comes when the tombstone would have run out does, or one that began
+    `anew`, after an end that was told and doubted.
     """
     known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
     if known is None or known.rule != rule.name or known.state is not IncidentState.OPEN:
         return
-    late = draft.snapshot.now - known.updated_at <= draft.intake.tombstone
+    late = not anew and draft.snapshot.now - known.updated_at <= draft.intake.tombstone
     # Where the alert that opened it is over, nothing would be done about that.
     subject = known.subject if known.subject.fingerprint in known.fingerprints else alert
     if known.last_end is RunState.CANCELLED and known.active_run is None:
@@ -496,9 +520,14 @@ def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
 
 
 def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
-    """Take an end. While a watchdog is lost it is noted and proves nothing: a dead Prometheus has all its alerts called resolved."""
-    labels = item.alert.labels
-    away = None if draft.intake.watch.watches(labels) else watchdog.lost({**draft.blind, **draft.in_force()}, labels)
+    """Take an end. While a watchdog is lost, or not long back, it is noted and proves nothing: a dead Prometheus has all its alerts called
+    resolved.
+    """
+    watch = draft.intake.watch
+    believed = item.recovery is not None and item.recovery.source is Source.BELIEVED  # who says so has waited
+    settle = timedelta() if believed or watch.stale_after is None else watch.settle
+    pauses = {**draft.blind, **draft.in_force()}
+    away = None if watch.watches(item.alert.labels) else watchdog.doubting(pauses, episode, now=draft.snapshot.now, settle=settle)
     if away is None:
         _resolved(draft, item.alert, episode, item.recovery)
     elif episode.ends_at is None:

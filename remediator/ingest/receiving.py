@@ -126,10 +126,10 @@ class Receiving:
             return await asyncio.to_thread(self._parse, body)
 
     def _parse(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:
-        """Parse a body; return its alerts as they came and as they may be kept, firing ones first, for the reason that `take` gives."""
+        """Parse a body; return its alerts as they came and as they may be kept, in the order of `Intake.order`, also over transactions."""
         webhook = parse_webhook(body)
         # A rule is found by the alert as it came; what is kept of it, and decided on, holds no secret.
-        return webhook, [(alert, self._scrubber.alert(alert)) for alert in sorted(webhook.alerts, key=_resolved_last)]
+        return webhook, [(alert, self._scrubber.alert(alert)) for alert in sorted(webhook.alerts, key=self._intake(0).order)]
 
     # --- together
 
@@ -198,10 +198,6 @@ def _refuse(batch: Sequence[_Waiting], error: Exception) -> None:
     """Tell those of a batch that have no answer yet."""
     for one in batch:
         one.fail(error)
-
-
-def _resolved_last(alert: Alert) -> bool:
-    return not alert.firing
 
 
 def _batches(waiting: Sequence[_Waiting]) -> Iterator[list[_Waiting]]:

@@ -11,7 +11,7 @@ from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.escalation.notice import alarm, alarm_key, all_clear
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
-from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROMOTED, STORM, SYSTEM_CHAIN, TAKEN, Pause, Signal, SignalKind
+from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROMOTED, SETTLING, STORM, SYSTEM_CHAIN, TAKEN, Pause, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.responders import taking
 from remediator.store.protocol import Changes, Snapshot
@@ -65,6 +65,8 @@ def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
         raise IllegalTransition(f"{scope!r} holds nothing back: it ends by itself once all that the storm held back has found its way")
     if scope.startswith(TAKEN):
         raise IllegalTransition(f"{scope!r} is no kill switch: whoever took it, or an admin, gives it back with `remediator release`")
+    if scope.startswith(SETTLING):
+        raise IllegalTransition(f"{scope!r} holds nothing back: it ends by itself once the watchdog has been heard for `watchdog.settle`")
     if scope not in snapshot.pauses:
         thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")

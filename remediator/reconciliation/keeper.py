@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import structlog
@@ -20,9 +20,9 @@ import structlog
 from remediator.alerts import Webhook
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
-from remediator.ingest.intake import late_copy
+from remediator.ingest.intake import began_anew, late_copy
 from remediator.ingest.receiving import Receiving
-from remediator.ingest.recovery import Source
+from remediator.ingest.recovery import Source, listed
 from remediator.metrics import Metrics
 from remediator.model import JSON, Alert, Episode
 from remediator.reconciliation.findings import Absences, Doubt, Found, PeerAnswer, Picture, Wanted, doubt_of, ended, narrow
@@ -96,6 +96,8 @@ class Reconciliation:
         self._absences = Absences()
         self._asked: frozenset[str] = frozenset()
         self._doubt: Doubt | None = None
+        self._contradicted: frozenset[tuple[str, datetime | None]] = frozenset()
+        """Fingerprint and doubted end of the episodes whose alerts were listed by the last round all the same."""
         self._said: dict[str, str] = {}
         self._cut: dict[tuple[str, str], Truncation] = {}
         self._unnamed: set[str] = set()
@@ -218,7 +220,7 @@ class Reconciliation:
             self._log.warning("reconciliation.recovered", alerts=len(found), incidents=list(opened[:20]))
 
     async def _unknown(self, found: Sequence[Found]) -> list[Found]:
-        """Return those alerts which no open episode knows, and which are no late copies of a closed one."""
+        """Return those alerts of which the store does not know that they fire."""
         tombstone = self._settings().limits.tombstone
         unknown: list[Found] = []
         for begin in range(0, len(found), PORTION):
@@ -226,7 +228,7 @@ class Reconciliation:
             snapshot = await self._store.read(Reads(fingerprints=[one.alert.fingerprint for one in portion]))
             for one in portion:
                 episode = snapshot.episodes.get(one.alert.fingerprint)
-                if episode is None or not (episode.open or late_copy(one.alert, episode, now=snapshot.now, tombstone=tombstone)):
+                if _is_news(one.alert, episode, now=snapshot.now, tombstone=tombstone):
                     unknown.append(one)
             await asyncio.sleep(0)
         return unknown
@@ -240,12 +242,16 @@ class Reconciliation:
         absences = self._absences
         absences.begin(now=time.monotonic(), certain=doubt is None, most=2 * bounds.every)
         gone: list[Found] = []
+        doubted: list[Episode] = []
         absent, before = 0, None
         pauses, watch = await self._store.pauses(), self._settings().watchdog.watch
         while True:
             page = await self._store.episodes(open_only=True, before=before, limit=PAGE)
             for episode in page.items:
-                if not isinstance(episode, Episode) or episode.fingerprint in picture.known:
+                if not isinstance(episode, Episode):
+                    continue
+                if episode.fingerprint in picture.known:
+                    doubted += [episode] if episode.ends_at is not None else []
                     continue
                 absent += 1
                 if not watch.watches(episode.labels) and lost(pauses, episode.labels) is not None:
@@ -258,6 +264,7 @@ class Reconciliation:
                 break
             await asyncio.sleep(0)
         absences.end()
+        await self._keep_open(doubted)
         self._metrics.reconciliation_absent.set(absent)
         self._metrics.reconciliation_alerts.set(len(picture.known))
         contradicted = f"{absences.contradicted} alerts come by webhook that no Alertmanager asked knows" if absences.contradicted else ""
@@ -266,6 +273,14 @@ class Reconciliation:
         if gone:
             await self._receiving.recover([(one.alert, one.recovery) for one in gone])
             self._log.warning("reconciliation.expired", episodes=len(gone))
+
+    async def _keep_open(self, doubted: Sequence[Episode]) -> None:
+        """Take back doubted ends of what this round and the last one list: one round may have asked before the end was told."""
+        found = [one for one in doubted if (one.fingerprint, one.ends_at) in self._contradicted]
+        self._contradicted = frozenset((one.fingerprint, one.ends_at) for one in doubted)
+        if found:
+            await self._receiving.recover([listed(one) for one in found])
+            self._log.warning("reconciliation.fires_on", episodes=len(found))
 
     async def _tell_doubt(self, doubt: Doubt | None, reason: str, absent: int) -> None:
         """Tell why episodes stay open although nobody lists their alerts, once for each reason."""
@@ -313,3 +328,10 @@ class Reconciliation:
         labels = self._scrub(dict(group.labels))
         data = {"receiver": group.receiver, "group": labels, "truncated": group.count, "recovered": recovered, "error": error}
         await self._note(Kind.ALERTS_TRUNCATED, data)
+
+
+def _is_news(alert: Alert, episode: Episode | None, *, now: datetime, tombstone: timedelta) -> bool:
+    """Tell whether no open episode knows an alert that is listed, and it is no late copy of a closed one."""
+    if episode is None:
+        return True
+    return began_anew(alert, episode) if episode.open else not late_copy(alert, episode, now=now, tombstone=tombstone)

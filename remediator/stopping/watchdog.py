@@ -20,7 +20,7 @@ from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.escalation.notice import alarm, alarm_key, all_clear
 from remediator.events import Kind
 from remediator.model import JSON, SYSTEM, Actor, Alert, Episode, Event
-from remediator.records import SYSTEM_CHAIN, WATCHDOG, WATCHDOG_AWAITED, Pause
+from remediator.records import SETTLING, SYSTEM_CHAIN, WATCHDOG, WATCHDOG_AWAITED, Pause
 from remediator.replacing import replace
 from remediator.rules.matchers import parse_matchers
 from remediator.rules.model import Matcher
@@ -38,6 +38,8 @@ PROOF = timedelta(minutes=3)
 within some minutes, the watchdog not before the others."""
 SETTLE = timedelta(minutes=15)
 """So long after a watchdog is back what was called over meanwhile is over, unless it was told of again."""
+ROLLOUT = timedelta(minutes=15)
+"""So long a loss stands that was written down after this replica had been told to watch no more: another one may still watch."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +99,34 @@ def lost(pauses: Mapping[str, Pause], labels: Mapping[str, str]) -> Pause | None
     return pauses.get(next(found, ""))
 
 
+def doubting(pauses: Mapping[str, Pause], episode: Episode, *, now: datetime, settle: timedelta) -> Pause | None:
+    """Return because of which loss the end of an episode proves nothing; None when it is an end.
+
+    What ended while a watchdog was lost may be told when it is heard again, since each group has its own interval: an end is believed
+    `settle` after the return, or of what began after it.
+    """
+    cluster = episode.labels.get(CLUSTER, "")
+    back = (pause for scope, pause in sorted(pauses.items()) if scope.startswith(SETTLING) and _speaks_for(scope, cluster))
+    return lost(pauses, episode.labels) or next(
+        (one for one in back if episode.starts_at < (one.since or one.at) and now - one.at < settle), None
+    )
+
+
+def settled(snapshot: Snapshot, settle: timedelta) -> Changes:
+    """Return what follows from watchdogs having been heard again for long enough."""
+    pauses = snapshot.pauses.values()
+    return Changes(lift=[one.scope for one in pauses if one.scope.startswith(SETTLING) and snapshot.now - one.at >= settle])
+
+
 def _speaks_for(scope: str, cluster: str) -> bool:
     own = scope.partition("@")[2]
     return not own or not cluster or own == cluster
 
 
 def reason_of(pause: Pause) -> str:
-    """Return why nothing acts by itself, for people. The words stay the same for as long as the pause does."""
+    """Return why nothing acts by itself, or why an end proves nothing. The words stay the same while the pause lasts."""
+    if pause.scope.startswith(SETTLING):
+        return f"a watchdog alert was not heard before {pause.at:%Y-%m-%d %H:%M:%SZ}, and what seemed over meanwhile may be told later"
     if pause.since is None:
         return "no watchdog alert was ever heard, so it can't be told whether alerts get here"
     cluster = pause.scope.partition("@")[2]
@@ -159,15 +182,20 @@ def _lost(pause: Pause, *, dry_run: bool, due: datetime) -> Changes:
     )
     message = alarm(_occasion(pause), "The watchdog alert is not heard", text, policy=DEFAULT_POLICY, due=due, dry_run=dry_run)
     data: dict[str, JSON] = {"scope": pause.scope, "reason": reason_of(pause)}
+    # Until then nobody has been told, and needs to hear that it is over.
+    pause = replace(pause, mark=due.isoformat() if due > pause.at else "")
     return Changes(pauses=[pause], events=[Event(SYSTEM_CHAIN, Kind.WATCHDOG_LOST, pause.at, data)], messages=[message])
 
 
 def heard(pauses: Mapping[str, Pause], alert: Alert, *, now: datetime, dry_run: bool) -> Changes:
-    """Return what follows from a watchdog that was heard: its pause is lifted, and that for never having heard one."""
+    """Return what follows from a watchdog that was heard: its pause is lifted, and that for never having heard one, and ends are doubted
+    for a while (see `doubting`).
+    """
     gone = {scope_of(alert.fingerprint, alert.labels), WATCHDOG, WATCHDOG_AWAITED} & set(pauses)
     back = [pauses[scope] for scope in sorted(gone) if is_lost(scope)]
     return Changes(
         lift=sorted(gone),
+        pauses=[_settling(pause, alert, now) for pause in back],
         events=[_back(pause, now) for pause in back],
         cancel_messages=[alarm_key(_occasion(pause)) for pause in back],
         messages=[
@@ -180,8 +208,20 @@ def heard(pauses: Mapping[str, Pause], alert: Alert, *, now: datetime, dry_run: 
                 dry_run=dry_run,
             )
             for pause in back
+            if _rang(pause, now)
         ],
     )
+
+
+def _settling(pause: Pause, alert: Alert, now: datetime) -> Pause:
+    """Make the row of a watchdog's return; its `since` says from when on what begins was said by a monitoring that is alive."""
+    anew = (pause.since or pause.at) < alert.starts_at < now  # by the clock that the other alerts' beginnings have
+    return Pause(SETTLING + pause.scope, SYSTEM.name, "it is heard again", now, since=alert.starts_at if anew else now)
+
+
+def _rang(pause: Pause, now: datetime) -> bool:
+    """Tell whether people may have been told of a loss."""
+    return not pause.mark or datetime.fromisoformat(pause.mark) <= now
 
 
 def forget(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
@@ -194,11 +234,21 @@ def forget(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
     return replace(quiet, lift=[scope], episodes=over, events=[event])
 
 
-def unwatched(snapshot: Snapshot) -> Changes:
-    """Return what follows from `stale_after` being taken out of the settings."""
-    gone = sorted(scope for scope in snapshot.pauses if is_lost(scope) or scope == WATCHDOG_AWAITED)
+def unwatched(snapshot: Snapshot, since: datetime) -> Changes:
+    """Return what follows from `stale_after` being taken out of the settings, which was noticed at `since`.
+
+    While other replicas still watch, they write the loss down again: that stands for a while, or people were told of it all the time.
+    """
+    left = [pause for pause in snapshot.pauses.values() if pause.at < since or snapshot.now - pause.at >= ROLLOUT]
+    gone = sorted(one.scope for one in left if is_lost(one.scope) or one.scope == WATCHDOG_AWAITED or one.scope.startswith(SETTLING))
+    if not gone:
+        return Changes()
     why = "watchdog.stale_after is not set any more"
-    events = [Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why}) for scope in gone]
+    events = [
+        Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why})
+        for scope in gone
+        if not scope.startswith(SETTLING)
+    ]
     quiet = [_not_missed_any_more(snapshot.pauses[scope], why, now=snapshot.now) for scope in gone if is_lost(scope)]
     return Changes(
         lift=gone,
@@ -210,6 +260,8 @@ def unwatched(snapshot: Snapshot) -> Changes:
 
 def _not_missed_any_more(pause: Pause, why: str, *, now: datetime) -> Changes:
     """Return what makes a pager quiet again whose watchdog nobody waits for any more."""
+    if not _rang(pause, now):
+        return Changes(cancel_messages=[alarm_key(_occasion(pause))])
     over = all_clear(_occasion(pause), "The watchdog alert is not missed any more", why, policy=DEFAULT_POLICY, due=now, dry_run=False)
     return Changes(messages=[over], cancel_messages=[alarm_key(_occasion(pause))])
 

@@ -50,6 +50,7 @@ class Watchdogs:
         self._since: Mapping[tuple[str, datetime], datetime] = {}
         """By fingerprint and last confirmation of each of these: since when no watchdog is lost that speaks for it, as this process saw."""
         self._scanned: float | None = None
+        self._off_since: datetime | None = None
         self._tidied = False
         self._began = datetime.now(UTC)
         self._log = structlog.get_logger("watchdog")
@@ -73,7 +74,7 @@ class Watchdogs:
         if watch.stale_after is None:
             await self._not_watched(watch)
             return
-        self._tidied = False
+        self._off_since, self._tidied = None, False
         if self._scan_is_due(watch):
             await self._scan(watch)
         seen = await self._store.read(Reads(fingerprints=list(self._known)))
@@ -86,6 +87,8 @@ class Watchdogs:
             if watch.is_stale(episode, seen.now) and watchdog.scope_of(episode.fingerprint, episode.labels) not in seen.pauses:
                 await self._silent(episode.fingerprint, watch, watch.stale_after)
         await self._believe(watch)
+        if watchdog.settled(seen, watch.settle).lift:
+            await self._store.transact(Reads(), lambda snapshot: watchdog.settled(snapshot, watch.settle))
         await self._tell()
 
     def _scan_is_due(self, watch: Watch) -> bool:
@@ -129,7 +132,9 @@ class Watchdogs:
             self._since = {}
             return
         seen = await self._store.read(Reads())
-        settling = [one for one in self._doubted if watchdog.lost(seen.pauses, one.labels) is None]
+        # One that is awaited is not lost, yet what was doubted before has nobody to vouch for it.
+        deaf = watch.stale_after is not None and WATCHDOG_AWAITED in seen.pauses
+        settling = [] if deaf else [one for one in self._doubted if watchdog.lost(seen.pauses, one.labels) is None]
         self._since = {(key := (one.fingerprint, one.confirmed_at)): self._since.get(key, seen.now) for one in settling}
         over = [one for one in settling if seen.now - self._since[one.fingerprint, one.confirmed_at] >= watch.settle]
         if over:
@@ -153,13 +158,15 @@ class Watchdogs:
         """Lift what is left from when it was watched, and see what was doubted then to its end."""
         if self._tidied:
             return
-        if any(watchdog.is_lost(scope) or scope == WATCHDOG_AWAITED for scope in await self._store.pauses()):
-            await self._store.transact(Reads(), watchdog.unwatched)
+        seen = await self._store.read(Reads())
+        since = self._off_since = self._off_since or seen.now
+        if watchdog.unwatched(seen, since).lift:
+            await self._store.transact(Reads(), lambda snapshot: watchdog.unwatched(snapshot, since))
         if self._scan_is_due(watch):
             await self._scan(watch)
         await self._believe(watch)
         self._metrics.watchdogs(None, 0)
-        if not self._doubted:
+        if not self._doubted and seen.now - since > 2 * watchdog.ROLLOUT:
             self._known, self._scanned, self._tidied = {}, None, True
 
     async def _tell(self) -> None:
