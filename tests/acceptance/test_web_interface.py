@@ -167,7 +167,7 @@ async def test_what_somebody_writes_is_not_exchanged_under_his_hands(desk: Desk)
         await desk.world.daemon.reaches(run, "succeeded")
         await expect(page.locator("h1 .succeeded")).to_be_visible()
         await expect(page.get_by_label("Comment")).to_have_value("half a sent")
-        await expect(page.get_by_text("This page has changed since.")).to_be_visible()
+        await expect(page.get_by_text("Below is still the plan you were reading")).to_be_visible()
         await page.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("alert")).to_contain_text("is approved already")
     assert desk.world.calls("writing") == 1

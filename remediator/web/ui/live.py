@@ -82,8 +82,8 @@ class Live:
             woken = await _either(changed, LOOK_EVERY)
             changed.clear()
             differ = await marks.differ()
-            # A page of many things may look different after any commit. A comment shows that the connection lives.
-            await response.write(b"event: changed\ndata: \n\n" if differ or (woken and not chain) else b": \n\n")
+            # A page of many things may look different after any commit. Scripts don't see comments: a beat shows that the connection lives.
+            await response.write(b"event: changed\ndata: \n\n" if differ or (woken and not chain) else b"event: beat\ndata: \n\n")
             await asyncio.sleep(0 if self._shut else PAUSE)
         if not self._shut:
             await response.write(b"event: over\ndata: \n\n")

@@ -59,7 +59,7 @@ async def test_another_incidents_events_are_not_told(surface: Surface, enter: En
         async with asyncio.timeout(10):
             while (line := await answer.content.readline()) == b"\n" or line.startswith(b"data: "):
                 pass
-        assert line == b": \n"
+        assert line == b"event: beat\n"
 
 
 async def test_what_another_replica_did_is_told(surface: Surface, enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,29 +7,38 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from playwright.async_api import Page, expect
 
 from remediator.events import Kind
 from remediator.model import ApprovalState, Event, RunState
 from remediator.records import Pause
 from remediator.store.protocol import Changes, Reads
-from tests.servers.browser import open_browser
+from remediator.web.ui import live
+from tests.servers.browser import PHONE, open_browser
 from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, Surface, make_approval, make_plan, make_run, token_of
 
 
 @asynccontextmanager
-async def looking_at(surface: Surface, path: str) -> AsyncIterator[Page]:
-    """Open a page as somebody who may approve, and wait until it is live."""
+async def looking_at(surface: Surface, path: str, *, is_live: bool = True, clock: bool = False) -> AsyncIterator[Page]:
+    """Open a page as somebody who may approve, and wait until it is live. With `clock` its time may be moved on."""
     async with open_browser() as browser:
-        page = await browser.new_page()
+        page = await (await browser.new_context(viewport=PHONE)).new_page()
         page.set_default_timeout(10_000)
-        await page.goto(surface.url)
-        await page.get_by_label("Your token").fill(token_of("sre"))
-        await page.get_by_role("button", name="Sign in").click()
-        await page.wait_for_url("**/ui/")
+        if clock:
+            await page.clock.install()
+        await enter(page, surface, "sre")
         await page.goto(surface.url + path)
-        await expect(page.locator("#live.on")).to_be_visible()
+        await expect(page.locator("#live.on" if is_live else "#live")).to_be_visible()
         yield page
+
+
+async def enter(page: Page, surface: Surface, role: str) -> None:
+    """Sign in."""
+    await page.goto(f"{surface.url}/ui/sign-in")
+    await page.get_by_label("Your token").fill(token_of(role))
+    await page.get_by_role("button", name="Sign in").click()
+    await page.wait_for_url("**/ui/")
 
 
 async def test_a_plan_is_not_exchanged_under_the_button(surface: Surface) -> None:
@@ -70,6 +79,63 @@ async def test_a_plan_is_not_exchanged_by_way_of_none(surface: Surface) -> None:
         await page.get_by_role("button", name="Approve").click()
         await expect(page.get_by_role("alert")).to_contain_text("is void already")
         assert await votes(surface, APPROVAL, other) == []
+
+
+async def test_nobody_acts_as_somebody_else_than_his_page_says(surface: Surface) -> None:
+    """Once another person signs in, in the same browser, an open page exchanges nothing and says so; what is pressed there is not done."""
+    async with looking_at(surface, f"/ui/runs/{RUN}") as page:
+        await expect(page.locator(".who")).to_have_text("sre")
+        assert (box := await page.locator(".who").bounding_box()) is not None
+        assert box["width"] > 10  # on a phone too
+        await expect(page.locator("#approve")).to_contain_text("You decide as sre.")
+        await enter(await page.context.new_page(), surface, "admin")
+        await put(surface, Changes(runs=[replace(make_run(), reason="something new")]))
+        await page.bring_to_front()
+        await expect(page.locator("#stale")).to_contain_text("You are signed in as admin now")
+        await expect(page.locator("#live.lost")).to_contain_text("You are signed in as admin now. Reload.")
+        await expect(page.get_by_text("something new")).to_have_count(0)
+        await page.get_by_role("button", name="Approve").click()
+        await expect(page.get_by_role("alert")).to_contain_text("made in an earlier session, so nothing was done")
+        await expect(page.locator(".who")).to_have_text("admin")
+        assert await votes(surface, APPROVAL) == []
+
+
+async def test_what_moves_takes_no_press_and_what_stays_keeps_the_focus(surface: Surface) -> None:
+    """A banner that moves a button holds it for a moment; what did not change is not exchanged, though others write into it."""
+    async with looking_at(surface, f"/ui/runs/{RUN}") as page:
+        await page.evaluate("""() => {
+            document.documentElement.style.overflowAnchor = 'none';
+            document.querySelector('#approve textarea').setAttribute('data-of-a-password-manager', '');
+            const deny = [...document.querySelectorAll('#approve button')].at(-1);
+            new MutationObserver(() => { window.wasHeld ||= deny.disabled }).observe(deny, { attributes: true });
+        }""")
+        await page.locator("#part-head").get_by_role("link", name=INCIDENT).focus()
+        await put(surface, Changes(runs=[replace(make_run(), reason="news")], pauses=[Pause("freeze", "anna", "from elsewhere", NOW)]))
+        await page.wait_for_function("window.wasHeld")
+        await expect(page.get_by_text("news", exact=True)).to_be_visible()
+        await expect(page.get_by_role("button", name="Deny")).to_be_enabled()
+        await expect(page.locator("#part-head").get_by_role("link", name=INCIDENT)).to_be_focused()
+        await expect(page.locator("[data-of-a-password-manager]")).to_have_count(1)
+        await expect(page.locator("#stale")).to_have_count(0)
+
+
+async def test_a_dead_connection_is_found(surface: Surface, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a word of the daemon for fifteen seconds a page asks for a new connection; one that is refused says why."""
+    monkeypatch.setattr(live, "LOOK_EVERY", 3600.0)  # it says nothing
+    async with looking_at(surface, "/ui/", clock=True) as page:
+        async with page.expect_request("**/ui/live*"):
+            await page.clock.fast_forward(20_000)
+        await expect(page.locator("#live.on")).to_be_visible()
+        await page.context.clear_cookies()
+        await page.clock.fast_forward(20_000)
+        await expect(page.locator("#live.lost")).to_have_text("You are signed out. Reload to sign in.")
+
+
+async def test_a_page_too_many_says_that_it_is_one(surface: Surface, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not followed since many are is not told that the daemon can't be reached."""
+    monkeypatch.setattr(live, "MOST", 0)
+    async with looking_at(surface, "/ui/", is_live=False) as page:
+        await expect(page.locator("#live.lost")).to_contain_text("This page is not live: too many pages are open")
 
 
 async def put(surface: Surface, changes: Changes) -> None:
