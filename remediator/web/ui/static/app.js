@@ -183,42 +183,30 @@ function lost(words) {
 
 // A browser opens few connections to one host: a page that nobody looks at must not keep one from the others.
 function follow(chain) {
-<<<<<<< Updated upstream
-  let source = null, over = false, mark = document.body.dataset.mark;
-  const open = () => {
-    source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
-    // What happened between the page's making and now was told to nobody; the page's mark is the daemon's where nothing did.
-    source.addEventListener("hello", (event) => {
-      document.getElementById("live").classList.add("on");
-      if (!mark || event.data !== mark) refresh();
-      mark = "";
-    });
-    source.addEventListener("changed", refresh);
-    source.addEventListener("over", () => { over = true; source.close(); lost("You are signed out. Reload to sign in."); });
-    source.addEventListener("error", () => {
-      mark = "";
-      lost("The daemon can't be reached. What you see is not live.");
-      if (source.readyState === EventSource.CLOSED) setTimeout(() => { if (!over && !document.hidden && source.readyState === EventSource.CLOSED) open(); }, 10000);
-=======
   let source = null, over = false, heard = 0;
   const open = () => {
     source?.close();
     heard = Date.now();
     const own = source = new EventSource(`/ui/live?chain=${encodeURIComponent(chain)}`);
-    const hear = (event, act) => own.addEventListener(event, () => { heard = Date.now(); if (own === source) act?.(); });
+    const hear = (name, act) => own.addEventListener(name, (event) => { heard = Date.now(); if (own === source) act(event); });
     const bring = async () => { if (await refresh() && own === source && own.readyState === EventSource.OPEN) footer().classList.add("on"); };
-    hear("hello", bring); // each time: what happened between the page's making and now was told to nobody
+    // What happened between the page's making and now was told to nobody; the page's mark is the daemon's where nothing did.
+    hear("hello", (event) => {
+      if (mark && event.data === mark) footer().classList.add("on");
+      else bring();
+      mark = "";
+    });
     hear("changed", bring);
     hear("beat", () => { if (footer().classList.contains("lost")) bring(); });
     hear("over", () => { over = true; own.close(); lost("You are signed out. Reload to sign in."); });
     own.addEventListener("error", async () => {
+      mark = "";
       if (over || own !== source) return;
       lost(UNREACHED);
       if (own.readyState !== EventSource.CLOSED) return; // the browser tries again by itself
       // Refused: the page itself tells whether that is since nobody is signed in, or since too many are looking.
       if (await refresh()) lost("This page is not live: too many pages are open, or a proxy lets none be. Reload to see what is new.");
       setTimeout(() => { if (!over && !document.hidden && own === source) open(); }, 10000);
->>>>>>> Stashed changes
     });
   };
   document.addEventListener("visibilitychange", () => {
