@@ -255,6 +255,8 @@ def _ends(item: Sorted, open_: Episode) -> bool:
     """Tell whether what is said to be over is the open episode, and not an earlier one or one that was confirmed meanwhile."""
     if item.recovery is None:
         return not late_end(item.alert, open_)
+    if item.recovery.source is Source.BELIEVED and item.alert.ends_at != open_.ends_at:
+        return False  # its end was taken back meanwhile
     return item.alert.starts_at == open_.starts_at and item.recovery.confirmed_at == open_.confirmed_at
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from remediator.ingest.intake import Intake, reads_for, sort, take
 from remediator.ingest.receiving import Receiving
-from remediator.ingest.recovery import Recovery, Source, listed
+from remediator.ingest.recovery import Recovery, Source, believed, listed
 from remediator.metrics import Metrics
 from remediator.model import Alert, Episode, IncidentState, RunState
 from remediator.records import Incident
@@ -124,6 +124,17 @@ async def test_end_that_was_told_again_is_not_taken_back_by_an_older_list(kennel
     found = listed(replace(episode, ends_at=NOW))
     await kennel.recover([found])
     assert (await _episode(kennel)).ends_at == episode.ends_at is not None
+
+
+async def test_end_that_was_taken_back_is_not_believed(kennel: Kennel) -> None:
+    """The keeper may have read the doubted end a moment before Alertmanager was seen to list the alert."""
+    kennel.now += MINUTE
+    await kennel.send(over("Watchdog"), over())
+    await kennel.send(alert("Watchdog", starts_at=kennel.now))
+    doubted = await _episode(kennel)
+    await kennel.recover([listed(doubted)])
+    await kennel.recover([believed(doubted)])
+    assert await kennel.state() is IncidentState.OPEN
 
 
 async def test_missed_firing_after_a_doubted_end_keeps_the_incident_open(kennel: Kennel) -> None:
