@@ -64,6 +64,21 @@ async def _hear(world: World, **labels: str) -> None:
     assert answer["incidents"] == []
 
 
+def _alarms(world: World) -> list[str]:
+    """Return what kinds of messages people got of a watchdog that is not heard."""
+    alarms = [one for one in world.target.received if "The watchdog alert is not heard" in one.body.decode()]
+    return [one.json["incident"]["kind"] for one in alarms]
+
+
+async def _until_told(world: World, before: int = 0) -> None:
+    """Wait until people have one page more of a watchdog that is not heard than `before`."""
+
+    async def told() -> bool:
+        return _alarms(world)[before:] == ["page"]
+
+    await world.daemon.until(told, what="people were told that it is lost")
+
+
 async def _acts(world: World, ident: str) -> bool:
     """Tell whether a run of an auto rule goes on by itself."""
     (incident,) = (await world.fire("Call", id=ident))["incidents"]
@@ -79,14 +94,16 @@ async def test_never_heard_lowers_to_approve_also_across_restarts(world: World) 
     assert pause["scope"] == "watchdog"
     assert not await _acts(world, "never")
     assert await world.daemon.metric("remediator_watchdog_stale") == 1
+    await _until_told(world)
     code, output = await world.daemon.command("resume", "--scope", "watchdog:awaited")
     assert (code, "ever heard" in output) == (1, True), output
 
 
 async def test_watchdog_heard_gives_auto_back_and_its_absence_takes_it(world: World) -> None:
-    """Heard, rules act by themselves; unheard for `stale_after` they ask, and say why; people are told once each way."""
+    """Heard, rules act by themselves; unheard for `stale_after` they ask, and say why; people are told once."""
     await _hear(world)
     assert await _lost(world) == []
+    before = len(_alarms(world))
     assert await _acts(world, "heard")
     pause = await _until_lost(world)
     assert pause["scope"].startswith("watchdog:")
@@ -96,16 +113,13 @@ async def test_watchdog_heard_gives_auto_back_and_its_absence_takes_it(world: Wo
     code, output = await world.daemon.command("status")
     assert (code, "APPROVALS ONLY" in output) == (0, True), output
 
-    async def told() -> bool:
-        alarms = [one for one in world.target.received if "The watchdog alert is not heard" in one.body.decode()]
-        return [one.json["incident"]["kind"] for one in alarms] == ["page", "page"]
-
-    await world.daemon.until(told, what="people were told twice: never heard, then lost")
+    await _until_told(world, before)
     assert not (await world.daemon.get("incidents?rule=everything"))["items"], "a watchdog opened an incident"
 
 
 async def test_s19_lost_watchdog_makes_resolved_unknown(world: World) -> None:
     """While alerts may not get here, silence is no proof: verification does not succeed until the watchdog is back."""
+    await _until_lost(world)
     (incident,) = (await world.fire("Verified", id="s19"))["incidents"]
     await world.daemon.approve(f"{incident}-1")
     await world.daemon.reaches(f"{incident}-1", "verifying")
