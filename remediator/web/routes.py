@@ -69,7 +69,7 @@ class Call:
         if allows(self.actor, Operation.READ_EVIDENCE):
             return value
         visible = await asyncio.to_thread(open_facts, self.service.registry)
-        return without_evidence(value, visible)
+        return await asyncio.to_thread(without_evidence, value, visible)
 
     def path(self, name: str) -> str:
         """Return a part of the path."""

@@ -60,6 +60,7 @@ class Site:
         self._templates = environment(self._static)
         self._door = door.Door(surface, session_key)
         self._live = live.Live(surface)
+        self._rendering = asyncio.Semaphore(1)  # the daemon's work shares its processor time with one page, however many are asked for
 
     def shut(self) -> None:
         """End what lasts: pages that are told of changes."""
@@ -165,7 +166,8 @@ class Site:
             return refusal(refused)
 
     async def _written(self, template: str, data: Mapping[str, Any], *, status: int) -> web.Response:
-        text = await asyncio.to_thread(self._templates.get_template(template).render, data)
+        async with self._rendering:
+            text = await asyncio.to_thread(self._templates.get_template(template).render, data)
         return web.Response(text=text, status=status, headers=HEADERS, content_type="text/html")
 
     # --- signing in

@@ -206,6 +206,27 @@ async def test_nothing_that_waits_is_hidden_by_what_is_newer(surface: Surface, e
     assert "state=approval&amp;before=" in waiting
 
 
+async def test_a_long_story_is_told_from_its_end(surface: Surface, enter: Enter) -> None:
+    """Of thousands of events the newest are on the page, and all for who asks; why an early run acted is never told as if it had not."""
+    noted = [Event(INCIDENT, Kind.INCIDENT_ACKNOWLEDGED, NOW + timedelta(seconds=n), {"owner": f"owner-{n:04d}"}) for n in range(10, 1310)]
+    late = make_run(id=f"{INCIDENT}-2", number=2, approval=None, created_at=NOW + timedelta(seconds=1300))
+    chosen = {"run": late.id, "remedy": "roll back", "reason": "late", "checks": {}, "conditions": []}
+    await put(surface, runs=[late], events=[*noted, Event(INCIDENT, Kind.REMEDY_CHOSEN, NOW + timedelta(seconds=1310), chosen)])
+    person = await enter("viewer")
+    text = (await person.look(f"/ui/incidents/{INCIDENT}")).text
+    assert text.count('class="when"') == 200
+    assert "The newest 200 of 1304 events" in text
+    assert "owner-1309" in text
+    assert text.count("Chose <strong>roll back</strong>") == 1
+    assert "It was decided long before" in text
+    everything = (await person.look(f"/ui/incidents/{INCIDENT}?events=all")).text
+    assert everything.count('class="when"') == 1304
+    assert everything.count("Chose <strong>roll back</strong>") == 2
+    early = (await person.look(f"/ui/runs/{RUN}")).text
+    assert "Chose <strong>roll back</strong>" in early
+    assert early.count('class="when"') == 2
+
+
 async def test_a_list_says_how_far_it_looked(surface: Surface, enter: Enter) -> None:
     """That none of the newest fits is not said as if none did."""
     await put(surface, incidents=[replace(make_incident(n), severity="sev4") for n in range(10, 1015)])

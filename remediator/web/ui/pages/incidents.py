@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-from remediator.model import JSON, IncidentState
+from remediator.events import Kind
+from remediator.model import JSON, ChainedEvent, IncidentState
 from remediator.people.authentication import Operation
 from remediator.records import Incident, Run
 from remediator.responders.taking import scope_of
@@ -22,8 +23,12 @@ LOOKED_THROUGH = 20
 """Pages of the store that are looked through for incidents of one severity."""
 MOST_RUNS = 100
 EVENTS = 1000
-MOST_EVENTS = 5000
-"""Events of an incident that its page shows, the newest."""
+NEWEST = 1000
+"""Events of an incident that its page reads, unless all are asked for."""
+SHOWN = 200
+"""Events of a timeline that are shown, unless all are asked for: a page is fetched again at each event."""
+MOST_EVENTS = 2000
+"""Events of an incident that are shown at most, the newest."""
 
 STATES: Mapping[str, tuple[str, ...]] = {
     "open": (IncidentState.OPEN, IncidentState.ESCALATED),
@@ -71,7 +76,9 @@ async def show(page: Page) -> Shown:
     incident = await incident_of(page)
     store = page.service.store
     runs = cast("list[Run]", list((await store.runs(incident=incident.id, limit=MOST_RUNS)).items))
-    events = await events_of(page, incident.id)
+    length = await store.length(incident.id)
+    events = await events_of(page, incident.id, after=max(0, length - (MOST_EVENTS if wants_all(page) else NEWEST)))
+    own = by_run(events)
     hold = hold_of(await store.pauses(), incident.id)
     rule = page.service.rules.rule(incident.rule)
     messages = [message for owner in (incident.id, *(run.id for run in reversed(runs))) for message in await store.messages(owner)]
@@ -79,8 +86,9 @@ async def show(page: Page) -> Shown:
         "incident": incident,
         "rule": rule,
         "runs": runs,
-        "traces": {run.id: trace_of(events, run.id) for run in runs},
-        "events": list(reversed(events)),
+        "traces": {run.id: trace_of(own.get(run.id, ()), run.id) if reach(events, run) else None for run in runs},
+        "events": list(reversed(events if wants_all(page) else events[-SHOWN:])),
+        "length": length,
         "hold": hold,
         "hold_scope": scope_of(incident.id),
         "mine": hold is not None and (hold.who == page.actor.name or "admin" in page.actor.roles),
@@ -107,11 +115,48 @@ async def incident_of(page: Page) -> Incident:
     return found
 
 
+def wants_all(page: Page) -> bool:
+    """Tell whether all events were asked for, not only the newest."""
+    return page.query.get("events") == "all"
+
+
+def by_run(events: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+    """Group events by the run that they are about."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for event in events:
+        if (run := event["data"].get("run")) is not None:
+            found.setdefault(str(run), []).append(event)
+    return found
+
+
+def reach(events: Sequence[Mapping[str, Any]], run: Run) -> bool:
+    """Tell whether events of a chain, the newest, go back to a run's beginning."""
+    return not events or events[0]["seq"] == 1 or events[0]["at"] < run.created_at
+
+
+async def events_of_run(page: Page, run: Run) -> list[dict[str, Any]]:
+    """Return a run's events, oldest first. The whole chain is read only for a run that began before its newest events."""
+    store = page.service.store
+    newest = await store.events(run.incident, after=max(0, await store.length(run.incident) - NEWEST), limit=NEWEST + EVENTS)
+    if newest and newest[0].seq != 1 and newest[0].at >= run.created_at:
+        newest, after = [], 0
+        while portion := await store.events(run.incident, after=after, limit=EVENTS):
+            newest, after = [*newest, *(one for one in portion if one.data.get("run") == run.id)], portion[-1].seq
+            early = [one for one in newest[:-MOST_EVENTS] if one.kind != Kind.VERIFICATION_READ]  # why it acted stands at its beginning
+            newest = [*early, *newest[-MOST_EVENTS:]]
+    return await _shown(page, [one for one in newest if one.data.get("run") == run.id])
+
+
 async def events_of(page: Page, chain: str, *, after: int = 0) -> list[dict[str, Any]]:
     """Return a chain's events after a place in it, oldest first, as the caller may see them."""
-    found: list[Any] = []
+    found: list[ChainedEvent] = []
     while events := await page.service.store.events(chain, after=after, limit=EVENTS):
         found, after = [*found, *events][-MOST_EVENTS:], events[-1].seq
+    return await _shown(page, found)
+
+
+async def _shown(page: Page, found: Sequence[ChainedEvent]) -> list[dict[str, Any]]:
+    """Return events as the caller may see them."""
     if not page.may(Operation.READ_EVIDENCE):
         shown = await page.call.without_evidence([event.data for event in found])
     else:

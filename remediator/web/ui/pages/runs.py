@@ -20,7 +20,7 @@ from remediator.store.protocol import Page as Rows
 from remediator.web.routes import missing
 from remediator.web.runs import ACTING, run_of, visible
 from remediator.web.ui.page import Moved, Page, Shown, View
-from remediator.web.ui.pages.incidents import events_of
+from remediator.web.ui.pages.incidents import SHOWN, events_of_run, wants_all
 from remediator.web.ui.rendering import path_part
 from remediator.web.ui.trace import trace_of
 
@@ -57,7 +57,8 @@ async def show(page: Page) -> Shown:
     store = page.service.store
     incident = await store.incident(run.incident)
     approval = await store.approval(run.approval) if run.approval else None
-    events = [event for event in await events_of(page, run.incident) if event["data"].get("run") == run.id]
+    events = await events_of_run(page, run)
+    readings = [event for event in events if event["kind"] == Kind.VERIFICATION_READ]
     shown = await visible(page.call, replace(run, steps=undo.to_do(run)))
     kinds = page.service.registry
     data = {
@@ -72,8 +73,9 @@ async def show(page: Page) -> Shown:
         "words": [(kind, *WORDS[kind]) for kind in SignalKind if kind in TAKES.get(run.state, ()) and _may_say(page, kind)],
         "lost": _lost(page, run),
         "trace": trace_of(events, run.id),
-        "readings": [event for event in events if event["kind"] == Kind.VERIFICATION_READ],
-        "events": list(reversed(events)),
+        "readings": readings if wants_all(page) else readings[-SHOWN:],
+        "events": list(reversed(events if wants_all(page) else events[-SHOWN:])),
+        "length": len(events),
         "undoable": _undoable(page, run, incident),
     }
     return Shown("run.html", f"Run {run.id}", data, chain=run.incident)
