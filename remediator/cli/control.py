@@ -85,6 +85,9 @@ def pause(
     done = client.post("api", "v1", "pause", body={"scope": _scope(rule), "reason": reason})
     if as_json:
         return print_json(done)
+    if done["why"] != reason:
+        since = f"by {done['who']} since {short_time(done['at'])}, because: {one_line(done['why'])}"
+        say(f"{done['scope']} had been paused already {since}. That stands; your reason was not noted.", style="bold")
     return say(f"paused: {done['scope']}. Only `remediator resume` lifts it.", style="bold")
 
 

@@ -231,6 +231,9 @@ async def test_pause_and_resume(surface: Surface, run: Commands) -> None:
     """The kill switch in two words; a rule that does not exist is refused."""
     assert (await run("pause", role="responder")).code == 2
     assert (await run("pause", "-m", "deploying", role="responder")).code == 0
+    again = (await run("pause", "-m", "it deletes things", role="approver")).out
+    assert "global had been paused already by responder" in again
+    assert "because: deploying. That stands; your reason was not noted." in again
     assert (await run("pause", "--rule", "none", "-m", "x", role="responder")).code == 1
     assert (await run("pause", "--rule", "site-down", "-m", "x", role="responder")).code == 0
     assert set(await surface.service.store.pauses()) == {"global", "rule:site-down"}

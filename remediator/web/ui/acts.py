@@ -9,7 +9,9 @@ from typing import Any
 
 from remediator.model import JSON
 from remediator.records import FREEZE
+from remediator.web.ui import said
 from remediator.web.ui.page import Form
+from remediator.web.ui.said import Done
 
 Fields = Mapping[str, JSON]
 
@@ -21,10 +23,10 @@ class Act:
     path: str
     route: str
     """Name of the API's route that does it."""
-    body: Callable[[Form], Fields] = dict
+    body: Callable[[Form], Fields]
     """Makes the route's JSON body of the form's fields."""
-    said: str = ""
-    """Key of what is said afterwards (`SAID`); may hold a field of the form."""
+    said: Callable[[Done], str]
+    """Says afterwards what was done."""
     to: str = ""
     """The page to go to afterwards, from the parts of the path and `{new}`, the id that the route answered; empty: the form's own."""
 
@@ -65,42 +67,23 @@ def _forced(form: Form) -> Fields:
 
 
 ACTS: tuple[Act, ...] = (
-    Act("/ui/do/pause", "pause", only("scope", "reason"), "paused"),
-    Act("/ui/do/resume", "resume", only("scope", "reason", "at"), "resumed"),
-    Act("/ui/do/freeze", "freeze", _frozen, "frozen"),
-    Act("/ui/do/thaw", "thaw", _thawed, "thawed"),
-    Act("/ui/do/take-target", "takeTarget", only("target", "reason", **{"for": "span"}), "taken"),
-    Act("/ui/do/release-target", "releaseTarget", only("target", "reason"), "released"),
-    Act("/ui/do/reload", "reload", lambda _form: {}, "reloaded"),
-    Act("/ui/incidents/{incident}/acknowledge", "acknowledgeIncident", lambda _form: {}, "acknowledged"),
-    Act("/ui/incidents/{incident}/take", "takeIncident", only("reason", **{"for": "span"}), "taken"),
-    Act("/ui/incidents/{incident}/release", "releaseIncident", only("reason"), "released"),
-    Act("/ui/approvals/{approval}/decide", "decideApproval", _decided, "{decision}"),
-    Act("/ui/runs/{run}/signal", "signalRun", only("kind", "comment", "entered_at"), "signalled"),
-    Act("/ui/runs/{run}/undo", "undoRun", only("comment"), "undo", to="/ui/runs/{new}"),
-    Act("/ui/rules/{rule}/promote", "promoteRule", _forced, "promoted"),
-    Act("/ui/rules/{rule}/demote", "demoteRule", only("to", "reason"), "demoted"),
+    Act("/ui/do/pause", "pause", only("scope", "reason"), said.paused),
+    Act("/ui/do/resume", "resume", only("scope", "reason", "at"), said.resumed),
+    Act("/ui/do/freeze", "freeze", _frozen, said.frozen),
+    Act("/ui/do/thaw", "thaw", _thawed, said.thawed),
+    Act("/ui/do/take-target", "takeTarget", only("target", "reason", **{"for": "span"}), said.taken),
+    Act("/ui/do/release-target", "releaseTarget", only("target", "reason"), said.released),
+    Act("/ui/do/reload", "reload", lambda _form: {}, said.reloaded),
+    Act("/ui/incidents/{incident}/acknowledge", "acknowledgeIncident", lambda _form: {}, said.acknowledged),
+    Act("/ui/incidents/{incident}/take", "takeIncident", only("reason", **{"for": "span"}), said.taken),
+    Act("/ui/incidents/{incident}/release", "releaseIncident", only("reason"), said.released),
+    Act("/ui/approvals/{approval}/decide", "decideApproval", _decided, said.decided),
+    Act("/ui/runs/{run}/signal", "signalRun", only("kind", "comment", "entered_at"), said.told),
+    Act("/ui/runs/{run}/undo", "undoRun", only("comment"), said.undone, to="/ui/runs/{new}"),
+    Act("/ui/rules/{rule}/promote", "promoteRule", _forced, said.moved),
+    Act("/ui/rules/{rule}/demote", "demoteRule", only("to", "reason"), said.moved),
 )
 """Every form of the interface but signing in and out."""
-
-SAID: Mapping[str, str] = {
-    "paused": "The kill switch is thrown. Calls under way finish, nothing further is started.",
-    "resumed": "Lifted. What was interrupted waits for a person's word, run by run.",
-    "frozen": "Frozen.",
-    "thawed": "Thawed. What waited looks again.",
-    "reloaded": "Settings and rules were read again and are in force.",
-    "acknowledged": "You are the owner now.",
-    "taken": "It is yours: automation keeps its hands off.",
-    "released": "Released. What was stopped waits for a person's word.",
-    "approve": "Your approval is recorded.",
-    "deny": "Denied. Nothing is changed.",
-    "signalled": "The run was told and goes on from here.",
-    "undo": "This run does the undo.",
-    "promoted": "Promoted.",
-    "demoted": "Demoted.",
-    "out": "You are signed out.",
-}
-"""What is said after an act, by key: an address names the key only, so that no link can put words on a page."""
 
 
 def raw(fields: Fields) -> bytes:

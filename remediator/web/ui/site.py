@@ -21,12 +21,13 @@ from remediator.web.bodies import parse_body, read_body
 from remediator.web.problems import Refused, from_error
 from remediator.web.query import LONGEST
 from remediator.web.routes import Call, Route, Surface
-from remediator.web.ui import acts, door, live
-from remediator.web.ui.acts import ACTS, SAID, Act
+from remediator.web.ui import acts, door, live, said
+from remediator.web.ui.acts import ACTS, Act
 from remediator.web.ui.entry import HEADERS, HOME, PREFIX, SessionKey, refusal
 from remediator.web.ui.page import Failed, Form, Moved, Page, Shown, View
 from remediator.web.ui.pages import audit, catalogue, freezes, incidents, overview, rules, runs
 from remediator.web.ui.rendering import Static, environment
+from remediator.web.ui.said import Done, Said
 from remediator.web.ui.sessions import Session
 
 MOST_BODY = 64 * 1024
@@ -150,11 +151,14 @@ class Site:
             "may": {operation.value: page.may(operation) for operation in Operation},
             "csrf": self._door.csrf(page.session),
             "failed": page.failed,
-            "said": SAID.get(page.query.get("said", ""), "") if page.failed is None else "",
+            "said": None if page.failed is not None else self._said(page),
             "holds": holds,
             "stopped": "global" in snapshot.pauses,
             "pauses": snapshot.pauses,
         }
+
+    def _said(self, page: Page) -> Said | None:
+        return said.opened(page.call.request.query.get("said", ""), key=self._door.csrf(page.session), now=page.now)
 
     async def _refused(self, request: web.Request, found: tuple[Session, Actor], refused: Refused) -> web.Response:
         """Show why there is nothing to show, with the way back; plainly when not even that is possible (no store)."""
@@ -175,8 +179,8 @@ class Site:
     async def _sign_in_page(
         self, request: web.Request, *, problem: str = "", status: int = 200, to: str = "", kept: str = ""
     ) -> web.Response:
-        said = SAID.get(request.query.get("said", ""), "") if not problem else ""
-        data = {"to": door.own_path(to or request.query.get("to", "")), "kept": kept, "problem": problem, "said": said}
+        words = said.OUT if request.query.get("said") == "out" and not problem else ""
+        data = {"to": door.own_path(to or request.query.get("to", "")), "kept": kept, "problem": problem, "said": words}
         return await self._written("sign_in.html", data, status=status)
 
     async def _sign_in(self, request: web.Request, form: Form) -> web.StreamResponse:
@@ -227,10 +231,10 @@ class Site:
             return await self._sign_out(request, found)
         for pattern, act in self._acts:
             if (parts := _parts(pattern, path)) is not None:
-                return await self._do(act, Call(self._surface, request, found[1], {}, parts=parts), form)
+                return await self._do(act, Call(self._surface, request, found[1], {}, parts=parts), form, found[0])
         raise Refused(404, "there is nothing at this path", reason="not_found")
 
-    async def _do(self, act: Act, call: Call, form: Form) -> web.Response:
+    async def _do(self, act: Act, call: Call, form: Form, session: Session) -> web.Response:
         """Do what the API's route does, by its own rights, body and handler; then lead back to where the form was."""
         route = self._routes[act.route]
         assert route.operation is not None
@@ -240,9 +244,16 @@ class Site:
             call = replace(call, raw=raw, body=parse_body(raw, route.body))
         answer = await route.handle(call)
         assert isinstance(answer, web.Response)
-        new = acts.new_of(json.loads(answer.text or "{}"))
-        to = act.to.format(new=new) if act.to else door.own_path(form.get("back", ""))
-        return web.Response(status=303, headers={**HEADERS, "Location": door.with_said(to, act.said.format_map(form))})
+        told = json.loads(answer.text or "{}")
+        to = act.to.format(new=acts.new_of(told)) if act.to else door.own_path(form.get("back", ""))
+        words = act.said(Done(form, call.parts or {}, told, meant=self._was_meant(form, told, call.actor)))
+        kept = said.sealed(words, key=self._door.csrf(session), now=datetime.now(UTC))
+        return web.Response(status=303, headers={**HEADERS, "Location": door.with_said(to, kept)})
+
+    def _was_meant(self, form: Form, answer: Mapping[str, Any], actor: Actor) -> bool:
+        """Tell whether an answer tells of what this form asked for, and not of what stood there before and stays."""
+        reason = self._surface.service.shown(form.get("reason", "").strip())
+        return "why" not in answer or (answer["who"], answer["why"]) == (actor.name, reason)
 
     async def _failed(self, request: web.Request, found: tuple[Session, Actor], failed: Failed, back: str) -> web.StreamResponse:
         """Show the page that the form was on again, as it is now, with the reason and all that was typed."""

@@ -166,7 +166,7 @@ async def test_a_refused_form_keeps_its_words_while_things_change(surface: Surfa
         await page.get_by_label("Time given, in UTC").fill("2099-01-01T03:00")
         await page.get_by_label("What", exact=True).select_option("rule:site-down")
         await page.get_by_role("button", name="Freeze", exact=True).click()
-        await expect(page.get_by_text("Frozen.")).to_be_visible()
+        await expect(page.get_by_text("You froze everything.")).to_be_visible()
     assert (await surface.service.store.pauses())["freeze:rule:site-down"].why == "we <move>"
 
 
