@@ -183,7 +183,7 @@ function lost(words) {
 
 // A browser opens few connections to one host: a page that nobody looks at must not keep one from the others.
 function follow(chain) {
-  let source = null, over = false, heard = 0;
+  let source = null, over = false, heard = 0, mark = document.body.dataset.mark;
   const open = () => {
     source?.close();
     heard = Date.now();
