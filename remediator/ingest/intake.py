@@ -383,16 +383,28 @@ def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert, *, anew: 
     `anew`, after an end that was told and doubted.
     """
     known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
-    if known is None or known.rule != rule.name or known.state is not IncidentState.OPEN:
+    if known is None or known.state is not IncidentState.OPEN:
         return
     late = not anew and draft.snapshot.now - known.updated_at <= draft.intake.tombstone
+    # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
+    lapsed = _waits_for_its_end(known) and not late
     # Where the alert that opened it is over, nothing would be done about that.
     subject = known.subject if known.subject.fingerprint in known.fingerprints else alert
-    if known.last_end is RunState.CANCELLED and known.active_run is None:
+    if known.rule != rule.name:
+        if lapsed:
+            draft.put(_left_to_people(draft, _relapsed(draft, known, rule, known.updated_at), rule))
+    elif known.last_end is RunState.CANCELLED and known.active_run is None:
         draft.put(_with_run(draft, replace(known, subject=subject), rule))
-    elif _waits_for_its_end(known) and not late:
-        # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
+    elif lapsed:
         draft.put(_attended(draft, _relapsed(draft, known, rule, known.updated_at), rule, subject))
+
+
+def _left_to_people(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
+    """Escalate an incident whose alert fires on and is another rule's by now: no run of that one would know what was done already."""
+    reason = f"it fires on after a success of {incident.rule}, and is {rule.name}'s by now"
+    draft.messages.append(replace(_page(draft, incident, rule), due_at=draft.snapshot.now))
+    draft.event(incident.id, Kind.INCIDENT_ESCALATED, run=f"{incident.id}-{incident.runs}", reason=reason, policy=rule.escalation)
+    return replace(incident, state=IncidentState.ESCALATED)
 
 
 def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:

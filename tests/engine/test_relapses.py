@@ -9,6 +9,7 @@ import pytest
 
 from remediator.events import Kind
 from remediator.model import IncidentState, RunState
+from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec, GuardSpec
 from tests.builders import alert
 from tests.engine.conftest import Start
@@ -111,6 +112,31 @@ async def test_s08_a_success_of_long_ago_does_not_count_against_the_remedy(start
     assert harness.world.writes == ["a=good", "a=good"]
     harness.now += 3 * MINUTE
     assert "INC-20261121-001/page/1" in await due(harness)
+
+
+async def test_what_fires_on_and_is_another_rules_by_now_is_peoples(start: Start) -> None:
+    """A reload gave the alert to another rule after the success had cancelled the page: nothing acts, and somebody is paged, once."""
+    harness = await start(playbook(guards=EAGER))
+    await harness.send(alert())
+    await harness.work()
+    harness.world.firing = False
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.SUCCEEDED
+    harness.world.firing, harness.world.things["a"] = True, "bad"
+    harness.rules = {"other": replace(playbook(guards=EAGER), name="other")}
+    await harness.send(alert())
+    assert (await harness.incident()).state is IncidentState.OPEN  # a copy that was under way
+    for _ in range(2):
+        harness.now += 10 * MINUTE
+        await harness.send(alert())
+        await harness.work()
+    incident = await harness.incident()
+    assert (incident.state, incident.runs, incident.relapses) == (IncidentState.ESCALATED, 1, 1)
+    assert harness.world.writes == ["a=good"]
+    assert "INC-20261121-001/page/1" in await due(harness)
+    assert [event["reason"] for event in harness.said(Kind.INCIDENT_ESCALATED)] == [
+        "it fires on after a success of site-down, and is other's by now"
+    ]
 
 
 # --- several alerts of one incident ----------------------------------------------------------------------------------------------
