@@ -211,7 +211,8 @@ class Ledger:
         own = _domains([step])
         for other in self.runs.values():
             if other.ended_at is None and other.id != run.id and (other.incident, other.chain) != (run.incident, run.chain):
-                begun = _domains([one for one in other.steps if one.wrote])
+                waits = bool(other.undoes) and other.state not in ACTING  # what it is to take back was done by the run before it
+                begun = _domains([one for one in other.steps if one.wrote and not waits])
                 clash = [(group, name) for group, name in own for where, there in begun if where == group and there != name]
                 self.hold("one_domain", that=not clash, words=f"{key} was intended in {clash} while {other.id} acts in {begun}")
 
