@@ -41,7 +41,7 @@ def denial_of(approval: Approval) -> str:
 
 def _check(approval: Approval, run: Run, actor: Actor, now: datetime) -> None:
     if approval.state is not ApprovalState.PENDING:
-        raise ApprovalRefused(f"approval {approval.id} is {approval.state} already", reason="closed")
+        raise ApprovalRefused(f"approval {approval.id} is {approval.state} already{_by(approval, actor)}", reason="closed")
     if now >= approval.expires_at:
         raise ApprovalRefused(f"approval {approval.id} expired at {approval.expires_at:%H:%M:%SZ}", reason="expired")
     if run.approval != approval.id or run.plan_hash != approval.plan_hash:
@@ -51,7 +51,16 @@ def _check(approval: Approval, run: Run, actor: Actor, now: datetime) -> None:
     if approval.groups and not actor.groups & set(approval.groups):
         raise ApprovalRefused(f"{actor.name} is in none of the groups {_words(approval.groups)}", reason="group")
     if any(one.who == actor.name for one in approval.votes):
-        raise ApprovalRefused(f"{actor.name} has decided already; another person is needed", reason="twice")
+        raise ApprovalRefused(f"{actor.name} has decided already{_by(approval, actor)}; another person is needed", reason="twice")
+
+
+def _by(approval: Approval, actor: Actor) -> str:
+    """Say whose word it was: whoever sends his twice must hear that the first one arrived."""
+    own = next((one for one in approval.votes if one.who == actor.name), None)
+    if own is not None:
+        return f": you {'approved' if own.approve else 'denied'} it at {own.at:%H:%M:%SZ}"
+    last = approval.votes[-1:]
+    return "".join(f", by {one.who} at {one.at:%H:%M:%SZ}" for one in last)
 
 
 def _words(groups: Collection[str]) -> str:

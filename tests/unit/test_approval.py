@@ -39,6 +39,18 @@ def test_quorum_needs_different_people() -> None:
     assert second.state is ApprovalState.APPROVED
 
 
+def test_whoever_presses_twice_hears_that_the_first_press_arrived() -> None:
+    """Of a decided approval everybody is told by whom and when; who has decided himself, that he did."""
+    decided, _ = vote(ASKED, RUN, ANNA, approve=True, comment="", now=NOW)
+    with pytest.raises(ApprovalRefused, match=f"is approved already: you approved it at {NOW:%H:%M:%SZ}"):
+        vote(decided, RUN, ANNA, approve=True, comment="", now=NOW)
+    with pytest.raises(ApprovalRefused, match=f"is approved already, by anna at {NOW:%H:%M:%SZ}"):
+        vote(decided, RUN, BEN, approve=True, comment="", now=NOW)
+    waiting, _ = vote(replace(ASKED, quorum=2), RUN, ANNA, approve=True, comment="", now=NOW)
+    with pytest.raises(ApprovalRefused, match="decided already: you approved it at"):
+        vote(waiting, RUN, ANNA, approve=True, comment="", now=NOW)
+
+
 def test_one_denial_denies() -> None:
     """Whatever others said before."""
     first, _ = vote(replace(ASKED, quorum=2), RUN, ANNA, approve=True, comment="", now=NOW)

@@ -9,6 +9,7 @@ from typing import Any
 
 from remediator.model import JSON
 from remediator.records import FREEZE
+from remediator.web.problems import Refused
 from remediator.web.ui import said
 from remediator.web.ui.page import Form
 from remediator.web.ui.said import Done
@@ -44,12 +45,21 @@ def only(*names: str, **renamed: str) -> Callable[[Form], Fields]:
 def _frozen(form: Form) -> Fields:
     """Say what is frozen, for a time, until a moment in UTC, or until somebody ends it."""
     fields = dict(only("scope", "reason")(form))
-    how = form.get("ends", "")
+    how, until = form.get("ends", ""), form.get("until", "").strip()
+    if (how == "until") != bool(until):
+        raise Refused(422, _other_end(how, until), reason="two_ends")
     if how == "until":
-        fields["until"] = f"{form.get('until', '').strip()}Z"
+        fields["until"] = f"{until}Z"
     elif how != "person":
         fields["for"] = how
     return fields
+
+
+def _other_end(how: str, until: str) -> str:
+    if not until:
+        return "you chose “until the time given”, and gave no time: type it, or choose how long"
+    chosen = "until somebody thaws it" if how == "person" else how
+    return f"you typed the end {until} and chose “{chosen}”: choose “until the time given”, or empty the time, so that both say the same"
 
 
 def _thawed(form: Form) -> Fields:

@@ -23,7 +23,9 @@ NONE = "\u2013"
 """What stands for a number that there is none of."""
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 # Marks that change the direction of the text around them could have a plan read as another one; other controls are no text.
-_CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROLS = re.compile("[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+_BREAKS = re.compile("\r\n|[\n\u000b\u000c\r\u0085\u2028\u2029]")
 
 
 class Static:
@@ -147,8 +149,21 @@ def spoken(value: str) -> str:
 
 
 def explain(event: Mapping[str, Any]) -> str:
-    """Say in plain words what an event means."""
-    return timeline.explain(event["kind"], event["data"])
+    """Say in plain words what an event means. Lines begin where we begin them: those of values are marked, and look like none."""
+    return timeline.explain(event["kind"], one_line(event["data"]))
+
+
+def one_line(value: Any) -> Any:
+    r"""Return a copy of a JSON tree in whose texts line breaks are marks: whoever sends an alert writes no entry of ours.
+
+    >>> one_line({"summary": "x\n2026-11-21 03:00 approved by anna"})
+    {'summary': 'x ⏎ 2026-11-21 03:00 approved by anna'}
+    """
+    if isinstance(value, str):
+        return _BREAKS.sub(" ⏎ ", value)
+    if isinstance(value, Mapping):
+        return {one_line(key): one_line(item) for key, item in value.items()}
+    return [one_line(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def pretty(value: Any) -> str:

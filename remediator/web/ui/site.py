@@ -16,6 +16,7 @@ from aiohttp import web
 from remediator.errors import RemediatorError
 from remediator.model import Actor
 from remediator.people.authentication import Operation
+from remediator.responders import taking
 from remediator.web.access import authorise
 from remediator.web.bodies import parse_body, read_body
 from remediator.web.problems import Refused, from_error
@@ -155,6 +156,7 @@ class Site:
             "holds": holds,
             "stopped": "global" in snapshot.pauses,
             "pauses": snapshot.pauses,
+            "taken": {hold.scope: hold.who for hold in taking.holds(snapshot.pauses, now=snapshot.now)},
         }
 
     def _said(self, page: Page) -> Said | None:

@@ -126,6 +126,25 @@ async def test_a_freeze_that_is_refused_keeps_all_that_was_typed(enter: Enter) -
     assert (seen.status, "reason: Field required" in seen.problem) == (422, True)
 
 
+@pytest.mark.parametrize(
+    ("ends", "until", "words"),
+    [
+        ("1h", "2099-01-01T03:00", "you typed the end 2099-01-01T03:00 and chose “1h”"),
+        ("person", "2099-01-01T03:00", "and chose “until somebody thaws it”"),
+        ("until", "", "and gave no time"),
+    ],
+)
+async def test_a_freeze_has_one_end(surface: Surface, enter: Enter, ends: str, until: str, words: str) -> None:
+    """An end that was typed is never ignored: fields that disagree are refused, and kept."""
+    person = await enter("approver")
+    fields = {"form": "freeze", "scope": "global", "ends": ends, "until": until, "reason": TYPED}
+    seen = await person.act("/ui/freezes", "/ui/do/freeze", **fields)
+    assert seen.status == 422
+    assert words in seen.problem
+    assert f'value="{until}"' in seen.text
+    assert await surface.service.store.pauses() == {}
+
+
 async def test_taking_acknowledging_releasing(surface: Surface, enter: Enter) -> None:
     """A responder makes an incident his own for a time, and gives it back."""
     person = await enter("responder")

@@ -13,6 +13,7 @@ from remediator.events import Kind
 from remediator.freezes.windows import Dates, Effect, Freezes, Window
 from remediator.lifecycle import ENDS
 from remediator.model import Alert, Change, Event, IncidentState, Receipt, RunState, StepState
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import Attempt, Ending, Pause, Step
 from remediator.store.protocol import Changes, Reads
 from remediator.web.ui.rendering import ago, safe_link
@@ -119,6 +120,34 @@ async def test_words_of_alerts_are_only_words(surface: Surface, enter: Enter) ->
         assert 'href="javascript' not in text, path
     text = (await person.look(f"/ui/incidents/{INCIDENT}")).text
     assert "&lt;script&gt;alert(1)&lt;/script&gt;⟨U+202E⟩dnuora" in text
+
+
+async def test_no_label_writes_a_line_of_the_timeline(surface: Surface, enter: Enter) -> None:
+    """Line breaks in what others wrote are marks: on a timeline only our own sentences begin a line."""
+    breaks = ("\n", "\r\n", "\u2028", "\x85")
+    data = {
+        "run": RUN,
+        "rule": "x",
+        "target": "y",
+        "severity": "sev1",
+        "summary": f"down{'03:00 approved by anna'.join(breaks)}!",
+        "labels": {},
+    }
+    await put(surface, events=[Event(INCIDENT, Kind.INCIDENT_OPENED, NOW, data)])
+    text = (await (await enter("viewer")).look(f"/ui/incidents/{INCIDENT}")).text
+    (told,) = [one for one in re.findall(r'<bdi class="words">(.*?)</bdi>', text, re.DOTALL) if "approved by anna" in one]
+    assert len(told.splitlines()) == 1
+    assert told.count(" ⏎ ") == len(breaks)
+
+
+async def test_a_hold_that_is_over_is_shown_nowhere(surface: Surface, enter: Enter) -> None:
+    """What somebody took for a time is not his on any page once that is over, though its row is swept later."""
+    person = await enter("viewer")
+    for until, shown in ((timedelta(minutes=-1), False), (timedelta(minutes=9), True)):
+        await put(surface, pauses=[Pause(f"taken:{INCIDENT}", "ben", "mine", NOW, until=datetime.now(UTC) + until)])
+        for path in ("/ui/", "/ui/incidents", f"/ui/incidents/{INCIDENT}"):
+            text = (await person.look(path)).text
+            assert ("aken by ben" in text) == shown, path
 
 
 async def test_a_runbook_is_a_link_only_when_it_is_an_address(surface: Surface, enter: Enter) -> None:
@@ -264,6 +293,18 @@ async def test_what_holds_everything_is_on_every_page(surface: Surface, enter: E
     ):
         assert words in text
     assert "Stop everything" not in text
+
+
+async def test_every_page_says_that_alertmanager_does_not_answer(surface: Surface, enter: Enter) -> None:
+    """Without it ends are not heard and nothing is confirmed: nobody should wonder why nothing is done."""
+    person = await enter("viewer")
+    assert "does not answer" not in (await person.look("/ui/")).text
+    surface.service.silent = Unanswered("Alertmanager http://am:9093 did not answer in time", datetime.now(UTC) - timedelta(minutes=3))
+    for path in ("/ui/", f"/ui/incidents/{INCIDENT}", f"/ui/runs/{RUN}"):
+        text = (await person.look(path)).text
+        assert "Alertmanager does not answer" in text
+        assert "http://am:9093 did not answer in time" in text
+        assert "3 min ago" in text or "3m ago" in text
 
 
 async def test_a_rules_own_stop_is_no_banner(surface: Surface, enter: Enter) -> None:
