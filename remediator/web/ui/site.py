@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
 from aiohttp import web
 
@@ -147,6 +147,7 @@ class Site:
             "title": shown.title,
             "chain": shown.chain,
             "now": page.now,
+            "place": urlsplit(service.settings.public_url or "").netloc,
             "mark": live.mark_of(page.written, holds),
             "me": page.actor,
             "may": {operation.value: page.may(operation) for operation in Operation},

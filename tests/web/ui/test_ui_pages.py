@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -35,6 +35,14 @@ from tests.web.ui.conftest import Enter
 
 EVIL = "<script>alert(1)</script>\u202ednuora denrut\"'"
 READERS = ("viewer", "responder", "approver", "rule_editor", "admin")
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the catalogue says of an action, as far as pages show it."""
+
+    risk: str
+    reversible: bool
 
 
 def path_of(path: str) -> str:
@@ -373,6 +381,40 @@ async def test_an_approvals_address_leads_to_its_run(enter: Enter) -> None:
     assert "Approve this plan?" in seen.text
     for words in ("roll web back to revision 42", "web:43", "web:42", "a" * 64, "its risk is high", "1 person of sre"):
         assert words in seen.text
+
+
+async def test_beside_the_button_stands_what_is_approved(surface: Surface, enter: Enter) -> None:
+    """Who jumps to the button reads there what each step does, how much of it, its risk, and whether it can be taken back."""
+    risky = replace(make_run().steps[0], number=2, plan=replace(make_plan(), summary="delete it all", changes=(), warnings=("mind",)))
+    await put(surface, runs=[replace(make_run(), steps=(make_run().steps[0], risky))])
+    kinds = {"kubernetes.rollout_undo": Described(reversible=False, risk="high")}
+    surface.service.registry.action = kinds.get  # type: ignore[method-assign, assignment]
+    text = (await (await enter("sre")).look(f"/ui/runs/{RUN}")).text
+    box = re.sub(r"<[^>]+>", "", text.partition('id="form-approve"')[2].partition("</form>")[0])
+    assert "1. roll web back to revision 42" in box
+    assert "1 change, touches 3 of 3" in box
+    assert "risk high, can NOT be undone" in box
+    assert "2. delete it all" in box
+    assert "0 changes, touches 3 of 3" in box
+    assert "beware: 1 warning above" in box
+    overview = (await (await enter("viewer")).look("/ui/")).text
+    assert f'href="/ui/runs/{RUN}#part-plan"' in overview
+
+
+async def test_a_viewer_is_not_asked_to_decide(surface: Surface, enter: Enter) -> None:
+    """The link to a plan says what he can do with it."""
+    assert ">Look at it</a>" in (await (await enter("viewer")).look(f"/ui/incidents/{INCIDENT}")).text
+    assert ">Look at it and decide</a>" in (await (await enter("approver")).look(f"/ui/incidents/{INCIDENT}")).text
+
+
+async def test_every_page_says_which_installation_it_is(surface: Surface, enter: Enter) -> None:
+    """Nobody takes production for staging: the host of `public_url` stands on top, and in the tab."""
+    person = await enter("viewer")
+    surface.service.settings = surface.service.settings.model_copy(update={"public_url": "https://staging.example.com/x"})
+    for path in ("/ui/", f"/ui/runs/{RUN}", "/ui/nothing"):
+        text = (await person.look(path)).text
+        assert '<span class="place"><bdi>staging.example.com</bdi></span>' in text
+        assert "· staging.example.com</title>" in text
 
 
 async def test_an_unknown_outcome_asks_what_happened(surface: Surface, enter: Enter) -> None:

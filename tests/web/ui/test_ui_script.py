@@ -16,7 +16,7 @@ from remediator.records import Pause
 from remediator.store.protocol import Changes, Reads
 from remediator.web.ui import live
 from tests.servers.browser import PHONE, open_browser
-from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, Surface, make_approval, make_plan, make_run, token_of
+from tests.servers.surface import APPROVAL, INCIDENT, NOW, RUN, Surface, make_approval, make_incident, make_plan, make_run, token_of
 
 
 @asynccontextmanager
@@ -176,3 +176,16 @@ async def test_a_page_says_whether_it_is_live(surface: Surface) -> None:
         await expect(page.locator("#live")).to_contain_text("Page of")
         await surface.listener.aclose()
         await expect(page.locator("#live.lost")).to_contain_text("What you see is not live.")
+
+
+async def test_long_words_push_nothing_out_of_sight(surface: Surface) -> None:
+    """On a phone the overview stays short whatever alerts say, and its link leads to the plan, not past it."""
+    long = "the disk of a very long name is full " * 80
+    incidents = [replace(make_incident(number), summary=long, target=f"x/{'y' * 3000}") for number in range(1, 13)]
+    await surface.service.store.transact(Reads(), lambda _: Changes(incidents=incidents, runs=[make_run()]))
+    async with looking_at(surface, "/ui/") as page:
+        assert await page.evaluate("document.documentElement.scrollHeight") < 9000
+        assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        await page.get_by_role("link", name="roll back").first.click()
+        await expect(page.get_by_role("heading", name="What it will do")).to_be_in_viewport()
+        await expect(page.locator("#part-plan ins").first).to_be_in_viewport()
