@@ -21,7 +21,7 @@ from remediator.web.problems import Refused
 from remediator.web.routes import Surface
 from remediator.web.ui.entry import HEADERS, HOME, PREFIX, SessionKey
 from remediator.web.ui.page import Form
-from remediator.web.ui.sessions import COOKIE, Ended, Sealer, Session
+from remediator.web.ui.sessions import COOKIE, SECURE_COOKIE, Ended, Sealer, Session, shown
 from remediator.web.ui.throttle import Throttle
 
 BOUNCED = "again"
@@ -50,8 +50,8 @@ class Door:
     # --- who it is
 
     async def find(self, request: web.Request) -> tuple[Session, Actor] | None:
-        """Return the session of a request and whose it is, with the rights of now; None when nobody is signed in."""
-        cookie = request.cookies.get(COOKIE)
+        """Return a request's session and whose it is, with the rights of now; None when nobody is signed in. Raises `Refused` (400)."""
+        cookie = self._shown(request)
         if cookie is None:
             return None
         sealer = await self._made()
@@ -60,6 +60,22 @@ class Door:
             return None
         actor = sealer.holder(session, self._surface.authenticator())
         return None if actor is None else (session, actor)
+
+    def _shown(self, request: web.Request) -> str | None:
+        """Return the cookie that a browser shows. Raises `Refused` (400) for several: a neighbour on the domain would choose who acts."""
+        values = shown(request.headers.getall("Cookie", []), self._cookie(request)[0])
+        if len(values) > 1:
+            detail = (
+                "your browser shows two different sessions, so nothing was done: another page of this host or domain has set one. "
+                "Delete the cookies of this site and its domain in the browser, then sign in again. Over HTTPS this can't happen"
+            )
+            raise Refused(400, detail, reason="two_sessions")
+        return values.pop() if values else None
+
+    def _cookie(self, request: web.Request) -> tuple[str, str, bool]:
+        """Return the cookie's name, its path, and whether it is for TLS only."""
+        secure = is_secure(request, self._surface.service.settings.public_url)
+        return (SECURE_COOKIE, "/", True) if secure else (COOKIE, PREFIX, False)
 
     async def required(self, request: web.Request) -> tuple[Session, Actor]:
         """Return the same. Raises `Refused` (401) when nobody is signed in."""
@@ -102,20 +118,15 @@ class Door:
     def give(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
         """Hand a session to the browser: for these pages only, not for scripts, not for requests that other sites begin."""
         assert self._sealer is not None  # it made the session
-        settings = self._surface.service.settings
-        response.set_cookie(
-            COOKIE,
-            self._sealer.seal(session),
-            path=PREFIX,
-            max_age=int(settings.ui.session.total_seconds()),
-            httponly=True,
-            samesite="Strict",
-            secure=is_secure(request, settings.public_url),
-        )
+        name, path, secure = self._cookie(request)
+        lasts = int(self._surface.service.settings.ui.session.total_seconds())
+        sealed = self._sealer.seal(session)
+        response.set_cookie(name, sealed, path=path, max_age=lasts, httponly=True, samesite="Strict", secure=secure)
 
-    def take_back(self, response: web.Response) -> None:
+    def take_back(self, request: web.Request, response: web.Response) -> None:
         """Have the browser forget its cookie."""
-        response.del_cookie(COOKIE, path=PREFIX)
+        name, path, secure = self._cookie(request)
+        response.del_cookie(name, path=path, secure=secure, httponly=True, samesite="Strict")
 
     # --- forms
 

@@ -12,14 +12,18 @@ import hashlib
 import hmac
 import json
 import secrets
+from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from remediator.errors import PermanentError
 from remediator.model import Actor
 from remediator.people.authentication import Authenticator
 
 COOKIE = "remediator_session"
+SECURE_COOKIE = f"__Host-{COOKIE}"
+"""Its name over HTTPS: by it a browser lets no other host of the domain, and nothing that came without TLS, set the cookie."""
 LEAST = 32
 """Characters of a configured key, at least."""
 LONGEST = 2048
@@ -113,3 +117,38 @@ class Ended:
 
     def __contains__(self, session: Session) -> bool:
         return session.id in self._until
+
+
+def shown(headers: Iterable[str], name: str) -> set[str]:
+    """Return the different values that a browser shows for a cookie, from its `Cookie` headers.
+
+    >>> sorted(shown(["a=1; b=2; a=3"], "a"))
+    ['1', '3']
+    """
+    pairs = (pair.strip().partition("=") for header in headers for pair in header.split(";"))
+    return {value for key, _, value in pairs if key == name}
+
+
+class Kept:
+    """What was written in forms whose session was over, until it is shown to whoever has signed in. In memory, and not for long."""
+
+    def __init__(self, most: int = 50, longest: int = 32_000, lasts: timedelta = timedelta(minutes=5)) -> None:
+        self._most = most
+        self._longest = longest
+        self._lasts = lasts
+        self._of: OrderedDict[str, tuple[datetime, str, str]] = OrderedDict()
+
+    def put(self, session: Session, page: str, text: str, *, now: datetime) -> None:
+        """Keep what was written on a page, for a session that has just begun. The oldest goes first; what is too long is not kept."""
+        if len(text) <= self._longest:
+            self._of[session.id] = now, page, text
+        while len(self._of) > self._most:
+            self._of.popitem(last=False)
+
+    def take(self, session: Session, page: str, *, now: datetime) -> str | None:
+        """Return what is kept for a page, once; None where there is nothing."""
+        at, of, text = self._of.get(session.id, (now, "", ""))
+        if not text or of != page:
+            return None
+        del self._of[session.id]
+        return text if now - at < self._lasts else None

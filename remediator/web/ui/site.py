@@ -29,7 +29,7 @@ from remediator.web.ui.page import Failed, Form, Moved, Page, Shown, View
 from remediator.web.ui.pages import audit, catalogue, freezes, incidents, overview, rules, runs
 from remediator.web.ui.rendering import Static, environment
 from remediator.web.ui.said import Done, Said
-from remediator.web.ui.sessions import Session
+from remediator.web.ui.sessions import Kept, Session
 
 MOST_BODY = 64 * 1024
 MOST_FIELDS = 40
@@ -62,6 +62,7 @@ class Site:
         self._templates = environment(self._static)
         self._door = door.Door(surface, session_key)
         self._live = live.Live(surface)
+        self._kept = Kept()
         self._rendering = asyncio.Semaphore(1)  # the daemon's work shares its processor time with one page, however many are asked for
 
     def shut(self) -> None:
@@ -105,6 +106,8 @@ class Site:
             return door.bounce(request) if door.came_from_elsewhere(request) else door.to_sign_in(request.path_qs)
         view, parts = self._view(path)
         try:
+            if (again := await self._again(request, found, path)) is not None:
+                return again
             page = self._page(request, found, parts, path=request.path_qs, query=request.query)
             return await self._look(view, page)
         except RemediatorError as error:
@@ -195,17 +198,27 @@ class Site:
             page = await self._sign_in_page(request, problem=str(refused), status=refused.status, to=to, kept=kept)
             page.headers.update(refused.headers)
             return page
-        response: web.StreamResponse = web.Response(status=303, headers={**HEADERS, "Location": to})
-        if kept:  # written before the session was over: shown again, and sent by nobody but the person
-            words = parse_form(kept.encode())
-            refused = Refused(401, "you were signed out when you sent this: look at it again, then send it once more", reason="old_form")
-            response = await self._failed(request, found, Failed(words.get("form", ""), refused, words), to)
+        if kept:
+            self._kept.put(found[0], to.partition("?")[0], kept, now=datetime.now(UTC))
+        # Never a page: the browser's history would hold the token, and Back and Reload would sign in again.
+        response = web.Response(status=303, headers={**HEADERS, "Location": to})
         self._door.give(request, response, found[0])
         return response
 
+    async def _again(self, request: web.Request, found: tuple[Session, Actor], path: str) -> web.StreamResponse | None:
+        """Show what somebody wrote before his session was over, on its page; None where there is nothing. It is sent by nobody but him."""
+        if request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate":
+            return None  # the script of another tab
+        kept = self._kept.take(found[0], path, now=datetime.now(UTC))
+        if kept is None:
+            return None
+        words = parse_form(kept.encode())
+        refused = Refused(401, "you were signed out when you sent this: look at it again, then send it once more", reason="old_form")
+        return await self._failed(request, found, Failed(words.get("form", ""), refused, words), request.path_qs)
+
     async def _sign_out(self, request: web.Request, found: tuple[Session, Actor]) -> web.Response:
         response = web.Response(status=303, headers={**HEADERS, "Location": f"{door.SIGN_IN}?said=out"})
-        self._door.take_back(response)
+        self._door.take_back(request, response)
         await self._door.leave(request, *found)
         return response
 

@@ -42,6 +42,7 @@ class Person:
     """Somebody with a browser that has no JavaScript."""
 
     def __init__(self, surface: Surface, session: aiohttp.ClientSession) -> None:
+        self.surface = surface
         self.url = surface.url
         self.session = session
 

@@ -295,11 +295,16 @@ async def test_a_form_after_the_session_does_nothing_and_loses_nothing(surface: 
     seen = await person.send("/ui/sign-in", {"token": "wrong", "to": "/ui/freezes", "kept": unescape(kept[1])})
     assert (seen.status, kept[0] in seen.text) == (401, True)
     seen = await person.send("/ui/sign-in", {"token": token_of("admin"), "to": "/ui/freezes", "kept": unescape(kept[1])})
+    assert (seen.status, seen.headers["Location"], seen.text) == (303, "/ui/freezes", "")  # no page: the history would hold the token
+    script = await person.look("/ui/freezes", **{"Sec-Fetch-Mode": "cors"})
+    assert (script.status, "to write</textarea>" in script.text) == (200, False)
+    seen = await person.look("/ui/freezes")
     assert "you were signed out when you sent this" in seen.problem
     assert "to write</textarea>" in seen.text
     assert await surface.service.store.pauses() == {}
     done = await person.send("/ui/do/freeze", {"csrf": seen.csrf, "back": "/ui/freezes", **fields})
     assert where(done) == "/ui/freezes"
+    assert "to write</textarea>" not in (await person.look("/ui/freezes")).text
 
 
 async def test_a_person_settles_an_unknown_outcome(surface: Surface, enter: Enter) -> None:

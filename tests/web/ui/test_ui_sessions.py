@@ -12,7 +12,7 @@ import pytest
 from remediator.errors import PermanentError
 from remediator.people.authentication import Authenticator, Role
 from remediator.settings import IdentitySettings
-from remediator.web.ui.sessions import Ended, Sealer, Session
+from remediator.web.ui.sessions import Ended, Kept, Sealer, Session
 from remediator.web.ui.throttle import Throttle
 
 NOW = datetime(2026, 11, 21, 3, 0, tzinfo=UTC)
@@ -116,6 +116,24 @@ def test_ended_sessions_are_forgotten_when_they_would_be_over() -> None:
     ended.add(second, now=LATER + timedelta(hours=1))
     assert second in ended
     assert first not in ended
+
+
+def test_what_was_written_is_shown_once_to_its_session() -> None:
+    """On its page, to whoever signed in, not after five minutes; so much is kept and no more."""
+    kept, sealer = Kept(2, 10), Sealer.of(KEY)
+    first, second, third = (session_of(sealer) for _ in range(3))
+    kept.put(first, "/ui/freezes", "words", now=NOW)
+    assert kept.take(second, "/ui/freezes", now=NOW) is None
+    assert kept.take(first, "/ui/", now=NOW) is None
+    assert kept.take(first, "/ui/freezes", now=NOW) == "words"
+    assert kept.take(first, "/ui/freezes", now=NOW) is None
+    kept.put(first, "/ui/", "words", now=NOW)
+    assert kept.take(first, "/ui/", now=NOW + timedelta(minutes=5)) is None
+    kept.put(first, "/ui/", "x" * 11, now=NOW)
+    assert kept.take(first, "/ui/", now=NOW) is None
+    for one in (first, second, third):
+        kept.put(one, "/ui/", "words", now=NOW)
+    assert [kept.take(one, "/ui/", now=NOW) for one in (first, second, third)] == [None, "words", "words"]
 
 
 def test_throttle_holds_one_address_back_for_a_while() -> None:

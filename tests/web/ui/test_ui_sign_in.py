@@ -67,7 +67,10 @@ async def test_the_cookie_is_secure_behind_tls(stranger: Person, forwarded: str,
     """Where a proxy ends TLS the browser is told to show the cookie over TLS only."""
     fields = {"token": token_of("viewer"), "to": "/ui/"}
     done = await stranger.send("/ui/sign-in", fields, **{"X-Forwarded-Proto": forwarded})
-    assert ("Secure" in done.headers["Set-Cookie"]) == secure
+    cookie = done.headers["Set-Cookie"]
+    assert ("Secure" in cookie) == secure
+    assert cookie.startswith("__Host-remediator_session=" if secure else "remediator_session=")
+    assert ("Path=/;" in cookie) == secure
 
 
 async def test_the_cookie_is_secure_over_tls(tmp_path: Path) -> None:
@@ -79,6 +82,40 @@ async def test_the_cookie_is_secure_over_tls(tmp_path: Path) -> None:
     async with serving(tmp_path, tls=tls) as surface, aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=trust)) as session:
         done = await Person(surface, session).sign_in("viewer")
     assert "Secure" in done.headers["Set-Cookie"]
+
+
+async def test_over_tls_no_other_host_of_the_domain_chooses_the_session(enter: Enter) -> None:
+    """Only the cookie by the name that browsers guard is looked at; it goes with signing out, and opens no route of the API."""
+    person, proxied = await enter("admin"), {"X-Forwarded-Proto": "https"}
+    async with aiohttp.ClientSession() as browser:
+        there = Person(person.surface, browser)
+        tossed = {"Cookie": f"remediator_session={person.cookie}", **proxied}
+        assert "Your token" in (await there.look("/ui/", **tossed)).text
+        own = {"Cookie": f"remediator_session=tossed; __Host-remediator_session={person.cookie}", **proxied}
+        seen = await there.look("/ui/", **own)
+        assert "Sign out" in seen.text
+        assert (await there.look("/api/v1/status", **own)).status == 401
+        done = await there.send("/ui/sign-out", {"csrf": seen.csrf}, **own)
+        assert done.headers["Set-Cookie"].startswith('__Host-remediator_session=""')
+        assert "Secure" in done.headers["Set-Cookie"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_of_two_sessions_none_is_taken(surface: Surface, enter: Enter, order: int) -> None:
+    """Another page of the host or domain has set one of them: whichever it is, nothing is done, and people are told why."""
+    own, other = await enter("approver"), await enter("viewer")
+    csrf = (await own.look("/ui/")).csrf
+    cookies = "; ".join([f"remediator_session={one}" for one in (own.cookie, other.cookie)][::order])
+    async with aiohttp.ClientSession(headers={"Cookie": cookies}) as browser:
+        there = Person(surface, browser)
+        done = await there.send("/ui/do/pause", {"csrf": csrf, "back": "/ui/", "form": "kill", "scope": "global", "reason": "x"})
+        for seen in (done, await there.look("/ui/"), await there.look("/ui/live")):
+            assert seen.status == 400
+            assert "your browser shows two different sessions, so nothing was done" in seen.text
+    assert await surface.service.store.pauses() == {}
+    twice = {"Cookie": f"remediator_session={own.cookie}; remediator_session={own.cookie}"}
+    async with aiohttp.ClientSession(headers=twice) as browser:
+        assert "Sign out" in (await Person(surface, browser).look("/ui/")).text
 
 
 async def test_unknown_tokens_are_refused_then_throttled(surface: Surface, stranger: Person) -> None:
