@@ -14,6 +14,7 @@ from remediator.freezes.windows import Freezes
 from remediator.guards import Bounds
 from remediator.model import JSON, Actor, Alert
 from remediator.people.desk import Desk
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import Run
 from remediator.registry import Registry
 from remediator.rules.compile import RuleSet
@@ -78,6 +79,9 @@ class Service(Protocol):
 
     def ready(self) -> str | None:
         """Return None when it can take alerts, else why not."""
+
+    def unanswered(self) -> Unanswered | None:
+        """Return which Alertmanagers did not answer when they were asked last; None when all did, or none is asked."""
 
     async def accept(self, body: bytes, actor: Actor) -> Accepted:
         """Take a webhook's body durably. Raises `InvalidAlerts`, or `StoreUnavailable` when it can't be committed (answer 503)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -24,6 +25,7 @@ from remediator.guards import Bounds
 from remediator.ingest.intake import Intake
 from remediator.model import JSON, Actor, Alert, ChainedEvent
 from remediator.people.authentication import Authenticator
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import Run
 from remediator.registry import Registry
 from remediator.rehearse import rehearse
@@ -191,6 +193,11 @@ class Daemon:
     def shown(self, value: JSON) -> JSON:
         """Take the daemon's secrets out of what people are shown."""
         return self.scrubber.json(value)
+
+    def unanswered(self) -> Unanswered | None:
+        """Return which Alertmanagers did not answer when they were asked last; None when all did, or none is asked."""
+        found = self._reconciliation.unanswered
+        return None if found is None else replace(found, words=self.scrubber.text(found.words))
 
     # --- alerts and rehearsals
 

@@ -33,6 +33,8 @@ def status(client: Client, as_json: AsJson = False) -> None:
             f"remediator {found['version']} at {client.url}: {'ready' if found['ready'] else 'NOT READY: ' + found['reason']}", style="bold"
         )
         say(f"{armed}; {found['rules']} rules")
+        if found.get("alertmanager"):
+            say(f"ALERTMANAGER DOES NOT ANSWER: {one_line(found['alertmanager'])}", style="bold red")
         say_frozen(found["freezes"])
         for pause in found["pauses"]:
             _say_pause(pause)

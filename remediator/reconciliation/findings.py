@@ -147,6 +147,20 @@ class PeerAnswer:
     """Its configuration keeps notifications back by time of day, which its list of alerts does not show."""
 
 
+@dataclass(frozen=True)
+class Unanswered:
+    """Peers that gave no whole answer when they were asked last, and since when there have been any."""
+
+    words: str
+    since: datetime
+
+
+def unanswered(peers: Sequence[PeerAnswer], before: Unanswered | None, *, now: datetime) -> Unanswered | None:
+    """Return which peers did not answer and why; None when all did, or nobody was asked."""
+    words = "; ".join(peer.error for peer in peers if peer.error)
+    return Unanswered(words, now if before is None else before.since) if words else None
+
+
 def mutes_by_time(configuration: str) -> bool:
     """Tell whether a configuration's text may have routes that are muted by time. Says yes rather too often than too seldom.
 

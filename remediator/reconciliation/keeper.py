@@ -25,7 +25,19 @@ from remediator.ingest.receiving import Receiving
 from remediator.ingest.recovery import Source, listed
 from remediator.metrics import Metrics
 from remediator.model import JSON, Alert, Episode
-from remediator.reconciliation.findings import Absences, Doubt, Found, PeerAnswer, Picture, Wanted, doubt_of, ended, narrow
+from remediator.reconciliation.findings import (
+    Absences,
+    Doubt,
+    Found,
+    PeerAnswer,
+    Picture,
+    Unanswered,
+    Wanted,
+    doubt_of,
+    ended,
+    narrow,
+    unanswered,
+)
 from remediator.reconciliation.peers import Patience, Peers
 from remediator.settings import Settings
 from remediator.settings.systems import ReconciliationSettings
@@ -99,6 +111,7 @@ class Reconciliation:
         self._contradicted: frozenset[tuple[str, datetime | None]] = frozenset()
         """Fingerprint and doubted end of the episodes whose alerts were listed by the last round all the same."""
         self._said: dict[str, str] = {}
+        self._unanswered: Unanswered | None = None
         self._cut: dict[tuple[str, str], Truncation] = {}
         self._unnamed: set[str] = set()
         self._wake = asyncio.Event()
@@ -107,6 +120,11 @@ class Reconciliation:
     @property
     def _bounds(self) -> ReconciliationSettings:
         return self._settings().reconciliation
+
+    @property
+    def unanswered(self) -> Unanswered | None:
+        """Which Alertmanagers did not answer when they were asked last; None when all did, or none is asked."""
+        return self._unanswered if self._connections() else None
 
     def _connections(self) -> list[str]:
         """Return the connections to ask, none when it is switched off."""
@@ -198,7 +216,8 @@ class Reconciliation:
             self._metrics.rejected(reason)
         if picture.left:
             self._log.warning("reconciliation.too_many", taken=MOST, left=picture.left)
-        self._say("peers", "; ".join(answer.error for answer in answers if answer.error))
+        self._unanswered = unanswered(answers, self._unanswered, now=datetime.now(UTC))
+        self._say("peers", "" if self._unanswered is None else self._unanswered.words)
         return picture, answers
 
     def _say(self, about: str, words: str) -> None:

@@ -37,6 +37,8 @@ class Status:
     """`runs.STATE`, `incidents.STATE`, `episodes.open`, `messages.undelivered`, `approvals.pending`."""
     locks: Mapping[str, str]
     """Which run holds which lock."""
+    alertmanager: str = ""
+    """Which Alertmanagers did not answer when they were asked last, and why; empty when all did, or none is asked."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ async def status(call: Call) -> web.Response:
     """Say how it is."""
     service = call.service
     snapshot = await service.store.read(Reads())
-    pauses = snapshot.pauses
+    pauses, unanswered = snapshot.pauses, service.unanswered()
     shown = Status(
         version=remediator.__version__,
         ready=service.ready() is None,
@@ -63,6 +65,7 @@ async def status(call: Call) -> web.Response:
         freezes=tuple(one for one in views(service.freezes, pauses, now=snapshot.now) if one.in_force or one.doubt),
         counts=await service.store.counts(),
         locks=await service.store.locks(),
+        alertmanager="" if unanswered is None else unanswered.words,
     )
     return ok(to_json(shown))
 

@@ -15,6 +15,7 @@ import pytest
 
 from remediator.events import Kind
 from remediator.model import Event, RunState
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import SignalKind
 from remediator.service import Reloaded
 from remediator.store.protocol import Changes, Reads
@@ -98,6 +99,13 @@ async def test_status_says_what_matters(surface: Surface, run: Commands) -> None
     shown = await run("status")
     assert shown.code == 1
     assert "the store is closed" in shown.out
+
+
+async def test_status_names_an_alertmanager_that_does_not_answer(surface: Surface, run: Commands) -> None:
+    """Without it nothing is confirmed and ends are not heard; nothing is said while all answer."""
+    assert "ALERTMANAGER" not in (await run("status")).out
+    surface.service.silent = Unanswered("Alertmanager http://am:9093 did not answer in time", NOW)
+    assert "ALERTMANAGER DOES NOT ANSWER: Alertmanager http://am:9093 did not answer in time" in (await run("status")).out
 
 
 # --- exit codes

@@ -41,6 +41,7 @@ from remediator.model import (
 )
 from remediator.people.authentication import Authenticator
 from remediator.people.desk import Desk
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import Approval, Incident, Run, Step
 from remediator.registry import Registry
 from remediator.rules.model import Rule
@@ -135,6 +136,8 @@ class SurfaceService:
     gate: Any = None
     """An `asyncio.Event` that `accept` awaits, where a test wants requests under way."""
     not_ready: str | None = None
+    silent: Unanswered | None = None
+    """Alertmanagers that did not answer."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     reloaded: Reloaded = field(default_factory=lambda: Reloaded(ok=True, rules=1, problems=()))
     bodies: list[bytes] = field(default_factory=list)
@@ -156,6 +159,10 @@ class SurfaceService:
     def ready(self) -> str | None:
         """Say what the test wants said."""
         return self.not_ready
+
+    def unanswered(self) -> Unanswered | None:
+        """Say what the test wants said."""
+        return self.silent
 
     async def accept(self, body: bytes, actor: Actor) -> Accepted:
         """Take a body durably."""

@@ -131,6 +131,25 @@ async def test_a_peer_that_answers_nonsense_did_not_answer(bench: Bench, reply: 
     assert bench.count("reconciliation_rounds_total", outcome="doubtful") == 1
 
 
+async def test_it_is_known_since_when_a_peer_does_not_answer(bench: Bench) -> None:
+    """People are told which Alertmanager is away, from its first silence until it answers again."""
+    assert await bench.reconciliation.round()
+    assert bench.reconciliation.unanswered is None
+    bench.server.set("/api/v2/alerts", Reply(500, "oops"))
+    assert await bench.reconciliation.round()
+    first = bench.reconciliation.unanswered
+    assert first is not None
+    assert bench.server.url in first.words
+    bench.server.set("/api/v2/alerts", Reply(502, "away"))
+    assert await bench.reconciliation.round()
+    second = bench.reconciliation.unanswered
+    assert second is not None
+    assert (second.since, "502" in second.words) == (first.since, True)
+    bench.lists()
+    assert await bench.reconciliation.round()
+    assert bench.reconciliation.unanswered is None
+
+
 @pytest.mark.parametrize("status", [Reply(200, "{}"), Reply(200, "[]"), Reply(body={**STATUS, "uptime": "soon"}), Reply(404)])
 async def test_a_peer_that_does_not_say_how_old_it_is_proves_nothing(bench: Bench, status: Reply) -> None:
     """And is not asked for its list, since it may mute what that shows."""

@@ -12,10 +12,11 @@ from aiohttp import ClientError, ClientSession
 from remediator.audit import verify_export
 from remediator.errors import StoreUnavailable
 from remediator.model import RunState
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import SignalKind
 from remediator.service import Reloaded
 from remediator.store.protocol import Changes, Reads
-from tests.servers.surface import APPROVAL, INCIDENT, PLAN_HASH, RUN, SECRET_LINE, Surface, bearer, make_run
+from tests.servers.surface import APPROVAL, INCIDENT, NOW, PLAN_HASH, RUN, SECRET_LINE, Surface, bearer, make_run
 
 
 async def get(http: ClientSession, surface: Surface, path: str, role: str = "viewer") -> Any:
@@ -212,6 +213,13 @@ async def test_pause_is_thrown_shown_and_lifted(surface: Surface, http: ClientSe
     assert (await get(http, surface, "/api/v1/rules/site-down"))["paused"] is True
     assert (await post(http, surface, "/api/v1/resume", {}, "approver"))[0] == 200
     assert (await post(http, surface, "/api/v1/resume", {}, "approver"))[0] == 404
+
+
+async def test_status_tells_of_an_alertmanager_that_does_not_answer(surface: Surface, http: ClientSession) -> None:
+    """Which one, and why; nothing when all answer."""
+    assert (await get(http, surface, "/api/v1/status"))["alertmanager"] == ""
+    surface.service.silent = Unanswered("Alertmanager http://am:9093 did not answer in time", NOW)
+    assert (await get(http, surface, "/api/v1/status"))["alertmanager"] == "Alertmanager http://am:9093 did not answer in time"
 
 
 async def test_refused_reload_lists_every_problem(surface: Surface, http: ClientSession) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from remediator.freezes.windows import Effect, Source
 from remediator.guards import Bounds
 from remediator.model import Authority
+from remediator.reconciliation.findings import Unanswered
 from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, INEFFECTIVE, STORM, WATCHDOG, Pause
 from remediator.responders import taking
 from remediator.stopping import watchdog
@@ -40,10 +41,22 @@ class Held:
 
 
 def all_holds(
-    bounds: Bounds, pauses: Mapping[str, Pause], freezes: list[FreezeView], *, not_ready: str | None, now: datetime
+    bounds: Bounds,
+    pauses: Mapping[str, Pause],
+    freezes: list[FreezeView],
+    *,
+    not_ready: str | None,
+    unanswered: Unanswered | None,
+    now: datetime,
 ) -> tuple[Held, ...]:
     """Return all that holds something back: what concerns everything first."""
-    found = [*_of_daemon(bounds, not_ready, pauses), *_of_pauses(pauses), *_of_freezes(freezes), *_of_people(pauses, now)]
+    found = [
+        *_of_daemon(bounds, not_ready, pauses),
+        *_of_alertmanager(unanswered),
+        *_of_pauses(pauses),
+        *_of_freezes(freezes),
+        *_of_people(pauses, now),
+    ]
     return tuple(sorted(found, key=lambda held: (not held.everything, held.asks)))
 
 
@@ -60,6 +73,15 @@ def _of_daemon(bounds: Bounds, not_ready: str | None, pauses: Mapping[str, Pause
         yield Held(
             "Approvals only", "limits.authority is approve: a person is asked before anything is changed.", everything=True, asks=True
         )
+
+
+def _of_alertmanager(unanswered: Unanswered | None) -> Iterator[Held]:
+    if unanswered is not None:
+        words = (
+            "It may not be known here that an alert is over, or that one was missed; where no Alertmanager can confirm an alert, "
+            f"a person is asked before anything is changed. Last answer: {unanswered.words}"
+        )
+        yield Held("Alertmanager does not answer", words, everything=True, asks=True, since=unanswered.since)
 
 
 def _of_pauses(pauses: Mapping[str, Pause]) -> Iterator[Held]:

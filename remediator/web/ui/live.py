@@ -122,7 +122,8 @@ async def held_now(service: Service) -> tuple[Snapshot, tuple[Held, ...]]:
     """Return what holds automation back right now, and the snapshot that says so."""
     snapshot = await service.store.read(Reads())
     freezes = views(service.freezes, snapshot.pauses, now=snapshot.now)
-    return snapshot, all_holds(service.bounds(), snapshot.pauses, freezes, not_ready=service.ready(), now=snapshot.now)
+    ready, unanswered = service.ready(), service.unanswered()
+    return snapshot, all_holds(service.bounds(), snapshot.pauses, freezes, not_ready=ready, unanswered=unanswered, now=snapshot.now)
 
 
 async def _either(changed: asyncio.Event, seconds: float) -> bool:
