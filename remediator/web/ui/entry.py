@@ -113,14 +113,17 @@ def is_page(request: web.Request) -> bool:
     return request.path.startswith(PREFIX)
 
 
-def refusal(refused: Refused) -> web.Response:
-    """Make a page of a refusal where nothing better can be shown: nobody is signed in, or a fault of the daemon's own."""
+def refusal(refused: Refused, *, more: str = "") -> web.Response:
+    """Make a page of a refusal where nothing better can be shown: nobody is signed in, or a fault of the daemon's own.
+
+    `more` is HTML that stands below the reason.
+    """
     title = html.escape(HTTPStatus(refused.status).phrase)
     body = (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         '<meta name="viewport" content="width=device-width">'
         f'<link rel="stylesheet" href="{PREFIX}static/style.css"></head><body><main class="narrow"><h1>{title}</h1>'
-        f'<p class="note bad">{html.escape(str(refused))}</p><p><a href="{HOME}">To the overview</a></p></main></body></html>'
+        f'<p class="note bad">{html.escape(str(refused))}</p>{more}<p><a href="{HOME}">To the overview</a></p></main></body></html>'
     )
     response = web.Response(text=body, status=refused.status, headers={**refused.headers, **HEADERS}, content_type="text/html")
     response.headers.pop("WWW-Authenticate", None)  # a browser would ask for a password, which is not how people sign in here

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -22,7 +23,7 @@ from remediator.web.bodies import parse_body, read_body
 from remediator.web.problems import Refused, from_error
 from remediator.web.query import LONGEST
 from remediator.web.routes import Call, Route, Surface
-from remediator.web.ui import acts, door, live, said
+from remediator.web.ui import acts, door, last_resort, live, said
 from remediator.web.ui.acts import ACTS, Act
 from remediator.web.ui.entry import HEADERS, HOME, PREFIX, SessionKey, refusal
 from remediator.web.ui.page import Failed, Form, Moved, Page, Shown, View
@@ -166,14 +167,17 @@ class Site:
     def _said(self, page: Page) -> Said | None:
         return said.opened(page.call.request.query.get("said", ""), key=self._door.csrf(page.session), now=page.now)
 
-    async def _refused(self, request: web.Request, found: tuple[Session, Actor], refused: Refused) -> web.Response:
+    async def _refused(
+        self, request: web.Request, found: tuple[Session, Actor], refused: Refused, *, form: Form = MappingProxyType({})
+    ) -> web.Response:
         """Show why there is nothing to show, with the way back; plainly when not even that is possible (no store)."""
         page = self._page(request, found, {}, path=HOME, query={})
         try:
-            data = {"refused": refused}
+            data = {"refused": refused, "typed": last_resort.typed(form)}
             return await self._render(page, Shown("refused.html", "Not possible", data, chain=None), status=refused.status)
         except RemediatorError:
-            return refusal(refused)
+            stop = last_resort.ways_to_stop(self._surface.service.settings.kill_switch)
+            return refusal(refused, more=last_resort.typed(form) + stop)
 
     async def _written(self, template: str, data: Mapping[str, Any], *, status: int) -> web.Response:
         async with self._rendering:
@@ -279,7 +283,7 @@ class Site:
             page = replace(self._page(request, found, parts, path=back, query=dict(parse_qsl(query))), failed=failed)
             return await self._look(view, page)
         except RemediatorError:
-            return await self._refused(request, found, failed.refused)
+            return await self._refused(request, found, failed.refused, form=failed.values)
 
 
 async def _nothing_here(_page: Page) -> Shown:

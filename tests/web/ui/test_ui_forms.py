@@ -8,7 +8,9 @@ from html import unescape
 
 import pytest
 
+from remediator.errors import StoreUnavailable
 from remediator.model import ApprovalState, IncidentState, RunState
+from remediator.settings.stopping import KillSwitchSettings
 from remediator.store.protocol import Changes, Reads
 from remediator.web.app import ROUTES
 from remediator.web.ui.acts import ACTS
@@ -354,6 +356,35 @@ async def test_no_link_puts_words_on_a_page(enter: Enter) -> None:
     person = await enter("viewer")
     text = (await person.look("/ui/?said=All+is+well,+go+home")).text
     assert "go home" not in text.replace("back", "")
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+async def test_without_the_store_nothing_typed_is_lost_and_the_way_to_stop_is_said(
+    surface: Surface, enter: Enter, monkeypatch: pytest.MonkeyPatch, is_set: bool
+) -> None:
+    """Who stops everything just when the store is gone gets his reason back, and reads what stops it all the same."""
+    person = await enter("approver")
+    csrf = (await person.look("/ui/")).csrf
+    if is_set:
+        outside = {"file": "/var/lib/remediator/stop", "configmap": {"connection": "prod", "namespace": "platform", "name": "remediator"}}
+        settings = KillSwitchSettings.model_validate(outside)
+        surface.service.settings = surface.service.settings.model_copy(update={"kill_switch": settings})
+
+    async def down(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the store can't be reached")
+
+    for name in ("read", "transact", "incidents", "approvals", "runs"):
+        monkeypatch.setattr(surface.service.store, name, down)
+    seen = await person.send("/ui/do/pause", {"csrf": csrf, "back": "/ui/", "form": "kill", "scope": "global", "reason": TYPED})
+    assert (seen.status, seen.headers["Retry-After"]) == (503, "5")
+    assert "words that took &lt;b&gt;long&lt;/b&gt; to write" in seen.text
+    assert "Without its store it begins no call" in seen.text
+    if is_set:
+        assert "touch /var/lib/remediator/stop" in seen.text
+        assert "kubectl -n platform annotate configmap remediator remediator.dev/stop=why" in seen.text
+    else:
+        assert "the settings name no other way" in seen.text
+    assert csrf not in seen.text
 
 
 async def test_a_form_whose_page_is_gone_is_answered(enter: Enter) -> None:
