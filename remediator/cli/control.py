@@ -163,10 +163,12 @@ def signal(
 
 
 def _send(client: Client, run: str, kind: str, *, comment: str, as_json: bool) -> None:
-    found = client.post("api", "v1", "runs", run, "signals", body={"kind": kind, "comment": comment})
+    """Tell a run a word, and say to which of its questions that was the answer: it may have asked another one a moment before."""
+    asked = client.get("api", "v1", "runs", run)
+    found = client.post("api", "v1", "runs", run, "signals", body={"kind": kind, "comment": comment, "entered_at": asked["entered_at"]})
     if as_json:
         return print_json(found)
-    return say(f"{run} was told: {kind}. It is {found['state']} now.", style="bold")
+    return say(f"{run} was told: {kind}. It was {asked['state']}: {one_line(asked['reason'])}", style="bold")
 
 
 @connected

@@ -226,10 +226,11 @@ async def test_outside_the_group_is_not_allowed(run: Commands) -> None:
 async def test_settle_and_signal(surface: Surface, run: Commands) -> None:
     """A person's word reaches the run; one that does not fit is refused."""
     assert (await run("signal", RUN, "close", role="responder")).code == 1
-    unknown = make_run(state=RunState.OUTCOME_UNKNOWN)
+    unknown = make_run(state=RunState.OUTCOME_UNKNOWN, reason="step 1 may or may not have taken effect")
     await surface.service.store.transact(Reads(), lambda _: Changes(runs=[unknown]))
     done = await run("settle", RUN, "applied", "-m", "saw it", role="responder")
     assert done.code == 0, done.error
+    assert "was told: settle_applied. It was outcome_unknown: step 1 may or may not" in done.out
     seen = await surface.service.store.read(Reads(runs=[RUN]))
     assert [one.kind for one in seen.signals[RUN]] == [SignalKind.SETTLE_APPLIED]
     assert (await run("settle", RUN, "maybe", role="responder")).code == 2
