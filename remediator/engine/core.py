@@ -151,12 +151,13 @@ class Engine:
         work.bounds = self.bounds()
 
     def _reads(self, work: Work, locks: Sequence[str] = (), below: Sequence[str] = ()) -> Reads:
-        windows = [budget.window for spec in work.specs() for budget in spec.budgets]
+        begun = work.run.state in _BEGUN
+        windows = [] if begun else [budget.window for spec in work.specs() for budget in spec.budgets]
         return Reads(
             runs=[work.run.id, *_earlier(work.run), *([work.run.undoes] if work.run.undoes else [])],
             locks=locks,
             lock_prefixes=below,
-            usage=[] if work.run.state in _BEGUN else [(work.run.rule, work.run.target)],
+            usage=[] if begun else [(work.run.rule, work.run.target)],
             usage_window=max(windows, default=timedelta(days=1)),
             attempts=[work.run.rule] if work.judged else [],
             attempts_window=window_of(work.specs()) if work.judged else timedelta(),
@@ -350,16 +351,22 @@ class Engine:
 
     async def remedy_failed(self, work: Work, reason: str, *, verified: bool = False) -> None:
         """Do what the remedy says about failing (`semantics.md`, 16 and 20). `verified`: all steps went well, but it did not help."""
+        await self.turn(work, lambda turn: self.failed(turn, work, reason, verified=verified))
+
+    def failed(self, turn: Turn, work: Work, reason: str, *, verified: bool = False) -> bool:
+        """Do on a turn what `remedy_failed` does; tell whether the lease is given back."""
         remedy = work.remedy
-        tried = {*work.run.tried, remedy.name}
+        tried = {*turn.run.tried, remedy.name}
         left = any(other.name not in tried for other in work.rule.remedies)
-        changed = any(step.wrote and not self.execution.action(step.action).notifies for step in work.run.steps)
+        changed = any(step.wrote and not self.execution.action(step.action).notifies for step in turn.run.steps)
         if changed and remedy.on_failure is OnFailure.UNDO:
-            await self.turn(work, lambda turn: turn.move(RunState.UNDOING, reason))
-        elif remedy.on_failure is OnFailure.NEXT and left and (verified or not changed):
-            await self.turn(work, lambda turn: turn.fail_and_continue(reason), park=True)
+            turn.move(RunState.UNDOING, reason)
+            return False
+        if remedy.on_failure is OnFailure.NEXT and left and (verified or not changed):
+            turn.fail_and_continue(reason)
         else:
-            await self.stop(work, RunState.FAILED, reason)
+            turn.stop(RunState.FAILED, reason)
+        return True
 
 
 def _own(work: Work) -> Own:

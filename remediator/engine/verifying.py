@@ -17,12 +17,15 @@ from remediator.expressions import Facts, Unknown
 from remediator.model import Health, RunState, StepState, Verdict
 from remediator.records import Step
 from remediator.replacing import replace
+from remediator.runs.turn import Turn
 from remediator.stopping.watchdog import lost, reason_of
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
 
 SHORTEST_SLEEP = timedelta(milliseconds=50)
+_STOPPING = (guards.KillSwitch(), guards.Responder())
+"""Asked while it is not well yet."""
 _RANK = {Health.UNHEALTHY: 0, Health.UNKNOWN: 1, Health.HEALTHY: 2}
 
 
@@ -40,32 +43,35 @@ async def verify(engine: Engine, work: Work) -> None:
     spec = work.remedy.verify
     reading = await _read(engine, work)
     work.alert_over = reading.resolved is True
-    await engine.look(work)
-    now = work.snapshot.now
-    since = None if reading.health is not Health.HEALTHY else (work.run.healthy_since or now)
-    _note(work, reading, since)
-    deadline = work.run.deadline or work.run.entered_at + spec.within
-    paused = engine.judge((guards.KillSwitch(), guards.Responder()), work)
-    if since is not None and now - since >= spec.hold:
-        resolved = reading.resolved is True
-        await engine.turn(work, lambda turn: turn.succeed(f"verified: {reading.words}", resolved=resolved), park=True)
-    elif paused and since is None:
-        await engine.held(work, paused)
-    elif now < deadline:
-        wake = min(now + spec.every, deadline, now + spec.every if since is None else since + spec.hold)
-        await engine.turn(work, lambda turn: turn.sleep(max(wake, now + SHORTEST_SLEEP)), park=True)
-    elif reading.health is Health.UNKNOWN:
-        await engine.stop(work, RunState.ESCALATED, f"nobody can tell whether it helped: {reading.words}")
-    else:
-        held = " (well, but not for long enough)" if since is not None else ""
-        await engine.remedy_failed(work, f"it did not help in time: {reading.words}{held}", verified=True)
+    engine.renew(work)
+
+    def play(turn: Turn) -> bool:
+        now = turn.now
+        since = None if reading.health is not Health.HEALTHY else (turn.run.healthy_since or now)
+        _note(turn, reading, since)
+        deadline = turn.run.deadline or turn.run.entered_at + spec.within
+        if since is not None and now - since >= spec.hold:
+            turn.succeed(f"verified: {reading.words}", resolved=reading.resolved is True)
+        elif since is None and (paused := engine.judge(_STOPPING, work, turn.snapshot)):
+            turn.hold(paused, max_wait=engine.max_wait(work))
+        elif now < deadline:
+            wake = min(now + spec.every, deadline, now + spec.every if since is None else since + spec.hold)
+            turn.sleep(max(wake, now + SHORTEST_SLEEP))
+        elif reading.health is Health.UNKNOWN:
+            turn.stop(RunState.ESCALATED, f"nobody can tell whether it helped: {reading.words}")
+        else:
+            held = " (well, but not for long enough)" if since is not None else ""
+            return engine.failed(turn, work, f"it did not help in time: {reading.words}{held}", verified=True)
+        return True
+
+    await engine.turn(work, play)
 
 
-def _note(work: Work, reading: Reading, since: datetime | None) -> None:
+def _note(turn: Turn, reading: Reading, since: datetime | None) -> None:
     """Add an event when the reading differs from the last one."""
-    if (since is None) != (work.run.healthy_since is None) or work.run.reason != reading.words:
-        work.say(Kind.VERIFICATION_READ, health=reading.health.value, message=reading.words)
-    work.run = replace(work.run, healthy_since=since, reason=reading.words)
+    if (since is None) != (turn.run.healthy_since is None) or turn.run.reason != reading.words:
+        turn.say(Kind.VERIFICATION_READ, health=reading.health.value, message=reading.words)
+    turn.run = replace(turn.run, healthy_since=since, reason=reading.words)
 
 
 async def _read(engine: Engine, work: Work) -> Reading:

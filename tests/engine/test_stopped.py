@@ -106,3 +106,23 @@ async def test_s13_watchdog_lost_while_a_plan_is_made_asks_a_person(start: Start
     assert run.state is RunState.AWAITING_APPROVAL
     assert "watchdog" in run.reason
     assert harness.world.writes == []
+
+
+async def test_s18_pause_thrown_while_verification_reads_comes_before_what_failure_would_bring(start: Start) -> None:
+    """What follows from a reading is decided by the rows of the transaction that writes it down: the undo is not even begun."""
+    harness = await start(playbook(act(on_failure=OnFailure.UNDO)))
+    await harness.send(alert())
+    await harness.work()
+    plain = harness.store.transact
+
+    async def after_the_switch(*arguments: Any) -> Any:
+        harness.store.transact = plain  # type: ignore[method-assign]
+        pause = Pause("global", "anna", "stop it", harness.now)
+        await plain(Reads(), lambda _seen: Changes(pauses=[pause]))
+        return await plain(*arguments)
+
+    harness.store.transact = after_the_switch  # type: ignore[method-assign, assignment]
+    await harness.tick(20 * MINUTE)
+    run = await harness.run()
+    assert (run.state, run.resume_state) == (RunState.INTERRUPTED, RunState.VERIFYING)
+    assert harness.world.writes == ["a=good"]
