@@ -147,15 +147,15 @@ def mandate(
     """
     modes = [rule.mode] if current is None else [rule.mode, current.mode]
     strictest = min(modes, key=lambda mode: mode.rank)
-    limits = [
-        (Authority.OBSERVE if bounds.dry_run else Authority.AUTO, "dry_run is on"),
-        (bounds.authority, f"the operator's limit is {bounds.authority}"),
-        (strictest, f"the rule's mode is {strictest}"),
-    ]
+    limits = [(Authority.OBSERVE, "dry_run is on")] if bounds.dry_run else []
+    if bounds.authority is not Authority.AUTO:
+        limits.append((bounds.authority, f"the operator's limit is {bounds.authority}"))
+    if strictest is not Authority.AUTO:
+        limits.append((strictest, f"the rule's mode is {strictest}"))
     limits += [(Authority.APPROVE, reason) for reason in _world_asks(bounds, skew=skew, plans=plans)]
     limits += [(Authority.APPROVE, reason) for reason in _remedy_asks(remedy, current, incident=incident, plan_risk=plan_risk)]
-    least = min((limit for limit, _ in limits), key=lambda limit: limit.rank)
-    return Mandate(least, tuple(reason for limit, reason in limits if limit is not Authority.AUTO))
+    least = min((limit for limit, _ in limits), key=lambda limit: limit.rank, default=Authority.AUTO)
+    return Mandate(least, tuple(reason for _, reason in limits))
 
 
 def lowered(held: Mandate, reasons: Sequence[str]) -> Mandate:

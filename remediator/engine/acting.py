@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -53,7 +52,7 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
         if turn.incident.state is IncidentState.RESOLVED:
             turn.move(RunState.CANCELLED, "the alert is resolved")
             return True
-        if lacking(engine, dataclasses.replace(work, snapshot=turn.snapshot), approved=approved):
+        if lacking(engine, replace(work, snapshot=turn.snapshot), approved=approved):
             return False  # a reload or what is written (a lost watchdog, say) took it away since: it is planned and asked for anew
         turn.begin_acting(plans, touched)
         turn.intend(step)
@@ -106,7 +105,7 @@ async def _next_step(engine: Engine, work: Work, step: Step) -> None:
             return True
         if turn.incident.state is IncidentState.RESOLVED:
             return False
-        seen = dataclasses.replace(work, snapshot=turn.snapshot)
+        seen = replace(work, snapshot=turn.snapshot)
         if lacking(engine, seen, approved=holds_approval(seen)) is None:
             turn.intend(step)  # else what is written took the authority away a moment ago: that is looked into anew
         return False

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from remediator.engine.core import Engine
 
 
+_RANKS = {risk: rank for rank, risk in enumerate(Risk)}
+
+
 def changing(engine: Engine, work: Work) -> list[Plan]:
     """Return the plans that change a system: messages to people take no locks and no budget."""
     return [plan for plan in work.plans if not plan.noop and not engine.execution.action(plan.action).notifies]
@@ -21,9 +24,8 @@ def changing(engine: Engine, work: Work) -> list[Plan]:
 
 def mandate_of(engine: Engine, work: Work) -> Mandate:
     """Return how far this run may go by itself with the plan it has."""
-    ranks = {risk: rank for rank, risk in enumerate(Risk)}
     plans = changing(engine, work)
-    risk = max((engine.execution.action(plan.action).risk for plan in plans), key=ranks.__getitem__, default=Risk.LOW)
+    risk = max((engine.execution.action(plan.action).risk for plan in plans), key=_RANKS.__getitem__, default=Risk.LOW)
     held = mandate(
         work.rule,
         work.bounds,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from datetime import timedelta
@@ -103,9 +102,9 @@ def _held(engine: Engine, work: Work, turn: Turn, step: Step, plan: Plan) -> boo
         freezing.hold_undo(turn, against, max_wait=engine.max_wait(work))
     elif against:
         turn.hold(against, max_wait=timedelta())
-    elif _authority(engine, dataclasses.replace(work, snapshot=turn.snapshot)) is Authority.OBSERVE:
+    elif _authority(engine, replace(work, snapshot=turn.snapshot)) is Authority.OBSERVE:
         turn.stop(RunState.ESCALATED, _stays(step))  # it was taken away while the way back was planned
-    elif asked := _asked_about(dataclasses.replace(work, snapshot=turn.snapshot), plan):
+    elif asked := _asked_about(replace(work, snapshot=turn.snapshot), plan):
         words = f"not undone without a person's word, {'; '.join(asked)}; since: {turn.run.reason}"
         turn.stop(RunState.INTERRUPTED, words)
     else:
