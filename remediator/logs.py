@@ -10,7 +10,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -72,16 +72,13 @@ class _Handler(logging.StreamHandler[TextIO]):
         self._scrubber = scrubber
         self._renderer = renderer
 
-    def line(self, fields: dict[str, JSON]) -> str:
-        """Return what a line with these plain values looks like, scrubbed, without what structlog does for any values."""
-        event: Any = self._scrubber.json(fields)
-        return _printable(None, "", self._renderer(None, "", _on_one_line(None, "", event)))
-
-    def write(self, lines: Sequence[str]) -> None:
-        """Write whole lines at once."""
+    def write(self, found: list[JSON]) -> None:
+        """Write a line for each of these with plain values, scrubbed, all at once and without what structlog does for any values."""
+        events: Any = self._scrubber.json(found)
+        lines = [str(self._renderer(None, "", _on_one_line(None, "", event))) for event in events]
         with self.lock or nullcontext():
             try:
-                self.stream.write("".join(f"{line}\n" for line in lines))
+                self.stream.write(_printable(None, "", "\n".join([*lines, ""])))
                 self.flush()
             except (OSError, ValueError):  # as logging does: what can't be logged must not stop what is being done
                 self.handleError(logging.LogRecord(EVENTS, logging.ERROR, "", 0, "the log can't be written", (), None))
@@ -208,4 +205,4 @@ def log_events(events: Iterable[ChainedEvent]) -> None:
     ]
     for handler in logging.getLogger().handlers if found else ():
         if isinstance(handler, _Handler):
-            handler.write([handler.line(fields) for fields in found])
+            handler.write(found)
