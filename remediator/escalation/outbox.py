@@ -38,6 +38,8 @@ LONGEST_RETRY = timedelta(minutes=5)
 FORGET_FAILING = timedelta(minutes=15)
 """So long a failure counts without another attempt: longer than the longest retry, so that one which another replica tries on runs out."""
 LONGEST_SLEEP = timedelta(seconds=5)
+MOMENT = timedelta(milliseconds=20)
+"""What is committed within so long is looked through once: a run commits several times in a row, and nobody is told sooner than this."""
 DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
@@ -148,6 +150,7 @@ class Outbox:
             try:
                 async with asyncio.timeout(pause):
                     await self._woken.wait()
+                    await asyncio.sleep(MOMENT.total_seconds())
             except TimeoutError:
                 pass
 
