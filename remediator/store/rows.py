@@ -114,6 +114,7 @@ def maybe_micros(at: datetime | None) -> int | None:
     return None if at is None else micros(at)
 
 
+@functools.lru_cache(maxsize=4096)  # each look at what was lately begun sees much the same times again
 def from_micros(at: int) -> datetime:
     """Return the time that `micros` was made of.
 

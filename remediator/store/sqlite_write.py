@@ -114,10 +114,11 @@ class Writing:
         return True
 
     def _replace(self, run: Run, known: Run | None) -> None:
-        if known is not None and _columns(run) == _columns(known):
+        columns = _columns(run)
+        if known is not None and columns == _columns(known):
             row = self._do(sql.RUN_BODY, pack(run), run.id, run.fence).fetchone()  # leaves the indexes alone
         else:
-            row = self._do(sql.RUN_REPLACE, *_columns(run), pack(run), run.id, run.fence).fetchone()
+            row = self._do(sql.RUN_REPLACE, *columns, pack(run), run.id, run.fence).fetchone()
         if row is None:
             stored = self._do(sql.RUN_FENCE, run.id).fetchone()
             raise LeaseLost(
