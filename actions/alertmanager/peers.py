@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from actions.alertmanager.connection import AlertmanagerConnection
 from remediator.action import Context
@@ -113,8 +113,8 @@ def filter_of(label: str, operator: str, value: str) -> str:
 
 def alerts_path(filters: Iterable[str]) -> str:
     """Write the question about all alerts that fit `filters`, in whatever state they are."""
-    everything = [("active", "true"), ("silenced", "true"), ("inhibited", "true"), ("unprocessed", "true")]
-    return "/api/v2/alerts?" + urlencode([*everything, *(("filter", text) for text in filters)])
+    everything = "/api/v2/alerts?active=true&silenced=true&inhibited=true&unprocessed=true"
+    return everything + "".join(f"&filter={quote_plus(text)}" for text in filters)
 
 
 def narrow(labels: Mapping[str, str]) -> list[str]:
