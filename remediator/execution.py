@@ -76,6 +76,8 @@ class Outcome:
     delay: timedelta | None = None
     running: bool = False
     """True when the call did not stop when told to: what a read finds now need not last."""
+    lost: bool = False
+    """True when its answer was lost and a read found that it had not taken effect: it may still arrive."""
 
 
 class _Late(Exception):
@@ -228,7 +230,7 @@ class Execution:
         outcome = await self._apply(action, plan, self._connections.context(key=key, values=values, halted=halted), timeout)
         if outcome.result is Result.UNKNOWN and not outcome.running:
             outcome = await self.settle(plan, key=key, values=values, lost=outcome.message)
-        return Outcome(outcome.result, outcome.message, outcome.receipt, time.monotonic() - began, outcome.delay)
+        return Outcome(outcome.result, outcome.message, outcome.receipt, time.monotonic() - began, outcome.delay, lost=outcome.lost)
 
     async def _apply(self, action: Action[Any], plan: Plan, ctx: Context, timeout: timedelta) -> Outcome:  # noqa: ASYNC109
         try:
@@ -269,7 +271,7 @@ class Execution:
                 Result.APPLIED, f"{reading.message} (found by reading, after: {lost})", reading.receipt or Receipt(reading.message)
             )
         if reading.settled is Settled.NOT_APPLIED:
-            return Outcome(Result.TEMPORARY, f"it had not taken effect: {reading.message} (after: {lost})")
+            return Outcome(Result.TEMPORARY, f"it had not taken effect: {reading.message} (after: {lost})", lost=True)
         return Outcome(Result.UNKNOWN, f"{lost}; {reading.message}")
 
     async def verify(self, plan: Plan, receipt: Receipt, *, key: str) -> Verdict:

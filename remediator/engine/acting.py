@@ -173,9 +173,19 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
             engine.on_call(work.run)
             halted = functools.partial(engine.halted, work)
             outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)
+            outcome = await _or_came_late(engine, work, step, outcome)
     else:
         outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
     await _record(engine, work, step, outcome)
+
+
+async def _or_came_late(engine: Engine, work: Work, step: Step, outcome: Outcome) -> Outcome:
+    """Look whether a call was refused since an earlier one of the same plan, whose answer was lost, has arrived meanwhile."""
+    if outcome.result is not Result.REFUSED or step.number not in work.lost:
+        return outcome
+    words = f"an earlier call's answer was lost, and {outcome.message}"
+    found = await engine.execution.settle(plan_of(step), key=work.key(step.number), values=work.values(), lost=words)
+    return found if found.result is Result.APPLIED else outcome
 
 
 def not_made(engine: Engine) -> Outcome | None:
@@ -201,6 +211,8 @@ async def pause(work: Work, step: Step, outcome: Outcome) -> None:
 
 async def _record(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
     """Write an outcome down and go where it leads."""
+    if outcome.lost:
+        work.lost.add(step.number)
     if outcome.result is Result.APPLIED:
         await engine.insist(work, lambda turn: _applied(turn, work, step, outcome))
     elif outcome.result is Result.UNKNOWN:
@@ -247,6 +259,7 @@ def _wrote_before(work: Work, step: Step) -> bool:
 async def _plan_again(engine: Engine, work: Work, step: Step, outcome: Outcome) -> None:
     """Nothing was written because the world had moved: give locks back and plan again, a few times."""
     work.replans += 1
+    work.lost.discard(step.number)  # what is planned now differs from what may still arrive
     if work.replans > MAX_REPLANS:
         failed = replace(step, state=StepState.FAILED, message=outcome.message)
         await engine.turn(work, lambda turn: turn.record(Kind.ACTION_FAILED, failed, seconds=outcome.seconds))

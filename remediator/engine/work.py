@@ -45,6 +45,8 @@ class Work:
     replans: int = 0
     tries: Counter[int] = field(default_factory=Counter)
     """How often each step's call was made by this process and surely wrote nothing."""
+    lost: set[int] = field(default_factory=set)
+    """The steps of whose calls one may still arrive, since its answer was lost and it had not taken effect when that was read."""
     calling: int | None = None
     """The step whose intent this very process just made durable, and whose call it has not made yet."""
     written_at: float = -math.inf

@@ -574,6 +574,49 @@ async def test_lost_answer_is_looked_into(start: Start) -> None:
     assert harness.world.writes == ["a=good"]
 
 
+async def test_call_that_arrives_late_is_found_when_the_next_is_refused(start: Start) -> None:
+    """A lost call had not taken effect when that was read, and did so later: the second is refused, and what was done is the run's own."""
+    harness = await start()
+    made: list[str] = []
+
+    def late(point: str) -> None:
+        if point == "before":
+            made.append(point)
+        if point == "before" and len(made) == 1:
+            raise LOST
+        if point == "before":
+            harness.world.things["a"] = "good"  # the first one arrives
+
+    harness.world.fault = late
+    await harness.send(alert())
+    await harness.work()
+    run = await harness.run()
+    assert len(made) == 2
+    assert (run.state, run.steps[0].state, run.wrote) == (RunState.VERIFYING, StepState.APPLIED, True)
+    assert "found by reading, after: an earlier call's answer was lost" in run.steps[0].message
+
+
+async def test_refused_call_whose_lost_forerunner_did_not_arrive_is_planned_again(start: Start) -> None:
+    """Somebody else changed it meanwhile: that is no effect of ours, and the run plans from what it finds."""
+    harness = await start()
+    made: list[str] = []
+
+    def moved(point: str) -> None:
+        if point == "before":
+            made.append(point)
+        if point == "before" and len(made) == 1:
+            raise LOST
+        if point == "before" and len(made) == 2:
+            harness.world.things["a"] = "worse"
+
+    harness.world.fault = moved
+    await harness.send(alert())
+    await harness.work()
+    assert len(made) == 3
+    assert harness.world.writes == ["a=good"]
+    assert await harness.state() is RunState.VERIFYING
+
+
 async def test_busy_system_is_tried_again(start: Start) -> None:
     """A call that surely wrote nothing may be made again."""
     harness = await start()

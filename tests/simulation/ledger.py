@@ -76,6 +76,8 @@ class Ledger:
         """Words of people by run that it has not followed yet."""
         self.calls: Counter[str] = Counter()
         self.effects: Counter[str] = Counter()
+        self.versions: dict[str, int] = {}
+        """What each call that sets a thing made of its version last."""
         self.reached: Counter[str] = Counter()
         """Things that each call changed."""
         self.began: dict[str, tuple[Run, datetime]] = {}
@@ -383,7 +385,11 @@ class Ledger:
         """A write took effect."""
         self.effects[key] += 1
         self.log.append(f"effective {key} {what} {process.name}")
-        self.hold("effective_twice", that=self.effects[key] == 1, words=f"{key} took effect {self.effects[key]} times")
+        version = int(what.partition("@")[2] or 0)
+        # A call that came late after its answer was lost, and was overwritten by somebody else: what is planned from that is not the same.
+        anew = key in self.versions and version > self.versions[key] + 1
+        self.versions[key] = version
+        self.hold("effective_twice", that=self.effects[key] == 1 or anew, words=f"{key} took effect {self.effects[key]} times")
         step = key.partition("#")[0]
         self.reached[step] += 1
         run = self.runs[step.split("/", maxsplit=1)[0]]
