@@ -7,7 +7,7 @@ import hmac
 import html
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import quote, urlsplit
 
 import structlog
@@ -26,6 +26,10 @@ from remediator.web.ui.throttle import Throttle
 
 BOUNCED = "again"
 """Part of an address that was asked for once more, so that no browser does it for ever."""
+NOTED_AGAIN, MOST_NOTED = timedelta(minutes=1), 10
+"""Within this time the audit trail takes one sign-in of one person from one address, and so many from all addresses; the log takes all."""
+WORKING = ("/rehearsal", "/undo", "/verify", "/export")
+"""How paths of pages end that ask live systems or read whole chains: no other site's link starts that without a press."""
 SIGN_IN, SIGN_OUT = f"{PREFIX}sign-in", f"{PREFIX}sign-out"
 
 
@@ -39,6 +43,9 @@ class Door:
         self._sealer: Sealer | None = None
         self._ended = Ended()
         self._throttle = Throttle()
+        self._noting = asyncio.Lock()
+        self._noted = Throttle(1, NOTED_AGAIN)
+        self._noted_of_one = Throttle(MOST_NOTED, NOTED_AGAIN)
         self._log = structlog.get_logger("remediator.web.ui")
 
     async def _made(self) -> Sealer:
@@ -97,7 +104,7 @@ class Door:
             raise Refused(403, f"{actor.name} may not read anything here; sign in with a token of your own", reason="forbidden")
         sealer = await self._made()
         expires_at = now + self._surface.service.settings.ui.session
-        await self._surface.service.desk.note_session(Kind.SESSION_BEGAN, address, actor)
+        await self._note(Kind.SESSION_BEGAN, address, actor, now)
         return sealer.begin(actor.name, token_hash, expires_at=expires_at), actor
 
     def _refused(self, address: str, now: datetime) -> Refused:
@@ -112,8 +119,20 @@ class Door:
 
     async def leave(self, request: web.Request, session: Session, actor: Actor) -> None:
         """End a session before its time."""
-        self._ended.add(session, now=datetime.now(UTC))
-        await self._surface.service.desk.note_session(Kind.SESSION_ENDED, request.remote or "", actor)
+        now = datetime.now(UTC)
+        self._ended.add(session, now=now)
+        await self._note(Kind.SESSION_ENDED, request.remote or "", actor, now)
+
+    async def _note(self, kind: Kind, address: str, actor: Actor, now: datetime) -> None:
+        """Put it into the audit trail, but not without bound: what somebody does again and again from one address is said once."""
+        same, one = f"{kind} {actor.name} {address}", f"{kind} {actor.name}"
+        async with self._noting:  # what could not be written is not counted as written
+            if self._noted.wait(same, now=now) or self._noted_of_one.wait(one, now=now):
+                self._log.info("session.noted_already", kind=kind.value, who=actor.name, address=address)
+                return
+            await self._surface.service.desk.note_session(kind, address, actor)
+            self._noted.failed(same, now=now)
+            self._noted_of_one.failed(one, now=now)
 
     def give(self, request: web.Request, response: web.StreamResponse, session: Session) -> None:
         """Hand a session to the browser: for these pages only, not for scripts, not for requests that other sites begin."""
@@ -170,12 +189,15 @@ def came_from_elsewhere(request: web.Request) -> bool:
 
 
 def bounce(request: web.Request) -> web.Response:
-    """Have the browser ask once more, now from a page of our own: then it shows its cookie, if it has one."""
+    """Have the browser ask once more, from a page of our own: then it shows its cookie, if it has one. Where there is work people press."""
     path = own_path(request.path_qs)
     to = html.escape(f"{path}{'&' if '?' in path else '?'}{BOUNCED}=1", quote=True)
+    works = path.partition("?")[0].endswith(WORKING)
+    refresh = "" if works else f'<meta http-equiv="refresh" content="0;url={to}">'
+    why = "A page of another site led you here. What is there asks systems, or reads much: go on if you meant to. " if works else ""
     text = (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="0;url={to}">'
-        f'<title>remediator</title></head><body><p><a href="{to}">Go on</a></p></body></html>'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{refresh}'
+        f'<title>remediator</title></head><body><p>{why}<a href="{to}">Go on</a></p></body></html>'
     )
     return web.Response(text=text, headers=HEADERS, content_type="text/html")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
@@ -20,6 +21,8 @@ from remediator.web.ui.holds import Held, all_holds
 
 MOST = 100
 """Pages that are told at a time."""
+OF_SESSION, OF_PERSON = 6, 30
+"""So many of them of one session (a browser opens no more to one host), and of one person: nobody takes the others' places."""
 LOOK_EVERY = 5.0
 """Seconds after which a page's marks are looked at although this process committed nothing: replicas do too."""
 PAUSE = 1.0
@@ -30,12 +33,27 @@ RETRY = 3000
 """Milliseconds after which a browser comes back that lost the connection."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Follower:
+    """A page that is told."""
+
+    request: web.Request
+    session: str
+    name: str
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def lives(self) -> bool:
+        """Tell whether its connection is there still; that it went is seen at the next word only."""
+        return self.request.transport is not None and not self.request.transport.is_closing()
+
+
 class Live:
     """Follows the store's commits for all pages that are looked at."""
 
     def __init__(self, surface: Surface) -> None:
         self._surface = surface
-        self._waiting: set[asyncio.Event] = set()
+        self._waiting: set[_Follower] = set()
         self._listens = False
         self._shut = False
 
@@ -46,21 +64,27 @@ class Live:
 
     def _wake(self, _events: Sequence[ChainedEvent] = ()) -> None:
         for one in self._waiting:
-            one.set()
+            one.changed.set()
 
-    async def follow(self, request: web.Request, *, still: Callable[[], Awaitable[Any]]) -> web.StreamResponse:
+    def _check_room(self, session: str, name: str) -> None:
+        living = [one for one in self._waiting if one.lives]
+        own, persons = sum(one.session == session for one in living), sum(one.name == name for one in living)
+        if own >= OF_SESSION or persons >= OF_PERSON or len(living) >= MOST:
+            detail = f"too many pages are followed already: {own} of this session, {persons} of {name}, {len(living)} altogether"
+            raise Refused(503, detail, reason="busy", headers={"Retry-After": "60"})
+
+    async def follow(self, request: web.Request, session: str, name: str, *, still: Callable[[], Awaitable[Any]]) -> web.StreamResponse:
         """Send `changed` whenever the page may look different, until it is closed or `still` says that nobody is signed in any more."""
-        if len(self._waiting) >= MOST:
-            raise Refused(503, f"{MOST} pages are followed already", reason="busy", headers={"Retry-After": "60"})
+        self._check_room(session, name)
         if not self._listens:
             self._listens = True
             self._surface.service.store.on_commit(self._wake)
-        changed = asyncio.Event()
-        self._waiting.add(changed)
+        follower = _Follower(request, session, name)
+        self._waiting.add(follower)
         try:
-            return await self._send(request, changed, still)
+            return await self._send(request, follower.changed, still)
         finally:
-            self._waiting.discard(changed)
+            self._waiting.discard(follower)
 
     async def _mark(self) -> str:
         """Return what a page that was made right now would carry."""

@@ -72,9 +72,9 @@ class Site:
 
     async def live(self, request: web.Request) -> web.StreamResponse:
         """Tell a page when it has changed. Raises `Refused` for who is not signed in, or may not read."""
-        _, actor = await self._door.required(request)
+        session, actor = await self._door.required(request)
         authorise(request, actor, Operation.READ)
-        return await self._live.follow(request, still=lambda: self._still(request))
+        return await self._live.follow(request, session.id, actor.name, still=lambda: self._still(request))
 
     async def _still(self, request: web.Request) -> object | None:
         return await self._door.find(request) if self._surface.service.settings.ui.enabled else None

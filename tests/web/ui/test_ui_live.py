@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -140,3 +141,23 @@ async def test_so_many_pages_are_followed_at_a_time(enter: Enter, monkeypatch: p
         await following(answer, "hello")
         seen = await person.look("/ui/live")
         assert (seen.status, seen.headers["Retry-After"]) == (503, "60")
+
+
+async def test_nobody_takes_the_places_of_others(enter: Enter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many pages of one session are told, and of one person; others are still, and so is he once he has closed one."""
+    monkeypatch.setattr(live, "OF_SESSION", 2)
+    monkeypatch.setattr(live, "OF_PERSON", 3)
+    one, again, other = await enter("viewer"), await enter("viewer"), await enter("admin")
+    async with AsyncExitStack() as stack:
+
+        async def follow(person: Person) -> aiohttp.ClientResponse:
+            return await stack.enter_async_context(person.session.get(f"{person.url}/ui/live"))
+
+        first = await follow(one)
+        assert [(await follow(person)).status for person in (one, one, again, again, other)] == [200, 503, 200, 503, 200]
+        first.close()
+        for _ in range(100):
+            if (last := await follow(one)).status == 200:
+                break
+            await asyncio.sleep(0.05)  # the server sees it a moment later
+        assert last.status == 200

@@ -17,7 +17,7 @@ from remediator.events import Kind
 from remediator.people.authentication import Authenticator, Role
 from remediator.settings import IdentitySettings, TlsSettings
 from tests.servers.certificates import Authority
-from tests.servers.surface import Surface, identities, make_settings, serving, token_of
+from tests.servers.surface import INCIDENT, RUN, Surface, identities, make_settings, serving, token_of
 from tests.web.ui.conftest import Enter, Person
 
 
@@ -168,6 +168,16 @@ async def test_s22_signing_in_and_out_are_in_the_audit_trail(surface: Surface, e
     ]
 
 
+async def test_signing_in_again_and_again_does_not_fill_the_audit_trail(surface: Surface, stranger: Person) -> None:
+    """Within a minute one sign-in of one person from one address is noted; who signs in is never refused for it."""
+    for _ in range(12):
+        seen = await stranger.sign_in("viewer")
+        assert seen.status == 303
+    await stranger.sign_in("admin")
+    events = [event for event in await surface.service.store.events("system") if event.kind == Kind.SESSION_BEGAN]
+    assert [event.actor for event in events] == ["viewer", "admin"]
+
+
 async def test_signing_out_ends_the_session_itself(enter: Enter) -> None:
     """A copy of the cookie is worth nothing after signing out."""
     person = await enter("viewer")
@@ -208,6 +218,11 @@ async def test_who_follows_a_link_from_elsewhere_stays_signed_in(enter: Enter) -
     assert 'http-equiv="refresh" content="0;url=/ui/' in text
     assert "<b>" not in text
     assert "Your token" not in text
+    for path in (f"/ui/incidents/{INCIDENT}/rehearsal", "/ui/audit/verify", "/ui/audit/export", f"/ui/runs/{RUN}/undo?x=1"):
+        async with aiohttp.ClientSession() as session, session.get(person.url + path, headers=elsewhere) as answer:
+            text = await answer.text()
+        assert "http-equiv" not in text  # it would begin work that nobody asked for
+        assert f'<a href="{path}{"&amp;" if "?" in path else "?"}again=1">Go on</a>' in text
     again = {**elsewhere, "Cookie": ""}
     async with aiohttp.ClientSession() as session, session.get(person.url + "/ui/?again=1", headers=again) as answer:
         assert "Your token" in await answer.text()
