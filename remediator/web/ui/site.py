@@ -189,7 +189,8 @@ class Site:
     async def _sign_in_page(
         self, request: web.Request, *, problem: str = "", status: int = 200, to: str = "", kept: str = ""
     ) -> web.Response:
-        words = said.OUT if request.query.get("said") == "out" and not problem else ""
+        left = request.query.get("said") == "out" and not (problem or door.came_from_elsewhere(request))
+        words = said.OUT if left else ""
         data = {"to": door.own_path(to or request.query.get("to", "")), "kept": kept, "problem": problem, "said": words}
         return await self._written("sign_in.html", data, status=status)
 

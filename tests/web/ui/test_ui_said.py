@@ -65,6 +65,14 @@ async def test_no_link_says_that_anything_was_done(enter: Enter, page: str) -> N
         assert words(await other.look(page + value)) == ""
 
 
+async def test_a_link_of_another_site_says_to_nobody_that_he_is_signed_out(enter: Enter) -> None:
+    """Only the way out of our own pages does."""
+    person = await enter("viewer")
+    assert "You are signed out." in (await person.look("/ui/sign-in?said=out")).text
+    elsewhere = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert "You are signed out." not in (await person.look("/ui/sign-in?said=out", **elsewhere)).text
+
+
 async def test_what_was_said_is_not_said_for_long(enter: Enter) -> None:
     """It carries when it became true, and an address that is kept says nothing after half a minute."""
     then = datetime.now(UTC)
