@@ -170,6 +170,22 @@ async def test_a_refused_form_keeps_its_words_while_things_change(surface: Surfa
     assert (await surface.service.store.pauses())["freeze:rule:site-down"].why == "we <move>"
 
 
+async def test_a_page_that_is_new_is_fetched_once(surface: Surface) -> None:
+    """Where nothing happened since it was made, the beginning of its stream does not fetch it again; a change does."""
+    async with looking_at(surface, "/ui/runs") as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.reload()
+        await expect(page.locator("#live.on")).to_be_visible()
+        assert [url for url in asked if url.endswith("/ui/runs")] == [f"{surface.url}/ui/runs"]
+        await put(
+            surface,
+            Changes(runs=[replace(make_run(), state=RunState.FAILED, ended_at=NOW)], events=[Event(INCIDENT, Kind.RUN_ENTERED, NOW, {})]),
+        )
+        await expect(page.locator("#part-list")).to_contain_text("failed")
+        assert len([url for url in asked if url.endswith("/ui/runs")]) == 2
+
+
 async def test_a_page_says_whether_it_is_live(surface: Surface) -> None:
     """Once the daemon is gone the page says so, whatever it shows."""
     async with looking_at(surface, "/ui/") as page:
