@@ -36,6 +36,8 @@ async def _go_on(store: PostgresStore, worker: int) -> None:
             await write(store, worker)
         except StoreUnavailable:
             worker += 1000
+            # It may be said at once, and the store needs a turn to connect again.
+            await asyncio.sleep(timedelta(milliseconds=1).total_seconds())
 
 
 if __name__ == "__main__":
