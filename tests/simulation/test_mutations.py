@@ -57,7 +57,8 @@ def intent_is_not_written(patch: Patch) -> None:
 
 def fence_is_ignored(patch: Patch) -> None:
     """A worker that lost its lease goes on writing."""
-    patch.setattr(sqlite_queries, "RUN_REPLACE", sqlite_queries.RUN_REPLACE.replace("AND fence = ?", "AND ? IS NOT NULL"))
+    for name in ("RUN_REPLACE", "RUN_BODY"):
+        patch.setattr(sqlite_queries, name, getattr(sqlite_queries, name).replace("AND fence = ?", "AND ? IS NOT NULL"))
 
 
 def locks_are_ignored(patch: Patch) -> None:
@@ -237,7 +238,7 @@ def word_is_followed_twice(patch: Patch) -> None:
 
 MUTATIONS: list[tuple[Callable[[Patch], None], set[str], dict[str, Any]]] = [
     (intent_is_not_written, {"never_again", "never_twice", "effective_twice", "durable"}, {"strikes": 0.02}),
-    (fence_is_ignored, {"fenced", "ended_stays", "acting_locked", "never_again"}, {"replicas": 2, "strikes": 0.02}),
+    (fence_is_ignored, {"fenced", "ended_stays", "acting_locked", "never_again"}, {"replicas": 2, "strikes": 0.04, "alarms": 9}),
     (locks_are_ignored, {"lock", "acting_locked"}, {"alarms": 9}),
     (
         approval_is_of_any_plan,
