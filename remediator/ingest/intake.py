@@ -304,10 +304,11 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
         if recovery is not None:
             data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
             draft.event(incident, Kind.ALERT_RECOVERED, **data)
-    elif item.rule is not None and episode.incident is not None:
+    elif item.note == watchdog.NOTE:
+        if recovery is None:
+            draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
+    elif episode.incident is not None:
         _try_again(draft, item.rule, episode.incident, item.alert, anew=anew)
-    elif recovery is None and item.note == watchdog.NOTE:
-        draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
     draft.keep(episode)
 
 
@@ -375,12 +376,12 @@ def _attended(draft: _Draft, incident: Incident, rule: Rule, alert: Alert) -> In
     return replace(incident, last_end=None)
 
 
-def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert, *, anew: bool) -> None:
+def _try_again(draft: _Draft, rule: Rule | None, incident: str, alert: Alert, *, anew: bool) -> None:
     """Give an incident that still fires another run when its last one ended without needing a person.
 
     A run cancelled by a silence that has ended since must not leave its incident without an owner. After a success, copies that
     were under way when the alert ended don't count: only one that comes when the tombstone would have run out does, or one that began
-    `anew`, after an end that was told and doubted.
+    `anew`, after an end that was told and doubted. What is another rule's by now, or no rule's (None), is left to people.
     """
     known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
     if known is None or known.state is not IncidentState.OPEN:
@@ -390,18 +391,21 @@ def _try_again(draft: _Draft, rule: Rule, incident: str, alert: Alert, *, anew: 
     lapsed = _waits_for_its_end(known) and not late
     # Where the alert that opened it is over, nothing would be done about that.
     subject = known.subject if known.subject.fingerprint in known.fingerprints else alert
-    if known.rule != rule.name:
+    if rule is None or known.rule != rule.name:
         if lapsed:
-            draft.put(_left_to_people(draft, _relapsed(draft, known, rule, known.updated_at), rule))
+            draft.put(_left_to_people(draft, known, rule))
     elif known.last_end is RunState.CANCELLED and known.active_run is None:
         draft.put(_with_run(draft, replace(known, subject=subject), rule))
     elif lapsed:
         draft.put(_attended(draft, _relapsed(draft, known, rule, known.updated_at), rule, subject))
 
 
-def _left_to_people(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
-    """Escalate an incident whose alert fires on and is another rule's by now: no run of that one would know what was done already."""
-    reason = f"it fires on after a success of {incident.rule}, and is {rule.name}'s by now"
+def _left_to_people(draft: _Draft, known: Incident, owner: Rule | None) -> Incident:
+    """Escalate an incident whose alert fires on and is another rule's by now, or no rule's: no run would know what was done already."""
+    rule = owner or Rule(known.rule, (), (), escalation=known.policy or DEFAULT_POLICY)
+    incident = _relapsed(draft, known, rule, known.updated_at)
+    whose = "no enabled rule takes it by now" if owner is None else f"is {owner.name}'s by now"
+    reason = f"it fires on after a success of {incident.rule}, and {whose}"
     draft.messages.append(replace(_page(draft, incident, rule), due_at=draft.snapshot.now))
     draft.event(incident.id, Kind.INCIDENT_ESCALATED, run=f"{incident.id}-{incident.runs}", reason=reason, policy=rule.escalation)
     return replace(incident, state=IncidentState.ESCALATED)

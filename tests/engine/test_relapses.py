@@ -10,7 +10,7 @@ import pytest
 from remediator.events import Kind
 from remediator.model import IncidentState, RunState
 from remediator.replacing import replace
-from remediator.rules.model import ApprovalSpec, GuardSpec
+from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
 from tests.builders import alert
 from tests.engine.conftest import Start
 from tests.scripted import LOST, Harness, fails_at
@@ -114,8 +114,17 @@ async def test_s08_a_success_of_long_ago_does_not_count_against_the_remedy(start
     assert "INC-20261121-001/page/1" in await due(harness)
 
 
-async def test_what_fires_on_and_is_another_rules_by_now_is_peoples(start: Start) -> None:
-    """A reload gave the alert to another rule after the success had cancelled the page: nothing acts, and somebody is paged, once."""
+@pytest.mark.parametrize(
+    ("rules", "whose"),
+    [
+        ({"other": replace(playbook(guards=EAGER), name="other")}, "is other's by now"),
+        ({"site-down": replace(playbook(guards=EAGER), enabled=False)}, "no enabled rule takes it by now"),
+        ({}, "no enabled rule takes it by now"),
+    ],
+    ids=["another rule's", "disabled", "deleted"],
+)
+async def test_what_fires_on_and_is_not_its_rules_any_more_is_peoples(start: Start, rules: dict[str, Rule], whose: str) -> None:
+    """A reload took the alert from its rule after the success had cancelled the page: nothing acts, and somebody is paged, once."""
     harness = await start(playbook(guards=EAGER))
     await harness.send(alert())
     await harness.work()
@@ -123,7 +132,7 @@ async def test_what_fires_on_and_is_another_rules_by_now_is_peoples(start: Start
     await harness.tick(MINUTE)
     assert await harness.state() is RunState.SUCCEEDED
     harness.world.firing, harness.world.things["a"] = True, "bad"
-    harness.rules = {"other": replace(playbook(guards=EAGER), name="other")}
+    harness.rules = rules
     await harness.send(alert())
     assert (await harness.incident()).state is IncidentState.OPEN  # a copy that was under way
     for _ in range(2):
@@ -135,7 +144,7 @@ async def test_what_fires_on_and_is_another_rules_by_now_is_peoples(start: Start
     assert harness.world.writes == ["a=good"]
     assert "INC-20261121-001/page/1" in await due(harness)
     assert [event["reason"] for event in harness.said(Kind.INCIDENT_ESCALATED)] == [
-        "it fires on after a success of site-down, and is other's by now"
+        f"it fires on after a success of site-down, and {whose}"
     ]
 
 
