@@ -18,10 +18,11 @@ from remediator.engine.preparing import plan_steps
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError
 from remediator.guards import Bounds, Judgement
-from remediator.ingest.intake import Sorted, new_run, sort
+from remediator.ingest.sorting import Sorted, sort
 from remediator.model import JSON, Alert, Episode, IncidentState
 from remediator.records import Incident
 from remediator.rules.model import Rule
+from remediator.runs.making import new_run
 from remediator.store.protocol import Reads, Snapshot, Store
 
 REHEARSAL = "rehearsal"

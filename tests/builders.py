@@ -11,7 +11,8 @@ from remediator.action import FactType
 from remediator.alerts import fingerprint
 from remediator.expressions import Environment
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake, Sorted, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, Authority, IncidentState, Plan, RunState, Target
 from remediator.records import Incident, Run
 from remediator.rules.model import Matcher, MatchOperator, OnFailure, Remedy, Rule, StepSpec, VerifySpec

@@ -100,6 +100,11 @@ def to_those_told(message: Message) -> bool:
     return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
 
 
+def page_key(incident: Incident) -> str:
+    """Return the key of an incident's page; each relapse has its own."""
+    return f"{incident.id}/page/{incident.relapses}"
+
+
 def joined_key(incident: Incident, alert: Alert) -> str:
     """Return the key of a page about an alert that joined an incident whose page, of the usual key, is there and will not go out.
 

@@ -1,4 +1,4 @@
 """From a webhook to a durable record.
 
-`intake` is pure and says what alerts change; `receiving` takes bodies, groups them and talks to the store.
+`sorting` (whose an alert is) and `intake` (what alerts change) are pure; `receiving` takes bodies, groups them and talks to the store.
 """

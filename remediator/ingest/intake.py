@@ -10,35 +10,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
-from remediator.decide import mandate, subject_facts, trusted, watched
+from remediator.decide import mandate, trusted, watched
 from remediator.escalation import climbing
 from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.events import Kind
-from remediator.expressions import Unknown
 from remediator.guards import Bounds
 from remediator.ingest.recovery import Recovery, Source
+from remediator.ingest.sorting import Sorted
 from remediator.lifecycle import advance
 from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
 from remediator.records import AFTER_STORM, MOST_RELAPSES, STORM, Incident, Message, MessageKind, Pause, Run
 from remediator.replacing import replace
 from remediator.rules.model import Rule
+from remediator.runs.making import new_run
 from remediator.stopping import watchdog
 from remediator.stopping.watchdog import Watch
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.storms import breaker
-from remediator.trust.standing import LONGEST_WORDS
-
-
-@dataclass(frozen=True)
-class Sorted:
-    """An alert with the rule that owns it, and what it is grouped by."""
-
-    alert: Alert
-    rule: Rule | None
-    target: str = ""
-    note: str = ""
-    also: tuple[str, ...] = ()
-    recovery: Recovery | None = None
 
 
 @dataclass(frozen=True)
@@ -72,26 +60,9 @@ class Intake:
         return 1 if self.watch.watches(alert.labels) else 2
 
 
-# To copy one of these with other fields takes a third of the time that it takes to make one.
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_UNMATCHED = Sorted(Alert("", firing=True, labels={}, annotations={}, starts_at=_EPOCH), None, note="no rule matches")
 _EPISODE = Episode("", 1, _EPOCH, _EPOCH, _EPOCH)
-
-
-def sort(alert: Alert, matching: Sequence[Rule]) -> Sorted:
-    """Find the owner of an alert among the rules that match it (best first) and the target it is grouped by."""
-    if not matching:
-        return replace(_UNMATCHED, alert=alert)
-    owner = next((rule for rule in matching if rule.enabled), None)
-    if owner is None:
-        return Sorted(alert, None, note=f"only disabled rules match: {', '.join(rule.name for rule in matching)}")
-    others = tuple(rule.name for rule in matching if rule is not owner)
-    if owner.target is None:
-        return Sorted(alert, owner, alert.fingerprint, also=others)
-    target = owner.target.render(subject_facts(owner, alert))
-    if isinstance(target, Unknown):
-        return Sorted(alert, owner, alert.fingerprint, f"grouped by fingerprint, since its target is unknown: {target.reason}", others)
-    return Sorted(alert, owner, str(target), also=others)
+"""To copy it with other fields takes a third of the time that it takes to make one."""
 
 
 def reads_for(alerts: Sequence[Sorted], *, now: datetime, limits: breaker.StormLimits | None = None) -> Reads:
@@ -463,7 +434,7 @@ def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fi
     counts = lately and bool(known.succeeded_remedies)
     if counts:
         draft.relapsed[known.id] = draft.snapshot.now
-    draft.cancelled.append(page_key(known))  # another page stands for it from now on
+    draft.cancelled.append(climbing.page_key(known))  # another page stands for it from now on
     remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
     incident = replace(
         known,
@@ -494,47 +465,13 @@ def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
     return incident
 
 
-def new_run(incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, after: Run | None = None) -> tuple[Incident, Run, Event]:
-    """Make the incident's next run; `after` is the run whose chain it continues. Return incident, run and event."""
-    number = incident.runs + 1
-    run = Run(
-        id=f"{incident.id}-{number}",
-        incident=incident.id,
-        number=number,
-        rule=rule.name,
-        rule_hash=rule.hash,
-        target=incident.target,
-        state=RunState.QUEUED,
-        created_at=now,
-        entered_at=now,
-        wake_at=now,
-        chain=number if after is None else after.chain,
-        failures=() if after is None else _came_to(after),
-        tried=() if after is None or after.remedy is None else (*after.tried, after.remedy),
-        chain_wrote=after is not None and (after.chain_wrote or after.wrote),
-        dry_run=dry_run,
-    )
-    data = {"run": run.id, "rule": rule.name, "rule_hash": rule.hash, "chain": run.chain, "tried": list(run.tried), "dry_run": dry_run}
-    return replace(incident, runs=number, active_run=run.id), run, Event(incident.id, Kind.RUN_CREATED, now, data)
-
-
-def _came_to(run: Run) -> tuple[str, ...]:
-    """Return what the remedies of a chain came to, that of its last run included."""
-    return (*run.failures, f"{run.remedy}: {run.reason}"[:LONGEST_WORDS]) if run.remedy is not None else run.failures
-
-
-def page_key(incident: Incident) -> str:
-    """Return the key of an incident's page; each relapse has its own."""
-    return f"{incident.id}/page/{incident.relapses}"
-
-
 def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
     """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
     bounds, pauses = draft.intake.bounds, draft.in_force()
     held = trusted(watched(mandate(rule, bounds), pauses, incident), [rule], pauses, earn=bounds.earn).authority is Authority.AUTO
     hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
     body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
-    return Message(page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
+    return Message(climbing.page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
 
 
 def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
@@ -579,6 +516,6 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
     draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run, after=proof)
     if known.last_end is not None:
         draft.recovered[known.id] = now
-    draft.cancelled.append(page_key(known))
+    draft.cancelled.append(climbing.page_key(known))
     if known.active_run is not None:
         draft.wake.append(known.active_run)

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 
 from remediator.alerts import Webhook, parse_webhook
 from remediator.errors import StoreUnavailable, TemporaryError
-from remediator.ingest.intake import Intake, Sorted, reads_for, sort, take_all
+from remediator.ingest.intake import Intake, reads_for, take_all
 from remediator.ingest.recovery import Recovery
+from remediator.ingest.sorting import Sorted, sort
 from remediator.metrics import Metrics
 from remediator.model import Alert
 from remediator.replacing import replace

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from remediator.escalation.climbing import page_key
 from remediator.escalation.notice import notice
 from remediator.events import Kind
 from remediator.guards import Answer, Bounds, Judgement, lock_keys
-from remediator.ingest.intake import new_run, page_key
 from remediator.lifecycle import ENDS, HOLDS_PAGE, advance
 from remediator.model import JSON, SYSTEM, ApprovalState, Authority, Event, IncidentState, Plan, RunState, StepState
 from remediator.records import (
@@ -35,6 +35,7 @@ from remediator.records import (
 from remediator.replacing import replace
 from remediator.rules.model import ApprovalSpec, Rule
 from remediator.runs.leftovers import left_behind, told, without
+from remediator.runs.making import new_run
 from remediator.store.protocol import Changes, Snapshot
 from remediator.storms import breaker
 from remediator.targets.domains import Domain

@@ -12,11 +12,11 @@ from typing import Any
 
 from remediator.action import Action
 from remediator.errors import IllegalTransition, NotFound
-from remediator.events import Kind
-from remediator.model import Actor, Event, Plan, RunState, StepState
+from remediator.model import Actor, Plan, RunState, StepState
 from remediator.records import EVERYWHERE, Incident, Run, SignalKind, Step
 from remediator.replacing import replace
 from remediator.responders import taking
+from remediator.runs.making import created, queued
 from remediator.store.protocol import Changes, Snapshot
 
 Kinds = Callable[[str], type[Action[Any]] | None]
@@ -82,38 +82,22 @@ def begin(snapshot: Snapshot, run: str, *, why: str, actor: Actor, kinds: Kinds,
     for scope in (EVERYWHERE, f"rule:{found.rule}"):
         if scope in snapshot.pauses:
             raise IllegalTransition(f"{scope} is paused by {snapshot.pauses[scope].who}; `remediator resume` first")
-    undoing = _new_run(incident, found, left, snapshot, actor=actor, why=why, dry_run=dry_run)
-    data = {"run": undoing.id, "rule": found.rule, "rule_hash": found.rule_hash, "chain": undoing.chain, "tried": [], "dry_run": dry_run}
-    data |= {"undoes": found.id, "asked_by": actor.name, "why": why}
-    return Changes(
-        runs=[undoing],
-        incidents=[replace(incident, runs=undoing.number, active_run=undoing.id, updated_at=snapshot.now)],
-        events=[Event(incident.id, Kind.RUN_CREATED, snapshot.now, data, actor.name)],
-    )
-
-
-def _new_run(incident: Incident, run: Run, left: Sequence[Step], snapshot: Snapshot, *, actor: Actor, why: str, dry_run: bool) -> Run:
-    number, now = incident.runs + 1, snapshot.now
-    return Run(
-        id=f"{incident.id}-{number}",
-        incident=incident.id,
-        number=number,
-        rule=run.rule,
-        rule_hash=run.rule_hash,
-        target=run.target,
-        state=RunState.QUEUED,
-        created_at=now,
-        entered_at=now,
-        wake_at=now,
-        chain=number,
-        remedy=run.remedy,
-        remedy_hash=run.remedy_hash,
-        dry_run=dry_run,
+    now = snapshot.now
+    undoing = replace(
+        queued(incident, rule=found.rule, rule_hash=found.rule_hash, now=now, dry_run=dry_run),
+        remedy=found.remedy,
+        remedy_hash=found.remedy_hash,
         steps=tuple(_fresh(step) for step in left),
-        reason=f"{actor.name} asked to undo run {run.id}" + (f": {why}" if why else ""),
-        undoes=run.id,
+        reason=f"{actor.name} asked to undo run {found.id}" + (f": {why}" if why else ""),
+        undoes=found.id,
         asked_by=actor.name,
         led_by=taking.seals(snapshot, actor.name, at=now),
+    )
+    event = created(undoing, now=now)
+    return Changes(
+        runs=[undoing],
+        incidents=[replace(incident, runs=undoing.number, active_run=undoing.id, updated_at=now)],
+        events=[replace(event, actor=actor.name, data={**event.data, "undoes": found.id, "asked_by": actor.name, "why": why})],
     )
 
 

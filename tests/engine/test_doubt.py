@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.ingest.intake import Intake, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, take
 from remediator.ingest.receiving import Receiving
 from remediator.ingest.recovery import Recovery, Source, believed, listed
+from remediator.ingest.sorting import sort
 from remediator.metrics import Metrics
 from remediator.model import Alert, Episode, IncidentState, RunState
 from remediator.records import Incident

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from remediator.escalation.levels import Receiver, plain
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
-from remediator.ingest.intake import Intake, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.sorting import sort
 from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState
 from remediator.people import operations

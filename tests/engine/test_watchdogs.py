@@ -11,8 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from remediator.escalation.levels import plain
 from remediator.escalation.outbox import Outbox
-from remediator.ingest.intake import Intake, Sorted, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, take
 from remediator.ingest.recovery import Recovery
+from remediator.ingest.sorting import Sorted, sort
 from remediator.metrics import Metrics
 from remediator.model import SYSTEM, Alert, IncidentState
 from remediator.replacing import replace

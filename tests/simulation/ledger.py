@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
+from remediator.escalation.climbing import page_key
 from remediator.events import Kind
-from remediator.ingest.intake import page_key
 from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
 from remediator.records import (

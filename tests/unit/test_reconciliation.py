@@ -9,8 +9,9 @@ import pytest
 
 from remediator.errors import TemporaryError
 from remediator.events import Kind
-from remediator.ingest.intake import Sorted, sort, take
+from remediator.ingest.intake import take
 from remediator.ingest.recovery import Recovery, Source
+from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, Episode, IncidentState
 from remediator.reconciliation.findings import Absences, Doubt, PeerAnswer, Picture, Wanted, doubt_of, ended, mutes_by_time, narrow
 from remediator.replacing import replace

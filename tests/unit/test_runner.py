@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from remediator.errors import StoreUnavailable
-from remediator.ingest.intake import Intake, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.sorting import sort
 from remediator.records import Run
 from remediator.runner import Runner
 from remediator.store.sqlite import SqliteStore

@@ -12,7 +12,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remediator.ingest.intake import Intake, Sorted, reads_for, sort, take_all
+from remediator.ingest.intake import Intake, reads_for, take_all
+from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, RunState
 from remediator.records import Run
 from remediator.replacing import replace

@@ -16,7 +16,8 @@ from remediator.action import Identity
 from remediator.connections import Connections
 from remediator.engine.core import Engine
 from remediator.execution import Execution
-from remediator.ingest.intake import Intake, reads_for, sort, take
+from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.sorting import sort
 from remediator.model import JSON, Actor, Alert, ChainedEvent, RunState
 from remediator.people import operations
 from remediator.records import Incident, Run
