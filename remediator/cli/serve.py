@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import ssl
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(path: Path) -> int:
-    with _without("rich"):
+    with _without("rich"), trusting_nobody():
+        import aiohttp  # noqa: F401 - it would read the system's authorities, twice, for contexts that no client of ours uses
         import structlog  # noqa: F401 - it would import rich for tracebacks in colours, three megabytes that a daemon has no use for
     from remediator.app.serving import serve
 
@@ -53,6 +55,20 @@ def _without(module: str) -> Iterator[None]:
         yield
     finally:
         del sys.modules[module]
+
+
+@contextmanager
+def trusting_nobody() -> Iterator[None]:
+    """Let TLS contexts made inside the block trust no authority: what would use one by mistake is refused, and five megabytes stay free."""
+
+    def nothing(context: ssl.SSLContext) -> None:
+        """Stand in for the method of `SSLContext`'s base, which looks for the system's authorities."""
+
+    ssl.SSLContext.set_default_verify_paths = nothing  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del ssl.SSLContext.set_default_verify_paths
 
 
 def _fast_loop() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -67,3 +69,18 @@ async def test_three_rules_import_no_foreign_sdk(tmp_path: Path) -> None:
     assert "remediator.app.daemon" in modules
     # A module that is looked for and not found stands there too, without any of its parts.
     assert {module for module in modules if module.partition(".")[0] in NEVER and f"{module.partition('.')[0]}." in daemon.log} == set()
+
+
+def test_no_client_trusts_anybody_by_default() -> None:
+    """The contexts that aiohttp makes when it is imported know no authority and verify: one used by mistake is refused."""
+    program = """
+import ssl
+from remediator.cli.serve import trusting_nobody
+with trusting_nobody():
+    import aiohttp.connector
+known = aiohttp.connector._SSL_CONTEXT_VERIFIED
+print(known.verify_mode is ssl.CERT_REQUIRED, known.check_hostname, known.cert_store_stats()["x509_ca"])
+print("set_default_verify_paths" in vars(ssl.SSLContext))
+"""
+    found = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert found.splitlines() == ["True True 0", "False"]

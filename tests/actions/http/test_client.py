@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
-from remediator.errors import OutcomeUnknown, TemporaryError
-from remediator.httpclient import HttpClient, HttpError, WebConnection, failure_of_socket, open_client, parse_retry_after
+from remediator.errors import OutcomeUnknown, PermanentError, TemporaryError
+from remediator.httpclient import HttpClient, HttpError, WebConnection, failure_of_socket, open_client, open_tls, parse_retry_after
 from remediator.testing import LocalContext
+from tests.servers.certificates import Authority
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -141,3 +144,19 @@ async def test_client_that_writes_opens_a_connection_for_each_request(keeping: t
     assert [await ask(client, url), await ask(client, url)] == [b"ok", b"ok"]
     assert len(server.connections) == 2
     await client.aclose()
+
+
+def test_clients_share_a_tls_context_until_its_authority_is_written_anew(authority: Authority, tmp_path: Path) -> None:
+    """The system's authorities are read once for all that trust them; a new file is another authority, and nobody's old one."""
+    system = open_tls("")
+    assert open_tls("") is system
+    file = tmp_path / "ca.pem"
+    file.write_bytes(authority.ca.read_bytes())
+    own = open_tls(str(file))
+    assert own is open_tls(str(file)) is not system
+    assert len(own.get_ca_certs()) == 1
+    os.utime(file, ns=(1, 1))
+    assert open_tls(str(file)) is not own
+    file.unlink()
+    with pytest.raises(PermanentError, match=r"ca\.pem' can't be read"):
+        open_tls(str(file))
