@@ -62,6 +62,11 @@ def with_checks(facts: Facts, results: Sequence[CheckResult]) -> Facts:
     return Facts(values, unknown)
 
 
+def encode_facts(facts: Facts) -> dict[str, JSON]:
+    """Encode the checks' facts for a row."""
+    return {name: encode_value(value) for name, value in facts.values.items() if name.startswith("checks.")}
+
+
 # --- which remedy --------------------------------------------------------------------------------------------------------
 
 
@@ -216,52 +221,3 @@ def _may_carry_us(plan: Plan) -> bool:
 def plans_hash(plans: Sequence[Plan], remedy_hash: str) -> str:
     """Return what an approval is bound to: all steps' plans, in order, and the remedy's text."""
     return digest([remedy_hash, *(plan.hash for plan in plans)])
-
-
-# --- all at once -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What would be done about an alert, and why: the answer that rehearsal shows."""
-
-    rule: str | None
-    reason: str
-    also_matched: tuple[str, ...] = ()
-    choice: Choice | None = None
-    mandate: Mandate | None = None
-
-    def to_json(self) -> JSON:
-        """Return it as plain JSON."""
-        return {
-            "rule": self.rule,
-            "reason": self.reason,
-            "also_matched": list(self.also_matched),
-            "remedy": self.choice.remedy.name if self.choice is not None and self.choice.remedy is not None else None,
-            "conditions": [condition.to_json() for condition in self.choice.conditions] if self.choice is not None else [],
-            "authority": None if self.mandate is None else self.mandate.authority.value,
-            "authority_reasons": [] if self.mandate is None else list(self.mandate.reasons),
-        }
-
-
-def decide(alert: Alert, matching: Sequence[Rule], facts: Facts | None, bounds: Bounds) -> Decision:
-    """Decide about one alert: `matching` are the rules that match it, best first; `facts` what their checks gave.
-
-    Without facts only the rule is decided.
-    """
-    owner = next((rule for rule in matching if rule.enabled), None)
-    if owner is None:
-        disabled = ", ".join(rule.name for rule in matching)
-        return Decision(None, f"only disabled rules match: {disabled}" if disabled else "no rule matches")
-    others = tuple(rule.name for rule in matching if rule is not owner)
-    if not alert.firing:
-        return Decision(owner.name, "the alert is resolved: nothing is ever done about a resolved alert", others)
-    if facts is None:
-        return Decision(owner.name, "it matches", others, mandate=mandate(owner, bounds))
-    choice = choose_remedy(owner, facts)
-    return Decision(owner.name, choice.reason, others, choice, mandate(owner, bounds, remedy=choice.remedy))
-
-
-def encode_facts(facts: Facts) -> dict[str, JSON]:
-    """Encode the checks' facts for a row."""
-    return {name: encode_value(value) for name, value in facts.values.items() if name.startswith("checks.")}

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from remediator.decide import CheckResult, choose_remedy, decide, mandate, plans_hash, subject_facts, with_checks
+from remediator.decide import CheckResult, choose_remedy, mandate, plans_hash, subject_facts, with_checks
+from remediator.ingest.sorting import sort
 from remediator.model import Authority, Impact, Risk, decode_value, encode_value
 from remediator.rules.model import ApprovalSpec, Rule
 from tests.builders import alert, bounds, incident, plan, remedy, rule
@@ -108,19 +109,15 @@ def test_s12_the_hash_covers_what_is_done_not_how_it_is_told() -> None:
     assert plans_hash([first, plan("b")], "r") != plans_hash([plan("b"), first], "r")
 
 
-def test_decide_never_acts_on_resolved() -> None:
-    """Robusta 345: a resolved alert leads to nothing."""
-    decision = decide(alert(firing=False), [rule()], None, bounds())
-    assert decision.choice is None
-    assert "resolved" in decision.reason
-
-
-def test_decide_tells_what_the_others_would_have_been() -> None:
-    """The best rule owns the alert, the others are recorded."""
-    decision = decide(alert(), [rule("first"), rule("second")], facts(), bounds())
-    assert decision.rule == "first"
-    assert decision.also_matched == ("second",)
-    assert decision.to_json()["remedy"] == "restart"
+def test_the_best_rule_owns_an_alert_and_the_others_are_told() -> None:
+    """Rules come best first; one that is disabled owns nothing, and where nothing else matches that is said."""
+    found = sort(alert(), [rule("off", enabled=False), rule("first"), rule("second")])
+    assert found.rule is not None
+    assert found.rule.name == "first"
+    assert found.also == ("off", "second")
+    nobody = sort(alert(), [rule("off", enabled=False)])
+    assert (nobody.rule, nobody.note) == (None, "only disabled rules match: off")
+    assert (sort(alert(), []).rule, sort(alert(), []).note) == (None, "no rule matches")
 
 
 @pytest.mark.parametrize(
