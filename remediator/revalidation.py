@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from remediator.duration import format_duration
 from remediator.errors import TemporaryError
 from remediator.execution import Execution
 from remediator.expressions import Unknown
@@ -25,6 +26,8 @@ class Standing(StrEnum):
     FIRING = "firing"
     SILENCED = "silenced"
     GONE = "gone"
+    FORGOTTEN = "forgotten"
+    """Nobody has it, but an Alertmanager was started so lately that it may not have been told of it yet."""
     UNASKED = "unasked"
     """No Alertmanager is configured."""
     SILENT = "silent"
@@ -33,11 +36,12 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True)
 class Sources:
-    """What can be asked, and how long an answer may take."""
+    """What can be asked, and how long an answer may take. `settle`: so long an Alertmanager may not know what fires after it started."""
 
     alertmanager: bool
     prometheus: bool
     timeout: timedelta = timedelta(seconds=3)
+    settle: timedelta = timedelta()
 
 
 class Revalidation:
@@ -69,6 +73,10 @@ class Revalidation:
             return Standing.SILENCED, "the alert is silenced or inhibited in Alertmanager"
         if found.get("firing"):
             return Standing.FIRING, "Alertmanager has it firing"
+        up_for = found.get("up_for")
+        if isinstance(up_for, timedelta) and up_for < sources.settle:
+            lately = format_duration(sources.settle)
+            return Standing.FORGOTTEN, f"Alertmanager was started less than {lately} ago, so it may not have been told that the alert fires"
         return Standing.GONE, "Alertmanager does not have it firing any more"
 
     async def resolved(self, incident: Incident, *, after: datetime, alive: str | None = None) -> bool | Unknown:
@@ -101,7 +109,7 @@ class Revalidation:
                 return answer
         if sources.alertmanager:
             standing, words = await self.standing(incident.subject)
-            if standing is Standing.SILENT:
+            if standing in (Standing.SILENT, Standing.FORGOTTEN):
                 return Unknown(words)
             return standing is Standing.GONE
         return incident.state is IncidentState.RESOLVED

@@ -72,7 +72,7 @@ class Alerts(Check[_AlertsParams]):
         peers = await open_peers(ctx, params.connection)
 
         async def ask(url: str) -> list[_Listed]:
-            alerts = await peers.read(url, path)
+            alerts = await peers.read_list(url, path)
             return [_Listed.of(alert) for alert in alerts if has_labels(alert["labels"], params.labels)]
 
         try:

@@ -65,7 +65,7 @@ class Silences(Check[SilencesParams]):
 
 async def _at(peers: Peers, url: str, labels: Mapping[str, str]) -> list[Silence] | None:
     """Return the silences of the alerts with these labels at one peer; None when it holds no such alert."""
-    alerts = [alert for alert in await peers.read(url, alerts_path(narrow(labels))) if has_labels(alert["labels"], labels)]
+    alerts = [alert for alert in await peers.read_list(url, alerts_path(narrow(labels))) if has_labels(alert["labels"], labels)]
     if not alerts:
         return None
     ids = sorted({str(ident) for alert in alerts for ident in alert["status"]["silencedBy"]})

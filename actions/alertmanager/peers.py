@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import quote_plus
@@ -61,12 +63,32 @@ class Peers:
 
     async def read(self, url: str, path: str) -> JSON:
         """GET JSON from one peer. Raises `TemporaryError` naming it for anything but a whole answer."""
+        return (await self._read(url, path))[0]
+
+    async def read_list(self, url: str, path: str) -> list[JSON]:
+        """GET a list from one peer. Raises `TemporaryError` naming it for anything else: an empty object holds no alert either."""
+        found = await self.read(url, path)
+        if not isinstance(found, list):
+            raise TemporaryError(f"Alertmanager {url} of connection {self.name!r} answered with something that is no list")
+        return found
+
+    async def up_for(self, url: str) -> timedelta:
+        """Return how long one peer has been up, by its own clock. Raises `TemporaryError` naming it."""
+        status, answer = await self._read(url, "/api/v2/status")
+        try:
+            started = datetime.fromisoformat(status["uptime"])
+            now = parsedate_to_datetime(answer.headers["date"]) if "date" in answer.headers else self.ctx.now
+            return now - started
+        except (ValueError, TypeError, LookupError) as error:
+            raise TemporaryError(f"Alertmanager {url} of connection {self.name!r} told its status in an unknown shape") from error
+
+    async def _read(self, url: str, path: str) -> tuple[JSON, Answer]:
         answer = await self.get(url, path)
         if answer.status != 200 or answer.truncated:
             reason = f"more than {_BODY} bytes" if answer.truncated else f"{answer.status}: {answer.text()}"
             raise TemporaryError(f"Alertmanager {url} of connection {self.name!r} answered {reason}")
         try:
-            return json.loads(answer.body)
+            return json.loads(answer.body), answer
         except (ValueError, RecursionError) as error:
             raise TemporaryError(f"Alertmanager {url} of connection {self.name!r} answered with something that is not JSON") from error
 

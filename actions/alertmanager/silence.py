@@ -177,7 +177,7 @@ async def _matching(peers: Peers, labels: Mapping[str, str]) -> int:
     path = alerts_path(narrow(labels))
 
     async def ask(url: str) -> set[str]:
-        return {str(alert["fingerprint"]) for alert in await peers.read(url, path) if has_labels(alert["labels"], labels)}
+        return {str(alert["fingerprint"]) for alert in await peers.read_list(url, path) if has_labels(alert["labels"], labels)}
 
     answers = await peers.whoever(ask)
     found = [answer for answer in answers.values() if not isinstance(answer, RemediatorError)]

@@ -80,9 +80,15 @@ async def list_of(peers: Peers, url: str, *, labels: Mapping[str, str] | None = 
         reason = "with too much" if answer.truncated else f"{answer.status}: {answer.text()}"
         raise TemporaryError(f"Alertmanager {url} of connection {peers.name!r} answered {reason}")
     try:
-        return Listing(url, tuple(Silence.of(raw) for raw in json.loads(answer.body)), _clock(answer, peers))
+        return Listing(url, _silences(json.loads(answer.body)), _clock(answer, peers))
     except (ValueError, LookupError, TypeError) as error:
         raise TemporaryError(f"Alertmanager {url} of connection {peers.name!r} sent silences of an unknown shape") from error
+
+
+def _silences(listed: JSON) -> tuple[Silence, ...]:
+    if not isinstance(listed, list):
+        raise TypeError("an empty object holds no silence either, but says nothing about them")
+    return tuple(Silence.of(raw) for raw in listed)
 
 
 def _clock(answer: Answer, peers: Peers) -> datetime:

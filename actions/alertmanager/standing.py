@@ -1,7 +1,8 @@
 """Ask whether one alert still fires, and whether anybody silenced or another alert inhibits it.
 
 An alert fires when one peer holds it, and is silenced when any peer says so. A peer that does not answer may know of a silence, so
-without its answer nothing is known (`semantics.md`, 14).
+without its answer nothing is known (`semantics.md`, 14). One that was restarted has forgotten all alerts until they are sent again, so
+where nobody holds the alert it is told how long they are up.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -34,11 +36,12 @@ class PeerState(StrEnum):
 
 @dataclass(frozen=True)
 class PeerStanding:
-    """One peer's answer. `silences` are those that count, without the incident's own."""
+    """One peer's answer. `silences` are those that count, without the incident's own; `up_for` is told by one that has not found it."""
 
     found: bool = False
     silences: tuple[str, ...] = ()
     inhibited: bool = False
+    up_for: timedelta | None = None
 
     @property
     def state(self) -> PeerState:
@@ -71,6 +74,11 @@ class Standing:
         """At least one peer says that another alert inhibits it."""
         return any(peer.inhibited for peer in self.peers.values())
 
+    @property
+    def up_for(self) -> timedelta | None:
+        """How long the peer is up that was started last, of those that don't hold the alert; None when all do."""
+        return min((peer.up_for for peer in self.peers.values() if peer.up_for is not None), default=None)
+
 
 async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: Mapping[str, str], own: Own = NONE) -> Standing:
     """Ask every peer where an alert stands, within three seconds.
@@ -82,10 +90,10 @@ async def standing(ctx: Context, connection: str, *, fingerprint: str, labels: M
     path = _path_of(tuple(sorted(labels.items())))
 
     async def ask(url: str) -> PeerStanding:
-        alerts = await peers.read(url, path)
+        alerts = await peers.read_list(url, path)
         alert = next((alert for alert in alerts if alert["fingerprint"] == fingerprint and has_labels(alert["labels"], labels)), None)
         if alert is None:
-            return PeerStanding()
+            return PeerStanding(up_for=await peers.up_for(url))
         silences = [silence for silence in alert["status"]["silencedBy"] if not await _is_own(peers, url, silence, own)]
         return PeerStanding(found=True, silences=tuple(silences), inhibited=bool(alert["status"]["inhibitedBy"]))
 
@@ -130,6 +138,7 @@ class StandingCheck(Check[_StandingParams]):
         "silenced": Fact(FactType.BOOL, "any peer has a silence for it, the incident's own not counted; unknown when not found"),
         "inhibited": Fact(FactType.BOOL, "any peer says that another alert inhibits it; unknown when not found"),
         "silence_ids": Fact(FactType.STRINGS, "those silences; unknown when not found, or more than 100"),
+        "up_for": Fact(FactType.DURATION, "how long the peer that was started last is up; unknown when found"),
         "peers_asked": Fact(FactType.INT, "number of peers"),
         "peers_answered": Fact(FactType.INT, "number of peers that answered; always all of them"),
         "states": Fact(FactType.STRING_MAP, "what each peer said: firing, silenced, inhibited or absent"),
@@ -137,6 +146,7 @@ class StandingCheck(Check[_StandingParams]):
     permissions = (
         Permission(PermissionKind.HTTP, ("GET",), "/api/v2/alerts"),
         Permission(PermissionKind.HTTP, ("GET",), "/api/v2/silence/*"),
+        Permission(PermissionKind.HTTP, ("GET",), "/api/v2/status", "to tell a peer that forgot the alert in a restart"),
     )
     example: ClassVar[Mapping[str, Any]] = {
         "connection": "main",
@@ -166,4 +176,6 @@ def standing_facts(found: Standing) -> dict[str, Value]:
     if found.firing:
         facts |= {"silenced": bool(found.silence_ids), "inhibited": found.inhibited}
         facts |= short_lists(silence_ids=found.silence_ids)
+    elif found.up_for is not None:
+        facts["up_for"] = found.up_for
     return facts

@@ -90,6 +90,7 @@ class Current:
             alertmanager=bool(self.settings.alertmanager),
             prometheus=self.settings.prometheus is not None,
             timeout=self.settings.limits.revalidate_timeout,
+            settle=self.settings.reconciliation.settle,
         )
 
     def bounds(self, *, identity: Identity, stopped: str, freezes: Freezes) -> Bounds:

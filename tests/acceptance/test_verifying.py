@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -206,3 +207,24 @@ async def test_s19_resolved_message_is_a_hint_to_look_at_once(plant: Plant) -> N
     labels = {"id": "hint", "instance": plant.exporter.address, "job": "test"}
     await plant.world.resolve("Broken", **labels)
     await plant.world.daemon.reaches(run, "succeeded", within=15)
+
+
+async def test_s19_alertmanager_that_was_restarted_has_forgotten_the_alert(tmp_path: Path) -> None:
+    """Where Prometheus can't be asked about the rule, an alert is over when Alertmanager has it no more: not when it merely forgot it."""
+    async with open_world(tmp_path, rules="rules:" + _rule("forgotten", verify="within: 60s, hold: 0s, every: 200ms")) as world:
+        (incident,) = (await world.fire("Broken", id="forgotten"))["incidents"]
+        run = f"{incident}-1"
+        await _says(world, run, "the alert still fires")
+        await world.alertmanager.stop()
+        await world.alertmanager.start()
+        await _says(world, run, "may not have been told that the alert fires")
+        await world.alertmanager.post_alerts({"alertname": "Broken", "id": "forgotten"})
+        await _says(world, run, "the alert still fires")
+
+
+async def _says(world: World, run: str, words: str) -> None:
+    async def there() -> bool:
+        found = await world.daemon.run(run)
+        return found["state"] == "verifying" and words in found["reason"]
+
+    await eventually(there, what=f"verification says: {words}")

@@ -33,7 +33,7 @@ class Answers:
 
 
 async def resolved(*, prometheus: bool = True, alive: str | None = "up", **answers: Any) -> bool | Unknown:
-    sources = Sources(alertmanager=True, prometheus=prometheus)
+    sources = Sources(alertmanager=True, prometheus=prometheus, settle=timedelta(minutes=10))
     made = Revalidation(Answers(**answers), lambda: sources)  # type: ignore[arg-type]
     return await made.resolved(incident(), after=NOW, alive=alive)
 
@@ -47,9 +47,17 @@ async def test_s19_alert_gone_with_its_target_is_unknown() -> None:
 
 async def test_s19_alive_without_prometheus_is_unknown() -> None:
     """The rule asks for a proof that nobody can give."""
-    gone = {"firing": False, "silenced": False, "inhibited": False}
+    gone = {"firing": False, "up_for": timedelta(hours=1)}
     assert isinstance(await resolved(prometheus=False, alertmanager_standing=gone), Unknown)
     assert await resolved(prometheus=False, alive=None, alertmanager_standing=gone) is True
+
+
+async def test_s19_alertmanager_that_forgot_the_alert_proves_nothing() -> None:
+    """One that was restarted holds no alert until Prometheus sends them again; how long that takes is `reconciliation.settle`."""
+    for up_for, over in ((timedelta(minutes=9), False), (timedelta(hours=-1), False), (timedelta(minutes=10), True)):
+        found = await resolved(prometheus=False, alive=None, alertmanager_standing={"firing": False, "up_for": up_for})
+        assert (found is True) == over
+        assert isinstance(found, Unknown) != over
 
 
 async def test_s19_firing_needs_no_look_at_the_target() -> None:

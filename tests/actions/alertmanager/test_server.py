@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,8 @@ import pytest_asyncio
 import yaml
 
 from actions.alertmanager import AlertmanagerConnection, Alerts, StandingCheck, standing
+from actions.alertmanager.peers import open_peers
+from actions.alertmanager.silences import list_of
 from remediator.action import Identity
 from remediator.errors import CheckFailed, TemporaryError
 from remediator.rules.schema import is_code
@@ -39,6 +44,7 @@ class World:
         self.connections: dict[str, AlertmanagerConnection] = {}
         self.connect("one", one.url)
         self.connect("both", one.url, two.url)
+        self.connect("two", two.url)
         self.contexts: list[LocalContext] = []
 
     def connect(self, name: str, *urls: str) -> None:
@@ -116,6 +122,7 @@ async def test_s14_resolved_alert_is_absent(world: World) -> None:
 
     await eventually(gone, what="the alert is gone")
     facts = await world.stands(fingerprint=fingerprint)
+    facts.pop("up_for")
     assert facts == {"found": False, "firing": False, "peers_asked": 1, "peers_answered": 1, "states": {world.one.url: "absent"}}
 
 
@@ -267,14 +274,39 @@ async def test_s14_all_silent_peers_are_named(world: World) -> None:
 
 @pytest.mark.parametrize(
     "reply",
-    [Reply(500, "oops"), Reply(200, "not json"), Reply(200, [{"no": "alert"}]), Reply(200, {"a": 1}), Reply(401), Misbehaviour.RESET],
+    [
+        *(Reply(500, "oops"), Reply(200, "not json"), Reply(200, [{"no": "alert"}]), Reply(200, {"a": 1}), Reply(401), Misbehaviour.RESET),
+        *(Reply(200, {}), Reply(200, '""'), Reply(200, [])),
+    ],
 )
 async def test_s14_strange_answer_is_no_answer(world: World, reply: Reply | Misbehaviour) -> None:
-    """A peer that answers nonsense did not answer."""
+    """A peer that answers nonsense did not answer: an empty object is no empty list, and nobody knows how long this one is up."""
     async with HttpServer({"/api/v2/alerts": reply}) as strange:
         world.connect("strange", world.one.url, strange.url)
         with pytest.raises(CheckFailed, match=strange.url):
             await world.stands("strange")
+
+
+async def test_s19_peer_that_was_restarted_says_so(world: World, tmp_path: Path) -> None:
+    """A restarted peer has forgotten every alert: how long the youngest of them is up tells what its absence is worth."""
+    fingerprint = await world.one.fingerprint(**world.labels)
+    async with AlertmanagerServer(tmp_path / "young") as young:
+        world.connect("young", world.two.url, young.url)
+        facts = await world.stands("young", fingerprint=fingerprint)
+        assert not facts["found"]
+        assert timedelta(seconds=-1) <= facts["up_for"] < (await world.stands("two", fingerprint=fingerprint))["up_for"]
+        await young.post_alerts(world.labels)
+        assert "up_for" not in await world.stands("young", fingerprint=fingerprint)
+
+
+@pytest.mark.parametrize("listed", [{}, ""])
+async def test_s03_empty_is_no_list_of_silences(world: World, listed: Any) -> None:
+    """Whoever answers an empty object has not said that there is no silence."""
+    async with HttpServer({"/api/v2/silences": Reply(200, json.dumps(listed))}) as strange:
+        world.connect("strange", strange.url)
+        peers = await open_peers(world.context(), "strange")
+        with pytest.raises(TemporaryError, match=strange.url):
+            await list_of(peers, strange.url)
 
 
 async def test_s14_silence_gone_meanwhile_counts(world: World) -> None:
