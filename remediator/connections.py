@@ -220,6 +220,9 @@ class Connections:
             return
         if by is not None:
             entry.users.discard(by)
+        await self._retire(name, entry)
+
+    async def _retire(self, name: str, entry: _Entry) -> None:
         if not entry.in_use():
             await _close(entry)
             return
@@ -249,15 +252,22 @@ class Connections:
         """Tell whether a client stays open in quiet times, so that a server that takes no more can still be seen (`semantics.md`, 1)."""
         return getattr(self._models.get(name), "keepalive", None) is not None
 
-    async def reload(self, settings: Settings, *, identity: Identity | None = None) -> None:
-        """Take new settings; close the clients of connections that changed or went away, and leave the others alone."""
+    def reload(self, settings: Settings, *, identity: Identity | None = None) -> Mapping[str, object]:
+        """Take new settings at once; return the clients of connections that changed or went away, by name, for `let_go`.
+
+        Whoever reloads puts the rest in force in the same turn of the event loop: nothing may be done at a new address by old rules.
+        """
         self.identity = identity or self.identity
         old, self._raw = self._raw, settings.all_connections
         changed = [name for name in old if self._raw.get(name) != old[name]]
         for name in changed:
             self._models.pop(name, None)
-        for name in changed:
-            await self.discard(name)
+        return {name: self._entries.pop(name) for name in changed if name in self._entries}
+
+    async def let_go(self, clients: Mapping[str, object]) -> None:
+        """Close clients that a reload left over: at once, or when their last user is done."""
+        for name, entry in clients.items():
+            await self._retire(name, cast("_Entry", entry))
 
     async def aclose(self) -> None:
         """Close all clients, whoever uses them."""

@@ -45,14 +45,17 @@ class Reloading:
             settings, rules, restart = await self._read()
             actions = await asyncio.to_thread(actions_of, rules)
             await self._ground.learn_secrets(settings)
-            await self._ground.connections.reload(settings, identity=self._ground.identity(settings))
+            identity = self._ground.identity(settings)
         except RemediatorError as error:
             return await self._refuse(error, actor)
         retired = list(self._current.rules.rules)
         await self._freezer.use(settings.freezes)
+        # Nothing is awaited between these: no run may come to a new address by the old rules, or in a dry run that is none yet.
+        clients = self._ground.connections.reload(settings, identity=identity)
         self._current.replace(settings, rules)
         self._ground.metrics.expect(actions=actions)
         self.tell()
+        await self._ground.connections.let_go(clients)
         await self._ground.note(Kind.RULES_RELOADED, {"restart": list(restart), **self._current.rules_facts()}, actor)
         await let_go(retired)
         return Reloaded(ok=True, rules=len(rules.rules), problems=tuple(f"{name} needs a restart to take effect" for name in restart))

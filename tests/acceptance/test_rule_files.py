@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import signal
 from collections.abc import AsyncIterator
@@ -10,7 +12,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from tests.acceptance.world import CALLS, open_world
 from tests.servers.daemon import DaemonProcess, alert
+from tests.servers.http import HttpServer, Reply
 from tests.servers.ports import eventually
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("acceptance-rule-files")]
@@ -171,3 +175,39 @@ async def test_vanished_pack_keeps_the_old_rules(daemon: DaemonProcess) -> None:
     finally:
         pack.with_name("away").rename(pack)
     await daemon.call("POST", "/-/reload", who="rule_editor")
+
+
+async def test_reload_puts_everything_in_force_at_once(tmp_path: Path) -> None:
+    """A reload that waits for a slow calendar has changed nothing yet: what was armed elsewhere never acts at the new address."""
+    calendar = tmp_path / "calendar.ics"
+    os.mkfifo(calendar)
+    async with open_world(tmp_path, rules=CALLS) as world, HttpServer() as production:
+        daemon, production.default = world.daemon, Reply(200)
+        connections = {"target": {"kind": "http", "base_url": production.url}}
+        freezes = {"releases": {"ical": str(calendar), "timezone": "UTC"}}
+        daemon.write_settings(dry_run=True, connections=connections, freezes=freezes)
+        reloading = asyncio.create_task(daemon.call("POST", "/-/reload", {}))
+        writer = await _read_by_somebody(calendar)
+        (before,) = (await world.fire("Call", id="before"))["incidents"]
+        await daemon.reaches(f"{before}-1", "succeeded")
+        os.write(writer, b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:test\r\nEND:VCALENDAR\r\n")
+        os.close(writer)
+        assert (await reloading)["ok"]
+        (after,) = (await world.fire("Call", id="after"))["incidents"]
+        await daemon.reaches(f"{after}-1", "rehearsed")
+        assert (world.calls("before"), world.calls("after"), production.received) == (1, 0, [])
+
+
+async def _read_by_somebody(fifo: Path) -> int:
+    """Wait until somebody reads; return the other end."""
+    ends: list[int] = []
+
+    async def opened() -> bool:
+        try:
+            ends.append(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+        except OSError:  # nobody does yet
+            return False
+        return True
+
+    await eventually(opened, what=f"{fifo} is read")
+    return ends[0]

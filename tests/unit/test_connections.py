@@ -324,9 +324,11 @@ async def test_reload_closes_only_what_changed(connections: Connections, lamp: t
     gc.collect()
     changed = {"hall": {**LAMPS["hall"], "host": "new"}, "attic": LAMPS["attic"]}
     identity = Identity(protected=frozenset({"x"}))
-    await connections.reload(Settings.model_validate({"connections": changed}), identity=identity)
-    assert (hall.closed, attic.closed) == (1, 0)
+    left = connections.reload(Settings.model_validate({"connections": changed}), identity=identity)
     assert connections.connection(lamp, "hall").host == "new"  # type: ignore[attr-defined]
+    assert await use(connections, lamp, opener, "hall") is not hall, "the new settings are not lent the old client"
+    await connections.let_go(left)
+    assert (hall.closed, attic.closed) == (1, 0)
     assert connections.context().identity is identity
     assert await use(connections, lamp, opener, "attic") is attic
     with pytest.raises(NotFound):
