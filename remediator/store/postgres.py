@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from remediator import audit
-from remediator.errors import NotFound, StoreUnavailable
+from remediator.errors import StoreUnavailable
 from remediator.model import JSON, ChainedEvent, Episode, Event, IncidentState, RunState
 from remediator.records import Approval, Attempt, Incident, Message, Pause, Run
 from remediator.replacing import replace
 from remediator.store import postgres_archive_queries, postgres_audit
 from remediator.store import postgres_queries as sql
 from remediator.store.archive import BATCH, Batch, Part, Record
+from remediator.store.paging import page_of, row_before
 from remediator.store.postgres_archive import Leaving
 from remediator.store.postgres_archive_queries import MESSAGES_OF
 from remediator.store.postgres_batches import MAX_CHECKPOINTED, Batches, Checkpoint, Claim, Delivery, Transaction
@@ -36,8 +37,6 @@ from remediator.store.rows import from_micros, micros, named, unpack, unpack_att
 
 T = TypeVar("T")
 
-_NEWEST = 2**62
-"""Above every row number."""
 _DELIVERING = timedelta(seconds=60)
 """For how long a message that one daemon is delivering is no other's."""
 _OWN = 3
@@ -366,9 +365,9 @@ class PostgresStore:
         choices = [{**filters, "state": stored(state)} for state in dict.fromkeys(states)] or [filters]
         rows: list[Any] = []
         for choice in choices:
-            rows += await self._rows(sql.page_of(table, *choice), *choice.values(), _before(before), limit + 1)
+            rows += await self._rows(sql.page_of(table, *choice), *choice.values(), row_before(before), limit + 1)
         rows.sort(key=lambda row: -row[0])
-        return _page(rows, limit=limit, read=read)
+        return page_of(rows, limit=limit, read=read)
 
     async def incidents(self, *, states: Sequence[str] = (), rule: str | None = None, before: str | None = None, limit: int = 100) -> Page:
         """List incidents, newest first."""
@@ -405,7 +404,7 @@ class PostgresStore:
     async def episodes(self, *, open_only: bool = False, before: str | None = None, limit: int = 100) -> Page:
         """List episodes, newest first."""
         query = sql.EPISODES_OPEN if open_only else sql.page_of("episode")
-        return _page(await self._rows(query, _before(before), limit + 1), limit=limit, read=_reader(Episode))
+        return page_of(await self._rows(query, row_before(before), limit + 1), limit=limit, read=_reader(Episode))
 
     async def events(self, chain: str, *, after: int = 0, limit: int = 1000) -> list[ChainedEvent]:
         """Return a chain's events with seq > `after`, in order."""
@@ -442,17 +441,3 @@ def _message(body: bytes, due: int) -> Message:
 
 def _reader(kind: type[T]) -> Callable[[bytes], T]:
     return lambda body: unpack(kind, body)
-
-
-def _before(before: str | None) -> int:
-    """Read a page's `next`. Raises `NotFound` for anything that no page ever gave."""
-    if before is None:
-        return _NEWEST
-    if not (before.isascii() and before.isdigit() and len(before) <= 18):
-        raise NotFound(f"no page before {before[:40]!r}: take `next` of the page you have, unchanged")
-    return int(before)
-
-
-def _page(rows: Sequence[Any], *, limit: int, read: Callable[..., object]) -> Page:
-    items = tuple(read(*row[1:]) for row in rows[:limit])
-    return Page(items, str(rows[limit - 1][0]) if len(rows) > limit > 0 else None)

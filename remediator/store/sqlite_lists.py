@@ -8,24 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from remediator import audit
-from remediator.errors import NotFound
 from remediator.model import ApprovalState, ChainedEvent, Episode, IncidentState, RunState
 from remediator.records import Approval, Attempt, Incident
 from remediator.store import sqlite_queries as sql
+from remediator.store.paging import page_of, row_before
 from remediator.store.protocol import Page, Pressing
 from remediator.store.rows import ACKNOWLEDGED, SEVERITY, micros, named, unpack, unpack_attempt, unpack_run
-
-_NEWEST = 2**62
-"""Above every row number."""
-
-
-def _before(before: str | None) -> int:
-    """Read a page's `next`. Raises `NotFound` for anything that no page ever gave."""
-    if before is None:
-        return _NEWEST
-    if not (before.isascii() and before.isdigit() and len(before) <= 18):
-        raise NotFound(f"no page before {before[:40]!r}: take `next` of the page you have, unchanged")
-    return int(before)
 
 
 def page(
@@ -43,14 +31,9 @@ def page(
     choices = [{**filters, "state": state} for state in dict.fromkeys(states)] or [filters]
     rows: list[Any] = []
     for choice in choices:
-        rows += connection.execute(sql.page_of(table, *choice), (*choice.values(), _before(before), limit + 1))
+        rows += connection.execute(sql.page_of(table, *choice), (*choice.values(), row_before(before), limit + 1))
     rows.sort(key=lambda row: -row[0])
-    return _page(rows, limit=limit, read=read)
-
-
-def _page(rows: Sequence[Any], *, limit: int, read: Callable[..., object]) -> Page:
-    items = tuple(read(*row[1:]) for row in rows[:limit])
-    return Page(items, str(rows[limit - 1][0]) if len(rows) > limit > 0 else None)
+    return page_of(rows, limit=limit, read=read)
 
 
 def incidents(connection: sqlite3.Connection, *, states: Sequence[str], rule: str | None, before: str | None, limit: int) -> Page:
@@ -84,8 +67,8 @@ def approvals(connection: sqlite3.Connection, *, states: Sequence[str], before: 
 def episodes(connection: sqlite3.Connection, *, open_only: bool, before: str | None, limit: int) -> Page:
     """List episodes."""
     query = sql.EPISODES_OPEN if open_only else sql.page_of("episode")
-    rows = connection.execute(query, (_before(before), limit + 1)).fetchall()
-    return _page(rows, limit=limit, read=lambda body: unpack(Episode, body))
+    rows = connection.execute(query, (row_before(before), limit + 1)).fetchall()
+    return page_of(rows, limit=limit, read=lambda body: unpack(Episode, body))
 
 
 def events(connection: sqlite3.Connection, chain: str, *, after: int, limit: int) -> list[ChainedEvent]:
