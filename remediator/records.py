@@ -214,6 +214,11 @@ class Run:
         """True when at least one of its own steps may have changed something."""
         return any(step.wrote for step in self.steps)
 
+    @property
+    def ever_wrote(self) -> bool:
+        """True when it, or an earlier run of its chain, may have changed something."""
+        return self.chain_wrote or self.wrote
+
 
 @dataclass(frozen=True)
 class Vote:

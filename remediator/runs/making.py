@@ -36,7 +36,7 @@ def new_run(incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, aft
     run = queued(incident, rule=rule.name, rule_hash=rule.hash, now=now, dry_run=dry_run)
     if after is not None:
         tried = () if after.remedy is None else (*after.tried, after.remedy)
-        run = replace(run, chain=after.chain, failures=_came_to(after), tried=tried, chain_wrote=after.chain_wrote or after.wrote)
+        run = replace(run, chain=after.chain, failures=_came_to(after), tried=tried, chain_wrote=after.ever_wrote)
     return replace(incident, runs=run.number, active_run=run.id), run, created(run, now=now)
 
 

@@ -6,13 +6,14 @@ Everything else (what rows are found by, leases) each store makes from the bodie
 
 from __future__ import annotations
 
-import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from remediator.errors import StoreCorrupt
+from remediator.records import Attempt
 from remediator.store.protocol import ChainReport, Store
+from remediator.store.rows import micros, unpack
 
 Row = tuple[Any, ...]
 
@@ -35,8 +36,6 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "archive": ("n", "name"),
 }
 """Columns of each table's rows, in the order in which tables are written. Times are microseconds since 1970, bodies bytes, flags bool."""
-
-_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
 
 PORTION = 500
 """Rows handed over at a time."""
@@ -82,14 +81,10 @@ class Copied:
     report: ChainReport
 
 
-def incident_day(name: str) -> tuple[str | None, int | None]:
-    """Return the day and number that an incident's id holds.
-
-    >>> incident_day("INC-20261121-007")
-    ('20261121', 7)
-    """
-    found = _INCIDENT_ID.fullmatch(name)
-    return (found[1], int(found[2])) if found else (None, None)
+def attempt_row(run: str, recovered_at: int | None, relapsed_at: int | None, body: bytes) -> Row:
+    """Return an attempt with the columns that every store finds it by."""
+    one = unpack(Attempt, body)
+    return (run, one.rule, one.tried, micros(one.ended_at), recovered_at, relapsed_at, body)
 
 
 async def copy(source: Source, target: Target, *, say: Callable[[str], None] = lambda _text: None) -> Copied:

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, Self
 
 from remediator.errors import Conflict
 from remediator.model import Episode
-from remediator.records import Approval, Attempt, Incident, Message, Run
+from remediator.records import Approval, Incident, Message, Run
 from remediator.replacing import replace
 from remediator.settings.storage import StoreSettings
-from remediator.store.copy import PORTION, Row, incident_day, verified
+from remediator.store.copy import PORTION, Row, attempt_row, verified
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_link import Address, close, connect, describe, errors
 from remediator.store.postgres_schema import migrate as migrate_schema
 from remediator.store.postgres_state import plain, stored
 from remediator.store.protocol import ChainReport
-from remediator.store.rows import from_micros, maybe_micros, micros, pack, unpack
+from remediator.store.rows import from_micros, incident_day, maybe_micros, micros, pack, unpack
 
 if TYPE_CHECKING:
     import asyncpg
@@ -190,7 +190,7 @@ def _incident(n: int, body: bytes) -> Row:
 def _run(n: int, fence: int, wake_at: int | None, body: bytes) -> Row:
     one = unpack(Run, body)
     own = (n, one.id, one.incident, one.chain, one.rule, one.target, str(one.state), one.approval)
-    return (*own, micros(one.created_at), maybe_micros(one.ended_at), one.chain_wrote or one.wrote, wake_at, fence, body)
+    return (*own, micros(one.created_at), maybe_micros(one.ended_at), one.ever_wrote, wake_at, fence, body)
 
 
 def _approval(n: int, body: bytes) -> Row:
@@ -203,18 +203,13 @@ def _message(n: int, body: bytes) -> Row:
     return (n, one.key, micros(one.due_at), one.delivered_at is not None, one.cancelled, body)
 
 
-def _attempt(run: str, recovered_at: int | None, relapsed_at: int | None, body: bytes) -> Row:
-    one = unpack(Attempt, body)
-    return (run, one.rule, one.tried, micros(one.ended_at), recovered_at, relapsed_at, body)
-
-
 _MAKE: dict[str, Callable[..., Row]] = {
     "episode": _episode,
     "incident": _incident,
     "run": _run,
     "approval": _approval,
     "message": _message,
-    "attempt": _attempt,
+    "attempt": attempt_row,
     "archive": lambda n, name: (n, name, "purged"),
 }
 

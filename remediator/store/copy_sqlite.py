@@ -12,13 +12,13 @@ from typing import Self
 
 from remediator.errors import Conflict, StoreUnavailable
 from remediator.model import Episode
-from remediator.records import Approval, Attempt, Incident, Message, Run
+from remediator.records import Approval, Incident, Message, Run
 from remediator.store import sqlite_file
 from remediator.store.archive_files import sync_directory
 from remediator.store.commit import describe
-from remediator.store.copy import PORTION, Row, incident_day, verified
+from remediator.store.copy import PORTION, Row, attempt_row, verified
 from remediator.store.protocol import ChainReport
-from remediator.store.rows import maybe_micros, micros, unpack
+from remediator.store.rows import incident_day, maybe_micros, micros, unpack
 from remediator.store.sqlite import INCREMENTAL, SqliteStore
 
 _READ = {
@@ -74,8 +74,7 @@ def _incident(n: int, body: bytes) -> Row:
 
 def _run(n: int, fence: int, wake_at: int | None, body: bytes) -> Row:
     one = unpack(Run, body)
-    wrote = one.chain_wrote or one.wrote
-    own = (n, one.id, one.incident, one.chain, one.rule, one.target, one.state, maybe_micros(one.ended_at), wrote)
+    own = (n, one.id, one.incident, one.chain, one.rule, one.target, one.state, maybe_micros(one.ended_at), one.ever_wrote)
     return (*own, wake_at, fence, micros(one.created_at), body)
 
 
@@ -94,18 +93,13 @@ def _message(n: int, body: bytes) -> Row:
     return (n, one.key, micros(one.due_at), one.delivered_at is None and not one.cancelled, body)
 
 
-def _attempt(run: str, recovered_at: int | None, relapsed_at: int | None, body: bytes) -> Row:
-    one = unpack(Attempt, body)
-    return (run, one.rule, one.tried, micros(one.ended_at), recovered_at, relapsed_at, body)
-
-
 _MAKE: dict[str, Callable[..., Row]] = {
     "episode": _episode,
     "incident": _incident,
     "run": _run,
     "approval": _approval,
     "message": _message,
-    "attempt": _attempt,
+    "attempt": attempt_row,
 }
 
 

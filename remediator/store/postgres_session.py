@@ -151,7 +151,7 @@ def _run(state: State, name: str) -> tuple[Any, ...]:
         None if run.approval is None else stored(run.approval),
         micros(run.created_at),
         maybe_micros(run.ended_at),
-        run.chain_wrote or run.wrote,
+        run.ever_wrote,
         maybe_micros(run.wake_at),
         run.fence,
         None if row.worker is None else stored(row.worker),

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from remediator import audit
 from remediator.errors import Conflict, LeaseLost
-from remediator.model import ChainedEvent, Episode, Event, RunState, canonical
+from remediator.lifecycle import ACTING
+from remediator.model import ChainedEvent, Episode, Event, canonical
 from remediator.records import Incident, Message, Run
 from remediator.replacing import replace
 from remediator.store.postgres_state import ChainHead, Keys, MissingKeys, RunRow, State, stored
 from remediator.store.protocol import Changes, Snapshot
-from remediator.store.rows import maybe_micros, micros, pack
-
-_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
-_ACTING = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING, RunState.OUTCOME_UNKNOWN})
+from remediator.store.rows import incident_day, maybe_micros, micros, pack
 
 
 @dataclass
@@ -71,8 +68,7 @@ class Writing:
 
     def _incident(self, incident: Incident) -> None:
         state = self.state
-        found = _INCIDENT_ID.fullmatch(incident.id)
-        day, number = (found[1], int(found[2])) if found else (None, None)
+        day, number = incident_day(incident.id)
         columns = (stored(incident.id), day, number, stored(incident.rule), stored(incident.target), incident.state.value)
         state.set(state.writes.incidents, incident.id, (*columns, stored(incident.subject.fingerprint), pack(incident)))
         known = state.incidents.get(incident.id)
@@ -93,8 +89,8 @@ class Writing:
             self._insert(run)
         else:
             self._replace(run, row)
-        before = row is not None and row.run.state in _ACTING
-        state.set(state.counts, "acting", state.counts.get("acting", 0) + (run.state in _ACTING) - before)
+        before = row is not None and row.run.state in ACTING
+        state.set(state.counts, "acting", state.counts.get("acting", 0) + (run.state in ACTING) - before)
         self._forget_written(run, row)
         self._due[run.id] = None
 
@@ -126,7 +122,7 @@ class Writing:
         """Forget when a chain last ended that wrote something, where this run may have changed that."""
         state = self.state
         before = None if row is None else row.run
-        if before is not None and (before.ended_at, _wrote(before)) == (run.ended_at, _wrote(run)):
+        if before is not None and (before.ended_at, before.ever_wrote) == (run.ended_at, run.ever_wrote):
             return
         alone = run.chain == run.number
         if before is None and alone and run.ended_at is None:
@@ -321,7 +317,3 @@ class Writing:
             state.set(state.writes.chains, sealed.chain, ChainHead(sealed.seq, sealed.hash))
             chained.append(sealed)
         return tuple(chained)
-
-
-def _wrote(run: Run) -> bool:
-    return run.chain_wrote or run.wrote

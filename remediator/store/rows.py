@@ -7,6 +7,7 @@ that the column is what counts (a run's `fence` and `wake_at`, which change with
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ SEVERITY = b',"severity":"'
 ACKNOWLEDGED = b'],"acknowledged_at":"'
 """What is there as soon as somebody has acknowledged it."""
 
+_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -102,6 +104,16 @@ def unpack_attempt(body: bytes, recovered_at: int | None, relapsed_at: int | Non
 def named(severities: Sequence[str]) -> list[bytes]:
     """Return severities as they stand behind `SEVERITY`, with the quote that ends them."""
     return [_codec(str)[0](severity)[1:] for severity in severities]
+
+
+def incident_day(name: str) -> tuple[str | None, int | None]:
+    """Return the day and number that an incident's id holds.
+
+    >>> incident_day("INC-20261121-007")
+    ('20261121', 7)
+    """
+    found = _INCIDENT_ID.fullmatch(name)
+    return (found[1], int(found[2])) if found else (None, None)
 
 
 def micros(at: datetime) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -11,17 +10,14 @@ from typing import Any
 
 from remediator import audit
 from remediator.errors import Conflict, LeaseLost, NotFound
+from remediator.lifecycle import ACTING
 from remediator.model import ChainedEvent, Episode, Event, RunState, canonical
 from remediator.records import SYSTEM_CHAIN, Incident, Message, Run
 from remediator.replacing import replace
 from remediator.store import sqlite_queries as sql
 from remediator.store.protocol import Changes, Snapshot
-from remediator.store.rows import maybe_micros, micros, pack, unpack, unpack_run
+from remediator.store.rows import incident_day, maybe_micros, micros, pack, unpack, unpack_run
 from remediator.store.sqlite_memory import ChainHead, Effects, Lease, Memory
-
-_INCIDENT_ID = re.compile(r"INC-(\d{8})-(\d+)")
-
-_ACTING = frozenset({RunState.APPLYING, RunState.VERIFYING, RunState.UNDOING, RunState.OUTCOME_UNKNOWN})
 
 MAX_CHECKPOINTED = 5000
 """Chains in one checkpoint; the rest follow in the next one."""
@@ -86,18 +82,16 @@ class Writing:
         if known is not None and columns == (known.id, known.rule, known.target, known.state):
             self._do(sql.INCIDENT_BODY, pack(incident), incident.id)
             return
-        found = _INCIDENT_ID.fullmatch(incident.id)
-        day, number = (found[1], int(found[2])) if found else (None, None)
-        self._do(sql.INCIDENT_PUT, incident.id, day, number, incident.rule, incident.target, incident.state, pack(incident))
+        self._do(sql.INCIDENT_PUT, incident.id, *incident_day(incident.id), incident.rule, incident.target, incident.state, pack(incident))
 
     def _runs(self, runs: Iterable[Run], *, claim: Collection[str]) -> None:
         seen = dict(self.snapshot.runs)
         for run in runs:
             known = seen.pop(run.id, None)  # of a run that is given twice, what was seen is no longer so the second time
-            acts = run.state in _ACTING
+            acts = run.state in ACTING
             if known is not None:
                 self._replace(run, known)
-                self.effects.acting += acts - (known.state in _ACTING)
+                self.effects.acting += acts - (known.state in ACTING)
             elif self._insert(run, leased=run.ended_at is None and run.id in claim):
                 self.effects.acting += acts
             else:
@@ -106,7 +100,7 @@ class Writing:
 
     def _insert(self, run: Run, *, leased: bool) -> bool:
         ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
-        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, _wrote(run), wake, run.fence, leased)
+        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, run.ever_wrote, wake, run.fence, leased)
         if not self._do(sql.RUN_INSERT, *columns, micros(run.created_at), pack(run)).rowcount:
             return False
         self._inserted[run.id] = leased
@@ -306,8 +300,4 @@ def _pending(message: Message) -> bool:
 
 def _columns(run: Run) -> tuple[RunState, int | None, bool, int | None]:
     """Return what stands beside a run's body: state, end, whether its chain wrote, wake-up."""
-    return run.state, maybe_micros(run.ended_at), _wrote(run), maybe_micros(run.wake_at)
-
-
-def _wrote(run: Run) -> bool:
-    return run.chain_wrote or run.wrote
+    return run.state, maybe_micros(run.ended_at), run.ever_wrote, maybe_micros(run.wake_at)

@@ -205,7 +205,7 @@ def folded_into(message: Message, run: Run | None, pauses: Mapping[str, Pause]) 
     So is a question that follows from somebody's own approval.
     """
     storm = pauses.get(STORM) or pauses.get(AFTER_STORM)
-    if storm is None or run is None or message.kind is MessageKind.DIGEST or run.wrote or run.chain_wrote:
+    if storm is None or run is None or message.kind is MessageKind.DIGEST or run.ever_wrote:
         return None
     if message.kind is MessageKind.APPROVAL and run.drifts:
         return None
