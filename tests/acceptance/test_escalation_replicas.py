@@ -89,7 +89,11 @@ async def test_another_daemon_sends_the_next_level_and_the_end(pair: Pair) -> No
     await pair.world.resolve("Hopeless", id="orphan")
     for level in (1, 2):
         await pair.hears(incident, level, "resolved")
-    shown = await pair.other.get(f"incidents/{incident}/escalation")
-    assert [one for one in shown["next"] if one["kind"] in ("page", "resolved")] == []
+
+    async def all_told() -> bool:
+        shown = await pair.other.get(f"incidents/{incident}/escalation")
+        return not any(one["kind"] in ("page", "resolved") for one in shown["next"])
+
+    await eventually(all_told, what="what was heard is noted as delivered, and nothing is left to tell")
     assert [len(pair.pages(incident, level)) for level in (1, 2)] == [1, 1]
     assert await pair.other.audit_holds()

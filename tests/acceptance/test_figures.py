@@ -1,11 +1,10 @@
-"""Figures that are cheap to hold: memory when idle, what is imported, and that it starts in seconds."""
+"""Figures that are cheap to hold: memory when idle, what is imported, and whom its clients trust."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -46,13 +45,9 @@ NEVER = {"boto3", "botocore", "kubernetes", "kubernetes_asyncio", "typer", "rich
 
 
 async def test_idle_memory_with_the_general_pack(tmp_path: Path) -> None:
-    """With rules/general loaded the idle daemon holds at most 80 MB, and was ready within five seconds."""
-    daemon = DaemonProcess(tmp_path, {"packs": {"general": {"path": str(ROOT / "rules" / "general")}}})
-    began = time.monotonic()
-    async with daemon:
-        ready = time.monotonic() - began
+    """With rules/general loaded the idle daemon holds at most 80 MB."""
+    async with DaemonProcess(tmp_path, {"packs": {"general": {"path": str(ROOT / "rules" / "general")}}}) as daemon:
         assert (await daemon.get("status"))["rules"] > 5
-        assert ready < 5, f"ready after {ready:.1f} s"
         assert daemon.rss <= 80 * 1024 * 1024, f"{daemon.rss / 1e6:.0f} MB"
 
 
