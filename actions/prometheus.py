@@ -381,13 +381,6 @@ class AlertReading:
     state: str | None = None
     """`firing`, `pending` or `inactive`."""
 
-    @property
-    def inactive(self) -> bool | None:
-        """True when an evaluation after the given time found nothing, False when it is active, None when it can't be told."""
-        if self.active:
-            return False
-        return True if self.rule_found and self.evaluated_after and self.active is False else None
-
 
 def read_rules(groups: Sequence[JSON], *, alertname: str, labels: Mapping[str, str], after: datetime | None) -> AlertReading:
     """Read `/api/v1/rules` for the alert with `labels`.
@@ -423,11 +416,6 @@ def _evaluated_after(group: Mapping[str, JSON], rule: Mapping[str, JSON], after:
     """Tell whether the rule, and its group as a whole, began a successful evaluation after `after`."""
     times = [datetime.fromisoformat(part["lastEvaluation"]) for part in (group, rule) if part.get("lastEvaluation")]
     return bool(times) and rule.get("health") == "ok" and min(times) > after
-
-
-async def alert_inactive(ctx: Context, connection: str, *, alertname: str, labels: Mapping[str, str], after: datetime) -> bool | None:
-    """Tell whether the rule is inactive on an evaluation after `after` (decision 19); None when it can't be told. Raises `CheckFailed`."""
-    return (await read_alert(ctx, connection, alertname=alertname, labels=labels, after=after)).inactive
 
 
 async def read_alert(ctx: Context, connection: str, *, alertname: str, labels: Mapping[str, str], after: datetime | None) -> AlertReading:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from actions.alertmanager import AlertmanagerConnection, standing
-from actions.prometheus import PrometheusConnection, alert_inactive
+from actions.prometheus import PrometheusConnection, read_alert
 from remediator.testing import LocalContext
 from tests.servers.alertmanager import AlertmanagerServer, webhook_config
 from tests.servers.http import HttpServer, Reply
@@ -43,13 +43,14 @@ async def test_s19_alert_of_a_webhook_is_followed_to_its_end(tmp_path: Path) -> 
                 ctx = LocalContext({"am": AlertmanagerConnection(urls=(manager.url,)), "prom": PrometheusConnection(url=prometheus.url)})
                 fingerprint, labels = alert["fingerprint"], alert["labels"]
                 assert (await standing(ctx, "am", fingerprint=fingerprint, labels=labels)).firing
-                assert await alert_inactive(ctx, "prom", alertname="SiteDown", labels=labels, after=datetime.now(UTC)) is False
+                assert (await read_alert(ctx, "prom", alertname="SiteDown", labels=labels, after=datetime.now(UTC))).active is True
 
                 show(exporter, 1)
                 applied = datetime.now(UTC)
 
                 async def over() -> bool:
-                    return bool(await alert_inactive(ctx, "prom", alertname="SiteDown", labels=labels, after=applied))
+                    reading = await read_alert(ctx, "prom", alertname="SiteDown", labels=labels, after=applied)
+                    return reading.evaluated_after is True and reading.active is False
 
                 await eventually(over, what="the rule is inactive")
                 await delivered(sink, "resolved")

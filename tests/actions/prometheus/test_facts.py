@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from actions.prometheus import Query, Range, query_facts, range_facts, read_rules, signature
+from actions.prometheus import AlertReading, Query, Range, query_facts, range_facts, read_rules, signature
 from remediator.testing import assert_facts_match
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -91,16 +91,16 @@ def alert(state: str = "firing", **labels: str) -> dict[str, Any]:
 
 def test_s19_rule_inactive_after_apply_means_resolved() -> None:
     """Decision 19: inactive counts on an evaluation after apply only."""
-    assert read_rules(groups(), alertname="SiteDown", labels=SUBJECT, after=NOW).inactive is True
     late = NOW + timedelta(seconds=2)
-    assert read_rules(groups(), alertname="SiteDown", labels=SUBJECT, after=late).inactive is None
-    assert read_rules(groups(), alertname="SiteDown", labels=SUBJECT, after=None).inactive is None
+    for after, evaluated in ((NOW, True), (late, False), (None, None)):
+        reading = read_rules(groups(), alertname="SiteDown", labels=SUBJECT, after=after)
+        assert (reading.rule_found, reading.evaluated_after, reading.active) == (True, evaluated, False)
 
 
 def test_s19_external_labels_of_the_subject_are_allowed_for() -> None:
     """The subject has more labels than the rule's own alert (external labels): it is still the same alert."""
     reading = read_rules(groups(alert()), alertname="SiteDown", labels=SUBJECT, after=NOW)
-    assert (reading.active, reading.state, reading.inactive) == (True, "firing", False)
+    assert (reading.active, reading.state) == (True, "firing")
 
 
 def test_s19_pending_is_not_inactive() -> None:
@@ -111,25 +111,26 @@ def test_s19_pending_is_not_inactive() -> None:
 
 def test_s19_another_instance_does_not_keep_it_active() -> None:
     """An alert of the same rule that contradicts the subject's labels is another one."""
-    assert read_rules(groups(alert(service="blog")), alertname="SiteDown", labels=SUBJECT, after=NOW).inactive is True
+    reading = read_rules(groups(alert(service="blog")), alertname="SiteDown", labels=SUBJECT, after=NOW)
+    assert (reading.evaluated_after, reading.active) == (True, False)
 
 
 def test_s19_alert_with_a_label_dropped_on_the_way_cannot_be_told() -> None:
     """An alert with a label that the subject lacks may be the subject, relabelled: unknown, never inactive."""
     reading = read_rules(groups(alert(replica="a")), alertname="SiteDown", labels=SUBJECT, after=NOW)
-    assert (reading.active, reading.inactive) == (None, None)
+    assert (reading.rule_found, reading.active) == (True, None)
 
 
 @pytest.mark.parametrize("health", ["err", "unknown"])
 def test_s19_failed_evaluation_is_no_evidence(health: str) -> None:
     """A rule whose evaluation failed keeps no alerts and proves nothing."""
     reading = read_rules(groups(health=health), alertname="SiteDown", labels=SUBJECT, after=NOW)
-    assert (reading.evaluated_after, reading.active, reading.inactive) == (False, None, None)
+    assert (reading.evaluated_after, reading.active) == (False, None)
 
 
 def test_s19_missing_rule_cannot_be_told() -> None:
     """A rule that is gone, or a variant of it with other labels, says nothing about the subject."""
-    assert read_rules(groups(), alertname="Other", labels=SUBJECT, after=NOW).inactive is None
+    assert read_rules(groups(), alertname="Other", labels=SUBJECT, after=NOW) == AlertReading(rule_found=False)
     warning = groups(labels={"severity": "warning"})
     assert read_rules(warning, alertname="SiteDown", labels=SUBJECT, after=NOW).rule_found is False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from actions.prometheus import AlertRule, PrometheusConnection, Query, Range, alert_inactive
+from actions.prometheus import AlertRule, PrometheusConnection, Query, Range, read_alert
 from remediator.action import Check, SecretRef
 from remediator.errors import CheckFailed
 from remediator.model import Value
@@ -60,8 +60,8 @@ class World:
         assert_facts_match(check, facts)
         return facts
 
-    async def inactive(self, name: str, after: datetime) -> bool | None:
-        """Ask whether an alert of the rule `name` is over."""
+    async def rule(self, name: str, after: datetime) -> Mapping[str, Value]:
+        """Read where the rule `name` stands for the alert that it raises here."""
         labels = {
             "alertname": name,
             "severity": "critical",
@@ -71,7 +71,7 @@ class World:
             "job": "test",
             "dc": "eu",
         }
-        return await alert_inactive(self.ctx, "main", alertname=name, labels=labels, after=after)
+        return await self.run(AlertRule(), alertname=name, labels=labels, after=after)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -151,12 +151,13 @@ async def test_range_reads_the_window(world: World) -> None:
 async def test_s19_alert_ends_on_an_evaluation_after_apply(world: World) -> None:
     """A firing alert is not over; after the metric recovers it is, on a later evaluation, external labels or not."""
     await world.prometheus.wait_for_alert("Broken", "firing")
-    assert await world.inactive("Broken", datetime.now(UTC) - timedelta(minutes=1)) is False
+    assert (await world.rule("Broken", datetime.now(UTC) - timedelta(minutes=1)))["active"] is True
     world.show(0)
     applied = datetime.now(UTC)
 
     async def over() -> bool:
-        return await world.inactive("Broken", applied) is True
+        facts = await world.rule("Broken", applied)
+        return facts["evaluated_after"] is True and facts["active"] is False
 
     await eventually(over, what="the alert is over")
     facts = await world.run(AlertRule(), alertname="Broken", labels={"severity": "critical"}, after=applied)
@@ -165,7 +166,7 @@ async def test_s19_alert_ends_on_an_evaluation_after_apply(world: World) -> None
 
 async def test_s19_future_evaluation_is_not_yet_there(world: World) -> None:
     """No evaluation is after a moment that has not come."""
-    assert await world.inactive("Never", datetime.now(UTC) + timedelta(hours=1)) is None
+    assert (await world.rule("Never", datetime.now(UTC) + timedelta(hours=1)))["evaluated_after"] is False
 
 
 async def test_s19_rule_that_fails_to_evaluate_is_unknown(world: World) -> None:
@@ -176,7 +177,7 @@ async def test_s19_rule_that_fails_to_evaluate_is_unknown(world: World) -> None:
         return any(rule["health"] == "err" for group in groups for rule in group["rules"] if rule["name"] == "Faulty")
 
     await eventually(failed, what="the faulty rule is evaluated")
-    assert await world.inactive("Faulty", datetime.now(UTC) - timedelta(minutes=5)) is None
+    assert await world.rule("Faulty", datetime.now(UTC) - timedelta(minutes=5)) == {"rule_found": True, "evaluated_after": False}
 
 
 async def test_s19_pending_alert_is_active(world: World) -> None:
@@ -281,6 +282,7 @@ async def test_s24_clock_of_prometheus_ahead_is_allowed_for() -> None:
     reply = Reply(body=body, headers={"Date": format_datetime(there + timedelta(seconds=10), usegmt=True)})
     async with HttpServer({"/api/v1/rules": reply}) as server:
         ctx = LocalContext({"main": PrometheusConnection(url=server.url)})
-        assert await alert_inactive(ctx, "main", alertname="A", labels={}, after=datetime.now(UTC)) is None
-        assert await alert_inactive(ctx, "main", alertname="A", labels={}, after=datetime.now(UTC) - timedelta(minutes=1)) is True
+        for after, evaluated in ((datetime.now(UTC), False), (datetime.now(UTC) - timedelta(minutes=1), True)):
+            reading = await read_alert(ctx, "main", alertname="A", labels={}, after=after)
+            assert (reading.evaluated_after, reading.active) == (evaluated, False)
         await ctx.aclose()
