@@ -78,7 +78,7 @@ class Peers:
         try:
             started = datetime.fromisoformat(status["uptime"])
             now = parsedate_to_datetime(answer.headers["date"]) if "date" in answer.headers else self.ctx.now
-            return now - started
+            return max(now - started, timedelta())  # the header counts whole seconds
         except (ValueError, TypeError, LookupError) as error:
             raise TemporaryError(f"Alertmanager {url} of connection {self.name!r} told its status in an unknown shape") from error
 
