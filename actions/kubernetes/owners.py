@@ -12,7 +12,6 @@ from typing import Any
 
 from actions.kubernetes.fields import Path, entries, holds, last_applied, owns, path_of, written
 from actions.kubernetes.workloads import Workload
-from remediator.errors import PlanRefused
 
 
 class OnOwner(StrEnum):
@@ -180,22 +179,12 @@ def _leaves(body: Mapping[str, Any], path: Path) -> bool:
     return bool(mine) and not any(owns(entry, path) for entry in entries(body))
 
 
-def refuse_owner(thing: Workload | Mapping[str, Any], field: str | Path, on_owner: OnOwner) -> None:
-    """Raise `PlanRefused` naming who would put the change back and when, unless rules say to ignore that.
-
-    For actions that can't act through an owner; those that can ask `suspension.ask_owner`.
-    """
-    owner = owner_of(thing, field)
-    if owner is not None and on_owner is not OnOwner.IGNORE:
-        raise PlanRefused(refusal(thing, field, owner))
-
-
-def refusal(thing: Workload | Mapping[str, Any], field: str | Path, owner: Owner, *, when: str = "") -> str:
+def refusal(thing: Workload | Mapping[str, Any], field: str | Path, owner: Owner, *, when: str) -> str:
     """Return why a change of `field` is refused: who would put it back, when, and what to do instead."""
     path = path_of(field) if isinstance(field, str) else field
     through = ", let a step kubernetes.suspend_owner come before and set `owner: through`" if owner.gitops else ""
     return (
-        f"{named(thing)} is managed by {owner}, which would put {written(path)} back {when or owner.when}: "
+        f"{named(thing)} is managed by {owner}, which would put {written(path)} back {when}: "
         f"change it there{through}, or set `owner: ignore` to act all the same"
     )
 

@@ -82,6 +82,6 @@ async def test_facts_of_many_pods_are_small(kube: Kube, namespace: str, run: Wor
         for number in range(300)
     ]
     pods = [{**item, "status": unready} if number % 3 == 0 else item for number, item in enumerate(pods)]
-    facts = facts_of(pods, now=NOW, within=timedelta(hours=1))
+    facts = facts_of([look_at(pod, now=NOW, within=timedelta(hours=1)) for pod in pods], now=NOW)
     assert (facts["total"], facts["not_ready"], facts["truncated"]) == (300, 100, True)
     assert (len(facts["unready_pods"]), len(facts["by_node"])) == (20, 100)

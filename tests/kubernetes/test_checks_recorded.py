@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 from actions.kubernetes import Events, Pods, Usage
 from actions.kubernetes.checks.events import Tally
-from actions.kubernetes.checks.pods import facts_of as pod_facts
+from actions.kubernetes.checks.pods import facts_of, look_at
 from actions.kubernetes.checks.selection import Selection
 from actions.kubernetes.checks.usage import demand_of, read_samples
 from actions.kubernetes.checks.usage import facts_of as usage_facts
@@ -37,15 +37,20 @@ class Recorded:
         return {"metrics.k8s.io": ("v1beta1",)}[group]
 
 
+def pod_facts(pods: Sequence[Any]) -> dict[str, Any]:
+    """Return what the check would tell of these Pods."""
+    return facts_of([look_at(pod, now=AT, within=timedelta(hours=1)) for pod in pods], now=AT)
+
+
 def test_recorded_pods() -> None:
     """Crash loops and kills for memory, with their reasons, codes and ages."""
-    crash = pod_facts(RECORDED["its Pods: CrashLoopBackOff, last termination"]["items"], now=AT, within=timedelta(hours=1))
+    crash = pod_facts(RECORDED["its Pods: CrashLoopBackOff, last termination"]["items"])
     assert_facts_match(Pods, crash)
     assert crash["crash_looping"] >= 1
     assert (crash["last_reason"], crash["restarted"] >= crash["crash_looping"]) == ("Error", True)
     assert timedelta() < crash["last_termination_age"] < timedelta(minutes=1)
     (pod,) = RECORDED["a Pod whose container was OOMKilled"]["items"]
-    oom = pod_facts([pod], now=AT, within=timedelta(hours=1))
+    oom = pod_facts([pod])
     assert_facts_match(Pods, oom)
     assert some(oom, "oom_killed", "last_reason", "last_exit_code") == {"oom_killed": 1, "last_reason": "OOMKilled", "last_exit_code": 137}
     assert status_of(pod, container_of(pod, None))["lastState"]["terminated"]["reason"] == "OOMKilled"

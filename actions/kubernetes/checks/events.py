@@ -6,7 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
@@ -39,7 +39,6 @@ _KINDS = {
 }
 _OBJECT = rf"^({'|'.join(_KINDS)})/{NAME}$"
 _REASON = r"^[A-Za-z][A-Za-z0-9]{0,127}$"
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 class EventsParams(ClusterParams):

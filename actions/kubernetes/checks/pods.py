@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
@@ -82,7 +82,7 @@ class Pods(Check[PodsParams]):
             if selection is None:
                 return {"found": False, "owner_found": False}
             looks = [look_at(pod, now=now, within=params.within) async for pod in selection.pods(client)]
-            return {**({"owner_found": True} if params.owner else {}), **_facts(looks, now)}
+            return {**({"owner_found": True} if params.owner else {}), **facts_of(looks, now=now)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +157,8 @@ def _ends(pod: Mapping[str, Any], *, now: datetime, within: timedelta) -> Iterat
                     )
 
 
-def facts_of(pods: Iterable[Mapping[str, Any]], *, now: datetime, within: timedelta) -> dict[str, Value]:
+def facts_of(pods: Sequence[Look], *, now: datetime) -> dict[str, Value]:
     """Return the facts of these Pods; of none, only that none was found: counting nothing proves nothing."""
-    return _facts([look_at(pod, now=now, within=within) for pod in pods], now)
-
-
-def _facts(pods: Sequence[Look], now: datetime) -> dict[str, Value]:
     if not pods:
         return {"found": False}
     staying = [pod for pod in pods if not pod.terminating]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import aiohttp
 import pytest
 
 from actions.kubernetes.answers import Answer, error_of
-from actions.kubernetes.checks.pods import facts_of
+from actions.kubernetes.checks.pods import facts_of, look_at
 from actions.kubernetes.history import History
 from actions.kubernetes.names import Kind, Reference
 from actions.kubernetes.progress import progress_of
@@ -145,15 +146,20 @@ def test_recorded_crashing_rollout_is_neither_complete_nor_healthy() -> None:
     assert progress_of(web("Deployment, revision 1 available")).healthy
 
 
+def pod_facts(pods: Sequence[Any], at: datetime) -> dict[str, Any]:
+    """Return what the check would tell of these Pods."""
+    return facts_of([look_at(pod, now=at, within=timedelta(hours=1)) for pod in pods], now=at)
+
+
 def test_recorded_pods_tell_crash_and_memory() -> None:
     """Recorded Pods: two crash loops with exit code 1; one killed for memory with 137, which is evidence only while it is fresh."""
     at = datetime(2026, 11, 21, 5, 45, tzinfo=UTC)
-    crash = facts_of(recorded("its Pods: CrashLoopBackOff")["items"], now=at, within=timedelta(hours=1))
+    crash = pod_facts(recorded("its Pods: CrashLoopBackOff")["items"], at)
     assert (crash["total"], crash["ready"], crash["crash_looping"], crash["restarts"]) == (4, 2, 2, 6)
     assert (crash["last_reasons"], crash["last_exit_codes"], crash["waiting_reasons"]) == (["Error"], [1], ["CrashLoopBackOff"])
     oom = recorded("a Pod whose container was OOMKilled")["items"]
-    assert facts_of(oom, now=at, within=timedelta(hours=1))["oom_killed"] == 1
-    stale = facts_of(oom, now=at + timedelta(days=20), within=timedelta(hours=1))
+    assert pod_facts(oom, at)["oom_killed"] == 1
+    stale = pod_facts(oom, at + timedelta(days=20))
     assert (stale["oom_killed"], stale["last_reasons"], stale["found"]) == (0, [], True)
 
 
