@@ -356,7 +356,9 @@ class Turn:
     def close_approval(self, state: ApprovalState, reason: str) -> None:
         """Close the run's approval, if it is still pending or not yet used."""
         approval = None if self.run.approval is None else self.snapshot.approvals.get(self.run.approval)
-        unused = approval is not None and approval.state is ApprovalState.APPROVED and not self.run.wrote
+        # The steps of an undo were carried out before it began; from the moment it takes its locks it goes by what was agreed to.
+        used = bool(self.run.locks) if self.run.undoes else self.run.wrote
+        unused = approval is not None and approval.state is ApprovalState.APPROVED and not used
         if approval is None or not (unused or approval.state is ApprovalState.PENDING):
             return
         self.approvals.append(replace(approval, state=state))

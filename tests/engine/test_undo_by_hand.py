@@ -311,6 +311,44 @@ async def test_s18_interrupted_undo_still_needs_its_approval(start: Start, word:
     assert (await harness.state(2), len(harness.world.writes)) == (RunState.AWAITING_APPROVAL, 2)
 
 
+async def test_s18_undo_that_was_stopped_after_its_approval_asks_anew(start: Start) -> None:
+    """What people agreed to before the kill switch was thrown is not done days after it was lifted, as for any other run."""
+    harness = await approved(start)
+    await ask(harness)
+    await decide(harness, approval=f"{UNDO}-A", work=False)
+    await pause(harness)
+    await harness.work()
+    found = await harness.store.approval(f"{UNDO}-A")
+    assert found is not None
+    assert (await harness.state(2), found.state) == (RunState.INTERRUPTED, ApprovalState.VOID)
+    harness.now += timedelta(days=3)
+    await lift(harness)
+    await tell(harness, SignalKind.RESUME, run=UNDO)
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.AWAITING_APPROVAL, 2)
+    await decide(harness, approval=f"{UNDO}-A2")
+    assert await harness.state(2) is RunState.UNDONE
+
+
+async def test_s18_undo_that_was_stopped_half_way_goes_on_by_its_approval(start: Start) -> None:
+    """It was used: whoever resumes it need not have it agreed to again."""
+    harness = await approved(start)
+    await ask(harness)
+    free = harness.limits
+
+    def stops(point: str) -> None:
+        if point == "before b=bad":
+            harness.limits = replace(free, stopped="a file is there")
+
+    harness.world.fault = stops
+    await decide(harness, approval=f"{UNDO}-A")
+    assert (await harness.state(2), harness.world.writes[2:]) == (RunState.INTERRUPTED, ["b=bad"])
+    harness.limits = free
+    await tell(harness, SignalKind.RESUME, run=UNDO)
+    found = await harness.store.approval(f"{UNDO}-A")
+    assert found is not None
+    assert (await harness.state(2), found.state) == (RunState.UNDONE, ApprovalState.APPROVED)
+
+
 async def test_disabled_or_deleted_rule_can_still_be_undone(start: Start) -> None:
     """That the rule did harm may be why it was switched off: what it did must be taken back all the same, by two people."""
     harness = await succeeded(start)
