@@ -12,7 +12,7 @@ from remediator.duration import format_duration
 from remediator.escalation import digest, notice
 from remediator.escalation.climbing import relapse_of
 from remediator.model import IncidentState, RunState, StepState, Value
-from remediator.records import Incident, Message, MessageKind, Run
+from remediator.records import Incident, Message, MessageKind, Run, Step
 
 MOST_ACTIONS = 20
 """Actions that a message lists, the latest."""
@@ -83,23 +83,42 @@ def _of(incident: Incident, runs: Sequence[Run], *, now: datetime) -> dict[str, 
         "resolved_at": until.isoformat() if over else "",
         "duration": format_duration(timedelta(seconds=max(0, round((until - incident.opened_at).total_seconds())))),
         "outcome": outcome_of(runs) if over else "",
-        "awaits": "" if over else awaited(runs[-1] if runs else None),
+        "awaits": "" if over else awaited(next(reversed(_counting(runs)), None)),
     }
 
 
 def actions_taken(runs: Sequence[Run]) -> list[str]:
     """Return what the runs' steps did, or may have done, in words, oldest first."""
-    return [
-        f"{run.remedy}: {_DONE[step.state]}{step.message or step.action}"
-        for run in runs
-        for step in run.steps
-        if step.state in _DONE and not (step.state is StepState.FAILED and step.intended_at is None)
-    ]
+    return [f"{run.remedy}: {_lead(step)}{step.message or step.action}" for run in runs for step in run.steps if _is_told(run, step)]
+
+
+def _lead(step: Step) -> str:
+    return "being undone: " if step.undo_intended and step.state is StepState.APPLIED else _DONE[step.state]
+
+
+def _is_told(run: Run, step: Step) -> bool:
+    """Tell whether a step did something that no other run's step tells of: what an undo took back stands with the run that had done it."""
+    if run.undoes:
+        return step.intended_at is not None and step.state is not StepState.UNDONE
+    return step.state in _DONE and not (step.state is StepState.FAILED and step.intended_at is None)
+
+
+def _counting(runs: Sequence[Run]) -> Sequence[Run]:
+    """Leave out undos that ended before they touched anything (denied, refused, rehearsed): all is as it was before them."""
+    return [run for run in runs if not run.undoes or run.ended_at is None or _touched(run)]
+
+
+def _touched(run: Run) -> bool:
+    """Tell whether a run may have changed something itself: an undo begins with steps that another run had carried out."""
+    if run.undoes:
+        return any(step.intended_at is not None or step.state is StepState.UNDONE for step in run.steps)
+    return run.wrote
 
 
 def outcome_of(runs: Sequence[Run]) -> str:
     """Say whether a remedy helped, of an incident that is over."""
-    acted = [run for run in runs if run.wrote]
+    runs = _counting(runs)
+    acted = [run for run in runs if _touched(run)]
     last = runs[-1] if runs else None
     if last is not None and last.state is RunState.REHEARSED:
         return f"It went away without us: {last.remedy!r} was only rehearsed."

@@ -15,15 +15,16 @@ from remediator.escalation.levels import Hours, Level, Policy, Receiver, Unless
 from remediator.escalation.notice import notice
 from remediator.escalation.outbox import MOST_ATTEMPTS, Outbox
 from remediator.events import Kind
-from remediator.model import Authority, RunState
+from remediator.model import Actor, Authority, RunState
 from remediator.records import STORM, Message, MessageKind, Pause
-from remediator.rules.model import Rule
+from remediator.rules.model import ApprovalSpec, Rule
+from remediator.runs import undo
 from remediator.store.protocol import Changes, Reads
 from remediator.storms import breaker
 from tests.builders import alert, rule
 from tests.engine.paging import FIRST, MINUTE, Paging, level, three
-from tests.scripted import BROKEN, fails_at
-from tests.stories import FIRST_RUN, act, decide, playbook
+from tests.scripted import BROKEN, ScriptedRegistry, fails_at
+from tests.stories import FIRST_RUN, TWO, act, decide, playbook
 
 Begin = Callable[..., Awaitable[Paging]]
 HOPELESS = rule(remedies=(), severity="sev2")
@@ -546,3 +547,42 @@ async def test_page_about_which_nothing_can_be_decided_is_sent(begin: Begin) -> 
         await paging.deliver()
     assert paging.told() == ["level-1", "level-1"]
     assert [entry["key"] for entry in logs if entry["event"] == "page.undecided"] == [broken.key]
+
+
+# --- an undo by hand ---------------------------------------------------------------------------------------------------------------
+
+
+async def undo_asked_for(begin: Begin) -> Paging:
+    """Have a remedy that people agreed to help, with its page out, and Ben ask to undo it."""
+    paging = await begin(playbook(act("both", *TWO, approval=ApprovalSpec())), policy=three(update_every=20 * MINUTE))
+    await paging.fires()
+    await decide(paging)
+    paging.world.firing = False
+    await paging.passes(4 * MINUTE)
+    paging.world.firing = True
+    kinds, ben = ScriptedRegistry(paging.world).action, Actor("ben", frozenset({"approver"}), frozenset())
+    ask = lambda seen: undo.begin(seen, FIRST_RUN, why="", actor=ben, kinds=kinds, dry_run=False)  # noqa: E731 - one order
+    await paging.store.transact(Reads(runs=[FIRST_RUN]), ask)
+    await paging.work()
+    return paging
+
+
+@pytest.mark.parametrize(("approve", "outcome"), [(False, "'both' helped."), (None, "'both' helped."), (True, "its run is undone")])
+async def test_what_was_done_is_told_once_whatever_became_of_its_undo(begin: Begin, approve: bool | None, outcome: str) -> None:
+    """An undo begins with the steps of the run that it undoes: they were not done twice, and a refused one leaves a success a success."""
+    paging = await undo_asked_for(begin)
+    if approve is not None:
+        await decide(paging, approval=f"{FIRST}-2-A", approve=approve)
+    await paging.passes(20 * MINUTE)
+    done = ["both: undone: a is bad", "both: undone: b is bad"] if approve else ["both: a is good", "both: b is good"]
+    (update,) = [
+        values for values in paging.line.values if values["kind"] == "update" and values.get("awaits") and values["run"] != FIRST_RUN
+    ][-1:]
+    assert update["actions_taken"] == done
+    awaited = {True: "is undone", False: "the end of its alert", None: f"remediator approve {FIRST}-2-A"}[approve]
+    assert awaited in update["awaits"]
+    await paging.ends()
+    await paging.passes(5 * MINUTE)
+    word = [values for values in paging.line.values if values["kind"] == "resolved"][-1]
+    assert word["actions_taken"] == done
+    assert outcome in word["outcome"]
