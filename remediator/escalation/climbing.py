@@ -33,6 +33,8 @@ JOINED = "joined"
 """In the body of such a page: the fingerprint of the alert that it is for. When that is over before the page is due, so is the page."""
 SINGLY = "singly"
 """In the body of a page that no storm's digest stands for."""
+REPLACES = "replaces"
+"""In the body of a page that is told again: key and level of the one before it, which need not go out beside this one."""
 
 
 _WORKS = frozenset({RunState.APPLYING, RunState.VERIFYING})
@@ -190,7 +192,8 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
     paged = incident if climb.done else replace(incident, paged_at=now, policy=message.policy)
     sent = replace(message, body={**body, "again": due.again, "sending": True})
-    return Step(Send(sent, due.level.receivers), Changes(incidents=[] if paged is incident else [paged], messages=rows))
+    changes = Changes(incidents=[] if paged is incident else [paged], messages=rows, cancel_messages=_replaced(message, due))
+    return Step(Send(sent, due.level.receivers), changes)
 
 
 def _settled(run: Run | None) -> datetime | None:
@@ -205,7 +208,15 @@ def _next(message: Message, climb: Climb, severity: str, policy: Policy, *, held
         return ()
     key = f"{_root(message)}/{_place(message) + 1}"
     body = {**_bare(message), "climb": _written(climb), "level": due.level.number}
+    if due.again > 1:  # the first page of each level is tried until it is taken
+        body[REPLACES] = [message.key, due.level.number]
     return (Message(key, MessageKind.PAGE, message.policy, message.incident, body, due.at),)
+
+
+def _replaced(message: Message, due: Due) -> Sequence[str]:
+    """Return the page that need not go out beside this one: where nobody was reached for hours, nobody hears the same all at once."""
+    raw = message.body.get(REPLACES)
+    return (str(raw[0]),) if due.again and isinstance(raw, list | tuple) and raw[1] == due.level.number else ()
 
 
 def _root(message: Message) -> str:
@@ -244,7 +255,11 @@ def _first_update(message: Message, policy: Policy, *, now: datetime) -> Sequenc
 
 def _update_row(message: Message, place: int, at: datetime) -> Message:
     body = {**_bare(message), "subject": "status"}
-    return Message(f"{_root(message)}/update/{place}", MessageKind.UPDATE, message.policy, message.incident, body, at)
+    return Message(_update_key(message, place), MessageKind.UPDATE, message.policy, message.incident, body, at)
+
+
+def _update_key(message: Message, place: int) -> str:
+    return f"{_root(message)}/update/{place}"
 
 
 def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Policy) -> Step:
@@ -254,8 +269,11 @@ def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Po
     receivers, opens = policy.first_at(incident.severity, now)
     if opens > now:
         return Step(Later(replace(message, due_at=opens)))
-    following = _update_row(message, _place(message) + 1, now + policy.update_every)
-    return Step(Send(message, receivers), Changes(messages=[following]))
+    place = _place(message)
+    following = _update_row(message, place + 1, now + policy.update_every)
+    # The one before it, should nobody have taken that, would say the same.
+    before = (_update_key(message, place - 1),) if place > 1 else ()
+    return Step(Send(message, receivers), Changes(messages=[following], cancel_messages=before))
 
 
 # --- other messages --------------------------------------------------------------------------------------------------

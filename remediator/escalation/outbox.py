@@ -254,6 +254,9 @@ class Outbox:
             return made[0].changes
 
         await self._store.transact(Reads(incidents=[incident.id]), build)
+        for key in made[0].changes.cancel_messages:
+            self._unreached.pop(key, None)
+            self._failing.pop(key, None)
         return made[0].verdict
 
     async def _leaves_it(self, message: Message, incident: Incident) -> bool:

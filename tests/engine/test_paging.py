@@ -460,6 +460,34 @@ async def test_what_is_no_page_is_given_up_after_a_day(begin: Begin) -> None:
     assert paging.said(Kind.MESSAGE_FAILED)[-1]["error"].startswith(f"given up after {MOST_ATTEMPTS} attempts")
 
 
+async def test_receivers_that_were_away_for_hours_hear_everything_once(begin: Begin) -> None:
+    """One update and one page of each level, and the last level once more: not all that was to be said meanwhile, all at once."""
+    paging = await begin(policy=three(update_every=20 * MINUTE, repeat_every=60 * MINUTE))
+    paging.line.dead |= {"level-1", "level-2", "level-3"}
+    await paging.fires()
+    await paging.passes(6 * 60 * MINUTE)
+    paging.line.dead.clear()
+    await paging.passes(10 * MINUTE)
+    assert sorted(paging.told()) == ["level-1", "level-2", "level-3", "level-3"]
+    regular = [text for kind, _, text in paging.line.sent if kind == "update" and "Open for" in text]
+    assert len(regular) == 1
+    assert sum("Told again" in text for kind, _, text in paging.line.sent if kind == "page") == 1
+
+
+async def test_page_of_a_level_is_tried_however_often_another_is_told_again(begin: Begin) -> None:
+    """A reload that makes another level the last one takes nothing from those who were not reached."""
+    paging = await begin(policy=three(repeat_every=60 * MINUTE))
+    await paging.fires()
+    await paging.passes(60 * MINUTE)
+    paging.line.dead.add("level-3")
+    await paging.passes(100 * MINUTE)
+    paging.policy = Policy("p", (level(1), level(2, 40), level(3, 30)), urgent="sev1", repeat_every=60 * MINUTE)
+    await paging.passes(60 * MINUTE)
+    paging.line.dead.clear()
+    await paging.passes(10 * MINUTE)
+    assert paging.told() == ["level-1", "level-2", "level-3", "level-2", "level-3"]
+
+
 async def test_page_that_reached_nobody_counts_until_its_incident_is_over(begin: Begin) -> None:
     """The heartbeat rests on it: a daemon whose last page is not needed any more must not be called dead for it."""
     paging = await begin()
