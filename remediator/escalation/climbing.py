@@ -171,7 +171,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
 
 
 def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | None, policy: Policy) -> Step:
-    now, severity = snapshot.now, incident.severity
+    now, severity = snapshot.now, policy.taken_for(incident.severity)
     if WITHHELD_BY in message.body and not message.body.get("let_out") and run is not None and run.state in _WORKS:
         return Step(Later(replace(message, body={**message.body, "let_out": True}, due_at=now + AT_WORK), "its remedy is at work"))
     climb = climb_of(message, now=now)

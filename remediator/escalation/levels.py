@@ -117,9 +117,16 @@ class Policy:
     """How long an acknowledgement holds further levels off; None: until the incident is resolved."""
     urgent: str = ""
     """The most severe severity, which no working hours delay."""
+    severities: frozenset[str] = frozenset()
+    """All severities that there are; empty: whatever is asked about."""
+
+    def taken_for(self, severity: str) -> str:
+        """Return `severity`, or the most severe one for one that a reload took away: what still has it must not climb to nobody."""
+        return severity if severity in self.severities or not self.severities else self.urgent
 
     def ladder(self, severity: str) -> Sequence[tuple[timedelta, Level]]:
         """Return the levels for `severity` in the order in which they are told, each with its delay."""
+        severity = self.taken_for(severity)
         found = [(delay, level) for level in self.levels if level.receivers and (delay := level.delay(severity)) is not None]
         return sorted(found, key=lambda one: (one[0], one[1].number))
 
@@ -145,7 +152,7 @@ class Policy:
 
     def open_at(self, level: Level, severity: str, at: datetime) -> datetime:
         """Return when a level may be told, from `at` on: at once, or when its hours begin."""
-        if level.hours is None or severity == self.urgent:
+        if level.hours is None or self.taken_for(severity) == self.urgent:
             return at
         return level.hours.opens(at)
 

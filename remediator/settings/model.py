@@ -185,7 +185,7 @@ class Settings(Part):
     def policy(self, name: str) -> Policy:
         """Return an escalation policy as the outbox takes it: the default one for a name that is not known."""
         name = name if name in self.escalation else "default"
-        return self.escalation[name].policy(name, self.hours, urgent=next(iter(self.severities)))
+        return self.escalation[name].policy(name, self.hours, severities=tuple(self.severities))
 
     def page_after(self, severity: str) -> timedelta:
         """Return how long a page of `severity` may be held: the shortest of all for an unknown one."""

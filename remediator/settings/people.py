@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import time, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Self
@@ -206,8 +206,8 @@ class EscalationPolicy(Part):
     )
     description: str = setting("", "what it is for, for people", reload=True)
 
-    def policy(self, name: str, hours: Mapping[str, WorkingHours], *, urgent: str) -> Policy:
-        """As the outbox takes it. Level 1 is `notify`; without that the first of `levels`."""
+    def policy(self, name: str, hours: Mapping[str, WorkingHours], *, severities: Sequence[str]) -> Policy:
+        """As the outbox takes it. Level 1 is `notify`; without that the first of `levels`. `severities` are all there are, worst first."""
         made = [Level(1, _receivers(self.notify), hours=_hours(self.hours, hours))] if self.notify else []
         for number, one in enumerate(self.levels, len(made) + 1):
             delays = {severity: delay for severity, delay in one.after.items() if severity}
@@ -215,7 +215,8 @@ class EscalationPolicy(Part):
             made.append(
                 Level(number, _receivers(one.notify), whole, delays, one.severities, _hours(one.hours, hours), one.unless),
             )
-        return Policy(name, tuple(made), self.update_every, self.repeat_every, self.acknowledged_for, urgent)
+        every, again, held = self.update_every, self.repeat_every, self.acknowledged_for
+        return Policy(name, tuple(made), every, again, held, severities[0], frozenset(severities))
 
     def notifications(self) -> Iterator[tuple[tuple[str | int, ...], Notification]]:
         """Give every notification of every level with its place in the policy."""

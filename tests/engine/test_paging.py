@@ -541,6 +541,20 @@ async def test_reload_reaches_a_page_on_its_way(begin: Begin) -> None:
     assert paging.told() == ["level-1", "level-2"]
 
 
+async def test_page_of_a_severity_that_a_reload_took_away_climbs_like_the_most_severe(begin: Begin) -> None:
+    """Open incidents keep the name that severities had: they must not climb to nobody, nor wait for hours, since others are in force."""
+    office = Hours("office", frozenset(range(5)), time(9), time(17), UTC)
+    named = lambda name: (level(1, after_by={name: 0 * MINUTE}), level(2, after_by={name: 10 * MINUTE}, hours=office))  # noqa: E731
+    paging = await begin(policy=Policy("p", named("sev2"), urgent="sev2", severities=frozenset({"sev2"})))
+    await paging.fires()
+    paging.policy = Policy("p", named("high"), urgent="high", update_every=20 * MINUTE, severities=frozenset({"high"}))
+    await paging.passes(9 * MINUTE)
+    assert paging.told() == ["level-1"]
+    await paging.passes(MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+    assert paging.said(Kind.MESSAGE_FAILED) == []
+
+
 async def test_severity_that_a_policy_tells_nobody_of_is_loud(begin: Begin) -> None:
     """A page that nobody gets is never called delivered."""
     paging = await begin(policy=Policy("p", (level(1, severities=frozenset({"sev1"})),), urgent="sev1"))
