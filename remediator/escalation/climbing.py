@@ -344,7 +344,9 @@ def may_have_been_told(messages: Iterable[Message], policy: Policy) -> set[str]:
 def word(message: Message, incident: Incident, rows: Sequence[Message], policy: Policy, *, now: datetime) -> Step:
     """Decide about the word that somebody has acknowledged, or that all is well. `rows` are all of the incident's messages."""
     if message.kind is MessageKind.ACKNOWLEDGED:
-        marks = who_was_told(rows, all_well=False)
+        now_firing = [one for one in rows if relapse_of(one) == incident.relapses]
+        # Whose pager rings although its answer was lost must hear it too: that page is not tried again.
+        marks = who_was_told(rows, all_well=False) | may_have_been_told(now_firing, policy)
         return Step(_to(message, marks, policy))
     if incident.active_run is not None and incident.resolved_at is not None and now < incident.resolved_at + LAST_RUN:
         return Step(Later(replace(message, due_at=max(now, message.due_at) + LOOK_AGAIN)))

@@ -75,6 +75,19 @@ async def test_acknowledgement_stops_further_levels_and_is_told(begin: Begin) ->
     assert postponed["reason"] == "acknowledged"
 
 
+async def test_acknowledgement_is_told_to_whose_page_s_answer_was_lost(begin: Begin) -> None:
+    """The page is not tried again, so that their pager would ring on; who was never tried hears nothing."""
+    paging = await begin()
+    await paging.fires()
+    paging.line.dead.add("level-2")
+    await paging.passes(10 * MINUTE)
+    paging.line.dead.clear()
+    await paging.acknowledge()
+    assert paging.told("acknowledged") == ["level-1", "level-2"]
+    await paging.passes(30 * MINUTE)
+    assert paging.told() == ["level-1"]
+
+
 async def test_acknowledgement_that_leads_nowhere_runs_out(begin: Begin) -> None:
     """An hour after it the next level is told after all, then the third, at its distance."""
     paging = await begin()
