@@ -60,15 +60,6 @@ WAITS_FOR_PERSON = frozenset({_S.AWAITING_APPROVAL, _S.OUTCOME_UNKNOWN, _S.INTER
 """States that only a person (or a deadline) leads out of."""
 
 
-def ended(state: RunState) -> bool:
-    """Tell whether no worker has anything left to do in `state`.
-
-    >>> ended(RunState.SUCCEEDED), ended(RunState.WAITING)
-    (True, False)
-    """
-    return state in ENDS
-
-
 def advance(run: Run, state: RunState, *, now: datetime, reason: str) -> tuple[Run, Event]:
     """Move a run into another state; return the new row and its event. Raises `IllegalTransition`.
 

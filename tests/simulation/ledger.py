@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 
 from remediator.escalation.climbing import page_key
 from remediator.events import Kind
-from remediator.lifecycle import ACTING, WAITS_FOR_PERSON, ended
+from remediator.lifecycle import ACTING, ENDS, WAITS_FOR_PERSON
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
 from remediator.records import (
     EVERYWHERE,
@@ -428,7 +428,7 @@ class Ledger:
 
     def unfinished(self) -> list[str]:
         """Say what is not over yet."""
-        words = [f"{run.id} is {run.state}: {run.reason}" for run in self.runs.values() if not ended(run.state)]
+        words = [f"{run.id} is {run.state}: {run.reason}" for run in self.runs.values() if run.state not in ENDS]
         words += [f"{one.id} is {one.state}" for one in self.incidents.values() if one.state is not IncidentState.RESOLVED]
         words += [f"{one.labels} is open" for one in self.episodes.values() if one.open and one.labels["alertname"] != WATCHDOG[0]]
         return words + [f"{key} is held by {run}" for key, run in self.locks.items()]

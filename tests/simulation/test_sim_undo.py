@@ -12,7 +12,7 @@ import pytest
 
 from remediator.errors import RemediatorError
 from remediator.events import Kind
-from remediator.lifecycle import ended
+from remediator.lifecycle import ENDS
 from remediator.model import ApprovalState, Authority, RunState, StepState
 from remediator.records import Run
 from remediator.runs import undo
@@ -102,7 +102,7 @@ class Undoing(Simulation):
     async def _ask(self) -> None:
         while self.chaos:
             await asyncio.sleep(self.whims.uniform(2, 15))
-            over = [run for run in self.ledger.runs.values() if ended(run.state) and not run.undoes and run.wrote]
+            over = [run for run in self.ledger.runs.values() if run.state in ENDS and not run.undoes and run.wrote]
             daemons = [host.daemon for host in self.hosts if host.daemon is not None]
             if over and daemons:
                 await self._undo(self.whims.choice(daemons), self.whims.choice(over).id)
