@@ -1,7 +1,7 @@
 """Settings: one file, `remediator.yaml`, read once and frozen. Imports nothing but the pure contract.
 
 `model` is the whole of what may be written, and the other modules hold its parts. `load` puts file and environment together, `faults`
-words what is wrong with them, `reference` writes the JSON Schema and the reference page.
+words what is wrong with them, `reference` writes the reference page.
 """
 
 from remediator.settings.limits import Limits

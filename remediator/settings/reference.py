@@ -1,4 +1,4 @@
-"""Write the settings' JSON Schema for editors, and their reference page. `python -m remediator.settings.reference` prints the page."""
+"""Write the settings' reference page. `python -m remediator.settings.reference` prints it."""
 
 from __future__ import annotations
 
@@ -52,11 +52,6 @@ or `7d`. *Reload* says whether a reload (`SIGHUP`, `POST /-/reload`) applies a c
     + """```
 """
 )
-
-
-def settings_schema() -> dict[str, JSON]:
-    """Return the JSON Schema of the settings file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()}
 
 
 def settings_reference() -> str:
