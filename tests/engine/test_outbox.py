@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from remediator.escalation.levels import Receiver, plain
+from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.outbox import BATCH, Outbox
 from remediator.escalation.words import text_of
 from remediator.events import Kind
@@ -47,7 +47,7 @@ class Post:
     def __init__(self, store: SqliteStore) -> None:
         self.store, self.line, self.events = store, Line(), list[ChainedEvent]()
         self.receivers: Sequence[Receiver] = (SLACK,)
-        self.outbox = Outbox(store, self.line, lambda name: plain(name, self.receivers), public_url=lambda: None)  # type: ignore[arg-type]
+        self.outbox = Outbox(store, self.line, lambda name: Policy(name, (Level(1, tuple(self.receivers)),)), public_url=lambda: None)  # type: ignore[arg-type]
         store.on_commit(self.events.extend)
 
     async def put(self, *keys: str) -> None:

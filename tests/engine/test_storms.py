@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.escalation.levels import Receiver, plain
+from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
 from remediator.ingest.intake import Intake, reads_for, take
@@ -53,7 +53,7 @@ class Weather(Harness):
         return Outbox(
             self.store,
             self.line,  # type: ignore[arg-type]
-            lambda name: plain(name, (Receiver("notify.slack", {"connection": name}),)),
+            lambda name: Policy(name, (Level(1, (Receiver("notify.slack", {"connection": name}),)),)),
             public_url=lambda: None,
             about=about,
             clock=lambda: self.now,
