@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from remediator.guards.base import Case, Guard, Judgement
-from remediator.targets.scope import outside_scope
+from remediator.targets.scope import lies_in, outside_scope
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,6 @@ class NotItself(Guard):
         for plan in case.plans:
             for target in plan.targets:
                 for protected in case.bounds.identity.protected:
-                    if _covers(protected, target.id) or _covers(protected, target.lock):
+                    if lies_in(target.id, protected) or lies_in(target.lock, protected):
                         return self.deny(f"{plan.action} would touch {target.id}, which is protected by {protected}")
         return self.allow()
-
-
-def _covers(protected: str, target: str) -> bool:
-    return target == protected or target.startswith(protected if protected.endswith("/") else f"{protected}/")

@@ -17,6 +17,7 @@ from remediator.records import SYSTEM_CHAIN, TAKEN, TAKEN_TARGET, Incident, Paus
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
 from remediator.targets import domains
+from remediator.targets.scope import lies_in
 
 LINGER = timedelta(minutes=5)
 """An incident that is over stays taken for so long: while somebody repairs things, alerts come and go."""
@@ -79,15 +80,6 @@ def known_ids(runs: Iterable[Run]) -> set[str]:
     return found
 
 
-def covers(held: str, ident: str) -> bool:
-    """Tell whether `held` is `ident`, or what it lies in.
-
-    >>> covers("kubernetes:prod/shop/", "kubernetes:prod/shop/deployment/api"), covers("redis:a/-/key/x", "redis:a/-/key/xy")
-    (True, False)
-    """
-    return ident == held or ident.startswith(held if held.endswith("/") else f"{held}/")
-
-
 def touching(hold: Pause, run: Run, plans: Sequence[Plan] = ()) -> str | None:
     """Return in words by what a run with these plans would get in the holder's way; None when it would not."""
     if is_incident(hold) and name_of(hold) == run.incident:
@@ -95,7 +87,7 @@ def touching(hold: Pause, run: Run, plans: Sequence[Plan] = ()) -> str | None:
     if hold.target and hold.target == run.target:
         return f"it works on {hold.target} too"
     for ident in sorted({*run.locks, *ids_of(plans)}):
-        if any(covers(one, ident) for one in _ids(hold)):
+        if any(lies_in(ident, one) for one in _ids(hold)):
             return f"it would touch {ident}"
     for plan in plans:
         if plan.impact.shrinks and not plan.noop and (place := _shrinks_near(hold, plan)) is not None:

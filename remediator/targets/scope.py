@@ -1,4 +1,4 @@
-"""Hold a plan's targets against the scope of a connection (`semantics.md`, 9). Pure."""
+"""What canonical ids lie in: the scope of a connection (`semantics.md`, 9), and other ids. Pure."""
 
 from __future__ import annotations
 
@@ -12,6 +12,15 @@ _EITHER = frozenset({"namespace", "node"})
 
 SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 """Namespaces that belong to a cluster itself: neither a pattern nor a missing entry reaches them."""
+
+
+def lies_in(ident: str, place: str) -> bool:
+    """Tell whether a canonical id is `place` itself, or lies in it.
+
+    >>> lies_in("kubernetes:prod/shop/deployment/api", "kubernetes:prod/shop/"), lies_in("redis:a/-/key/xy", "redis:a/-/key/x")
+    (True, False)
+    """
+    return ident == place or ident.startswith(place if place.endswith("/") else f"{place}/")
 
 
 def outside_scope(targets: Iterable[Target], scope: Mapping[str, Sequence[str]]) -> str | None:

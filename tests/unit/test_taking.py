@@ -15,6 +15,7 @@ from remediator.records import Pause, Step
 from remediator.responders import taking
 from remediator.rules.model import GuardSpec
 from remediator.store.protocol import Snapshot
+from remediator.targets.scope import lies_in
 from tests.builders import NOW, bounds, plan, run
 from tests.unit.test_guards import case
 
@@ -52,13 +53,13 @@ def judged(held: Pause, *plans: Plan, **fields: object) -> guards.Judgement:
 )
 def test_a_hold_covers_an_id_and_what_lies_below_it(held: str, ident: str, *, covered: bool) -> None:
     """The beginning of a name is not a place."""
-    assert taking.covers(held, ident) is covered
+    assert lies_in(ident, held) is covered
 
 
 @given(st.text(min_size=1), st.text())
 def test_nothing_covers_what_does_not_begin_with_it(held: str, ident: str) -> None:
     """Whatever people type."""
-    assert not taking.covers(held, ident) or ident.startswith(held)
+    assert not lies_in(ident, held) or ident.startswith(held)
 
 
 def test_owner_of_what_a_plan_touches_counts() -> None:
