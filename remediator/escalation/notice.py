@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from remediator.model import JSON, Value
-from remediator.records import SYSTEM_CHAIN, Message, MessageKind
+from remediator.records import SYSTEM_CHAIN, Message, MessageKind, Pause
 from remediator.replacing import replace
 
 SUBJECT = "notice"
@@ -33,6 +33,11 @@ def all_clear(occasion: str, summary: str, text: str, *, policy: str, due: datet
     """Make the word that an alarm is over, which makes a pager quiet again."""
     made = notice(f"{occasion}/over", summary, text, policy=policy, due=due, dry_run=dry_run)
     return replace(made, kind=MessageKind.RESOLVED, body={**made.body, "occasion": occasion})
+
+
+def occasion_of(pause: Pause) -> str:
+    """Name what this very pause is an alarm's occasion of: the next one of the same scope is another."""
+    return f"{pause.scope}/{pause.at:%Y%m%dT%H%M%S.%fZ}"
 
 
 def alarm_key(occasion: str) -> str:

@@ -8,7 +8,7 @@ from remediator.approval import vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.escalation import climbing
 from remediator.escalation.digest import DEFAULT_POLICY
-from remediator.escalation.notice import alarm, alarm_key, all_clear
+from remediator.escalation.notice import alarm, alarm_key, all_clear, occasion_of
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
 from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROMOTED, SETTLING, STORM, SYSTEM_CHAIN, TAKEN, Pause, Signal, SignalKind
@@ -47,12 +47,8 @@ def pause(snapshot: Snapshot, scope: str, *, why: str, actor: Actor, active: tup
     if actor.name.startswith(OUTSIDE):
         text = f"Nothing is done any more: {actor.name} throws the kill switch ({why}). Gone or not, only `remediator resume` lifts it."
         named = "The kill switch was thrown from outside"
-        messages = [alarm(_occasion(thrown), named, text, policy=DEFAULT_POLICY, due=snapshot.now, dry_run=False)]
+        messages = [alarm(occasion_of(thrown), named, text, policy=DEFAULT_POLICY, due=snapshot.now, dry_run=False)]
     return Changes(pauses=[thrown], wake=active, messages=messages, events=[event])
-
-
-def _occasion(thrown: Pause) -> str:
-    return f"{thrown.scope}/{thrown.at:%Y%m%dT%H%M%S.%fZ}"
 
 
 def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes:
@@ -73,7 +69,7 @@ def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
     event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why}, actor.name)
     if not (was := snapshot.pauses[scope]).who.startswith(OUTSIDE):
         return Changes(lift=[scope], events=[event])
-    occasion, text = _occasion(was), f"{actor.name} has lifted it: {why}"
+    occasion, text = occasion_of(was), f"{actor.name} has lifted it: {why}"
     over = all_clear(occasion, "The kill switch is lifted", text, policy=DEFAULT_POLICY, due=snapshot.now, dry_run=False)
     return Changes(lift=[scope], messages=[over], cancel_messages=[alarm_key(occasion)], events=[event])
 

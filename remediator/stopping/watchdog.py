@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 
 from remediator.duration import format_duration
 from remediator.escalation.digest import DEFAULT_POLICY
-from remediator.escalation.notice import alarm, alarm_key, all_clear
+from remediator.escalation.notice import alarm, alarm_key, all_clear, occasion_of
 from remediator.events import Kind
 from remediator.model import JSON, SYSTEM, Actor, Alert, Episode, Event
 from remediator.records import SETTLING, SYSTEM_CHAIN, WATCHDOG, WATCHDOG_AWAITED, Pause
@@ -180,7 +180,7 @@ def _lost(pause: Pause, *, dry_run: bool, due: datetime) -> Changes:
         "Incidents stay open, also those whose alerts are said to be over: that may only mean that nobody says any more that they are not."
         + (f" If it will never come back: remediator resume --scope '{pause.scope}'." if pause.since is not None else "")
     )
-    message = alarm(_occasion(pause), "The watchdog alert is not heard", text, policy=DEFAULT_POLICY, due=due, dry_run=dry_run)
+    message = alarm(occasion_of(pause), "The watchdog alert is not heard", text, policy=DEFAULT_POLICY, due=due, dry_run=dry_run)
     data: dict[str, JSON] = {"scope": pause.scope, "reason": reason_of(pause)}
     # Until then nobody has been told, and needs to hear that it is over.
     pause = replace(pause, mark=due.isoformat() if due > pause.at else "")
@@ -197,10 +197,10 @@ def heard(pauses: Mapping[str, Pause], alert: Alert, *, now: datetime, dry_run: 
         lift=sorted(gone),
         pauses=[_settling(pause, alert, now) for pause in back],
         events=[_back(pause, now) for pause in back],
-        cancel_messages=[alarm_key(_occasion(pause)) for pause in back],
+        cancel_messages=[alarm_key(occasion_of(pause)) for pause in back],
         messages=[
             all_clear(
-                _occasion(pause),
+                occasion_of(pause),
                 "The watchdog alert is heard again",
                 f"Rules go as far by themselves as they did before. It was away: {reason_of(pause)}.",
                 policy=DEFAULT_POLICY,
@@ -261,9 +261,9 @@ def unwatched(snapshot: Snapshot, since: datetime) -> Changes:
 def _not_missed_any_more(pause: Pause, why: str, *, now: datetime) -> Changes:
     """Return what makes a pager quiet again whose watchdog nobody waits for any more."""
     if not _rang(pause, now):
-        return Changes(cancel_messages=[alarm_key(_occasion(pause))])
-    over = all_clear(_occasion(pause), "The watchdog alert is not missed any more", why, policy=DEFAULT_POLICY, due=now, dry_run=False)
-    return Changes(messages=[over], cancel_messages=[alarm_key(_occasion(pause))])
+        return Changes(cancel_messages=[alarm_key(occasion_of(pause))])
+    over = all_clear(occasion_of(pause), "The watchdog alert is not missed any more", why, policy=DEFAULT_POLICY, due=now, dry_run=False)
+    return Changes(messages=[over], cancel_messages=[alarm_key(occasion_of(pause))])
 
 
 def _closed(episode: Episode, now: datetime) -> Episode:
@@ -273,8 +273,3 @@ def _closed(episode: Episode, now: datetime) -> Episode:
 def _back(pause: Pause, now: datetime) -> Event:
     data: dict[str, JSON] = {"scope": pause.scope, "away": format_duration(timedelta(seconds=int((now - pause.at).total_seconds())))}
     return Event(SYSTEM_CHAIN, Kind.WATCHDOG_HEARD, now, data)
-
-
-def _occasion(pause: Pause) -> str:
-    """Name this loss of a watchdog: a later one of the same is another."""
-    return f"{pause.scope}/{pause.at:%Y%m%dT%H%M%S.%fZ}"
