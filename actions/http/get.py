@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,6 +10,7 @@ from urllib.parse import urljoin, urlsplit
 from pydantic import Field, field_validator
 
 from actions.http.address import HttpConnection, PathParams
+from remediator import documents
 from remediator.action import Check, Context, Fact, FactType, Permission, PermissionKind
 from remediator.errors import CheckFailed
 from remediator.httpclient import Answer, HttpClient, HttpError, open_client
@@ -20,11 +19,7 @@ from remediator.model import JSON, Value, canonical
 MAX_BODY = 65_536
 MAX_JSON = 30_000
 """Most bytes of the fact `json`, so that all facts together stay within 64 KiB."""
-MAX_TEXT = 500
-MAX_ITEMS = 100
-MAX_DEPTH = 20
 MAX_REDIRECTS = 3
-_INT64 = 2**63
 
 
 class _GetParams(PathParams):
@@ -33,10 +28,7 @@ class _GetParams(PathParams):
     @field_validator("pick")
     @classmethod
     def _are_pointers(cls, pick: Mapping[str, str]) -> Mapping[str, str]:
-        for name, pointer in pick.items():
-            if not re.fullmatch(r"(/([^~/]|~[01])*)*", pointer):
-                raise ValueError(f"pick.{name}: {pointer!r} is not a JSON pointer; write it like /database/pool")
-        return pick
+        return documents.check_pointers(pick, example="/database/pool")
 
 
 class Get(Check[_GetParams]):
@@ -138,83 +130,15 @@ def answer_facts(answer: Answer, pick: Mapping[str, str]) -> dict[str, Value]:
         # Half a document is no JSON, and not evidence that the whole is none.
         return facts
     try:
-        body = parse_json(answer.body)
+        body = documents.parse(answer.body.decode())
     except ValueError:
         return facts | {"json_found": False}
     facts |= {"json_found": True} | picked(body, pick)
-    if is_small(body):
-        facts["json"] = without_nulls(body)
+    if documents.fits(body) and len(canonical(body)) <= MAX_JSON:
+        facts["json"] = documents.without_nulls(body)
     else:
         facts["truncated"] = True
     return facts
-
-
-def without_nulls(value: JSON) -> JSON:
-    """Return a document without its members that are null: facts are never null, and what is not there is unknown."""
-    if isinstance(value, dict):
-        return {name: without_nulls(item) for name, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is no finite number")
-    return number
-
-
-def _whole(text: str) -> int | float:
-    """Parse an integer; one that no 64-bit integer holds becomes a float."""
-    if len(text) > MAX_TEXT:
-        raise ValueError("a number of more than 500 digits")
-    return number if -_INT64 <= (number := int(text)) < _INT64 else _finite(text)
-
-
-def parse_json(body: bytes) -> JSON:
-    """Parse JSON strictly. Raises ValueError for anything that other programs would not read alike (NaN, huge numbers, surrogates)."""
-    try:
-        value = json.loads(body.decode(), parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-        canonical(value).decode()
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    return value
-
-
-def is_small(value: JSON) -> bool:
-    """Tell whether a document may be kept whole as a fact."""
-    return _is_shallow(value, MAX_DEPTH) and len(canonical(value)) <= MAX_JSON
-
-
-def _is_keepable(text: str) -> bool:
-    """Tell whether a text is short enough, and has no NUL, which PostgreSQL can't store."""
-    return len(text) <= MAX_TEXT and "\x00" not in text
-
-
-def _is_shallow(value: JSON, depth: int) -> bool:
-    if isinstance(value, str):
-        return _is_keepable(value)
-    if not isinstance(value, dict | list):
-        # A null in a list has a place that can't be left out.
-        return value is not None
-    items = [*value, *(item for item in value.values() if item is not None)] if isinstance(value, dict) else value
-    return depth > 0 and len(value) <= MAX_ITEMS and all(_is_shallow(item, depth - 1) for item in items)
-
-
-def follow(value: JSON, pointer: str) -> JSON:
-    """Return what a JSON pointer points at, None when there is nothing (or null).
-
-    >>> follow({"a": [{"b/c": 1}]}, "/a/0/b~1c")
-    1
-    """
-    for part in pointer.split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, dict):
-            value = value.get(key)
-        elif isinstance(value, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", key):
-            value = value[int(key)] if int(key) < len(value) else None
-        else:
-            return None
-    return value
 
 
 def picked(body: JSON, pick: Mapping[str, str]) -> dict[str, Value]:
@@ -222,11 +146,11 @@ def picked(body: JSON, pick: Mapping[str, str]) -> dict[str, Value]:
     texts: dict[str, str] = {}
     numbers: dict[str, float] = {}
     for name, pointer in pick.items():
-        match follow(body, pointer):
+        match documents.follow(body, pointer):
             case bool(flag):
                 texts[name] = str(flag).lower()
             case int(number) | float(number):
                 numbers[name] = float(number)
-            case str(text) if _is_keepable(text):
+            case str(text) if documents.fits_text(text):
                 texts[name] = text
     return {"texts": texts, "numbers": numbers}

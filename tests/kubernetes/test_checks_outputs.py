@@ -14,7 +14,7 @@ import pytest
 from actions.kubernetes.checks.disk_free import Mount, parse_df
 from actions.kubernetes.checks.exec import ExecCheck
 from actions.kubernetes.checks.limits import texts
-from actions.kubernetes.checks.outputs import df_facts, follow, json_facts, lines_facts, number_facts, ps_facts
+from actions.kubernetes.checks.outputs import df_facts, json_facts, lines_facts, number_facts, ps_facts
 from actions.kubernetes.checks.processes import parse_elapsed, parse_ps, program
 from remediator.testing import assert_facts_match
 
@@ -399,7 +399,6 @@ def test_json_is_picked_from() -> None:
     assert facts["json_texts"] == {"name": "jobs", "paused": "false"}
     assert facts["json"]["jobs"] == [{"id": 1}]
     assert "none" not in facts["json"]
-    assert follow({"a": [1]}, "/a/1") is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "NaN", '{"a": 1e999}', "[" * 100_000, '"\\ud800"', "1" * 600])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -35,13 +34,13 @@ from actions.kubernetes.containers import container_of, status_of
 from actions.kubernetes.names import ContainerName
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.progress import is_terminating
+from remediator import documents
 from remediator.action import CODE, Check, Context, Fact, FactType, Permission
 from remediator.duration import Duration
 from remediator.errors import CheckFailed, PermissionMissing, RemediatorError
 from remediator.model import Value
 
 _AT_ONCE = 4
-_POINTER = re.compile(r"(/([^~/]|~[01])*)*")
 
 
 class ExecCheckParams(SelectionParams):
@@ -67,10 +66,7 @@ class ExecCheckParams(SelectionParams):
     @field_validator("pick")
     @classmethod
     def _are_pointers(cls, pick: Mapping[str, str]) -> Mapping[str, str]:
-        for name, pointer in pick.items():
-            if not _POINTER.fullmatch(pointer):
-                raise ValueError(f"pick.{name}: {pointer!r} is not a JSON pointer; write it like /queue/length")
-        return pick
+        return documents.check_pointers(pick, example="/queue/length")
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -5,25 +5,22 @@ Each parser takes the outputs by Pod, and raises ValueError when one is not what
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
 from actions.kubernetes.checks.disk_free import Mount, parse_df
 from actions.kubernetes.checks.limits import MOST_ROWS, fit, largest, small
 from actions.kubernetes.checks.processes import Process, parse_ps
-from actions.kubernetes.texts import LONGEST_TEXT, clean
+from actions.kubernetes.texts import clean
+from remediator import documents
 from remediator.action import Fact, FactType
-from remediator.model import JSON, Value, canonical
+from remediator.model import Value, canonical
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,300}(?:\.[0-9]{0,300})?(?:[eE][+-]?[0-9]{1,3})?")
 _MOST_JSON = 20_000
 """Bytes of the fact `json`."""
-_DEEPEST = 20
-_INT64 = 2**63
 
 Outputs = Mapping[str, str]
 """What was printed, by Pod."""
@@ -170,13 +167,8 @@ JSON_FACTS: Mapping[str, Fact] = {
 
 def json_facts(output: str, pick: Mapping[str, str]) -> dict[str, Value]:
     """Return the facts of one JSON document. Raises ValueError, also for what other programs would not read alike (NaN, huge numbers)."""
-    try:
-        document = json.loads(output, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-        written = canonical(document)
-        written.decode()  # halves of surrogate pairs are no text
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    picked = {name: follow(document, pointer) for name, pointer in pick.items()}
+    document = documents.parse(output)
+    picked = {name: documents.follow(document, pointer) for name, pointer in pick.items()}
     shown, cut = small({name: clean(_text(item)) for name, item in picked.items() if isinstance(item, bool | str)})
     facts: dict[str, Value] = {
         "json_numbers": {
@@ -185,55 +177,9 @@ def json_facts(output: str, pick: Mapping[str, str]) -> dict[str, Value]:
         "json_texts": shown,
         **({"truncated": True} if cut else {}),
     }
-    kept = len(written) <= _MOST_JSON and _is_keepable(document, _DEEPEST)
-    return {**facts, "json": _without_nulls(document)} if kept else {**facts, "truncated": True}
+    kept = documents.fits(document) and len(canonical(document)) <= _MOST_JSON
+    return {**facts, "json": documents.without_nulls(document)} if kept else {**facts, "truncated": True}
 
 
 def _text(item: str | bool) -> str:
     return item if isinstance(item, str) else str(item).lower()
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is no finite number")
-    return number
-
-
-def _whole(text: str) -> int | float:
-    if len(text) > LONGEST_TEXT:
-        raise ValueError("a number of more than 500 digits")
-    return number if -_INT64 <= (number := int(text)) < _INT64 else _finite(text)
-
-
-def follow(document: JSON, pointer: str) -> JSON:
-    """Return what a JSON pointer (RFC 6901) points at, None when there is nothing (or null).
-
-    >>> follow({"queues": [{"length": 3}]}, "/queues/0/length")
-    3
-    """
-    for part in pointer.split("/")[1:]:
-        key = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(document, dict):
-            document = document.get(key)
-        elif isinstance(document, list) and re.fullmatch(r"0|[1-9][0-9]{0,6}", key):
-            document = document[int(key)] if int(key) < len(document) else None
-        else:
-            return None
-    return document
-
-
-def _is_keepable(value: JSON, depth: int) -> bool:
-    """Tell whether a document fits into a fact: short texts, few members, no null in a list, where it can't be left out."""
-    if isinstance(value, str):
-        return len(value) <= LONGEST_TEXT and "\0" not in value
-    if not isinstance(value, dict | list):
-        return value is not None
-    items: list[Any] = [*value, *(item for item in value.values() if item is not None)] if isinstance(value, dict) else value
-    return depth > 0 and len(value) <= MOST_ROWS and all(_is_keepable(item, depth - 1) for item in items)
-
-
-def _without_nulls(value: JSON) -> JSON:
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

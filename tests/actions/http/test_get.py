@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from actions.http.address import HttpConnection
-from actions.http.get import Get, follow, parse_json
+from actions.http.get import Get
 from remediator.action import Identity, SecretRef
 from remediator.errors import CheckFailed, PermanentError
 from remediator.testing import LocalContext
@@ -206,29 +206,6 @@ async def test_body_that_is_not_json_is_told(server: HttpServer, run: Run, body:
     facts = await run(Get(), path="/", pick={"a": "/a"})
     assert facts["json_found"] is False
     assert not {"json", "texts", "numbers"} & facts.keys()
-
-
-def test_integers_beyond_64_bits_become_doubles() -> None:
-    """The expression language has 64-bit integers."""
-    assert parse_json(b"[9223372036854775807, 9223372036854775808]") == [9223372036854775807, 9.223372036854775808e18]
-
-
-@pytest.mark.parametrize(
-    ("pointer", "value"),
-    [
-        ("", {"a": [1, {"b/c": 2, "d~e": 3}]}),
-        ("/a/0", 1),
-        ("/a/1/b~1c", 2),
-        ("/a/1/d~0e", 3),
-        ("/a/2", None),
-        ("/a/-1", None),
-        ("/a/00", None),
-        ("/a/0/x", None),
-    ],
-)
-def test_pointer_follows_rfc_6901(pointer: str, value: Any) -> None:
-    """Escapes, indices without leading zeros, and nothing for what is not there."""
-    assert follow({"a": [1, {"b/c": 2, "d~e": 3}]}, pointer) == value
 
 
 @pytest.mark.parametrize("pointer", ["a", "$.a", "/a~2", "/~"])
