@@ -211,7 +211,8 @@ async def test_s19_resolved_message_is_a_hint_to_look_at_once(plant: Plant) -> N
 
 async def test_s19_alertmanager_that_was_restarted_has_forgotten_the_alert(tmp_path: Path) -> None:
     """Where Prometheus can't be asked about the rule, an alert is over when Alertmanager has it no more: not when it merely forgot it."""
-    async with open_world(tmp_path, rules="rules:" + _rule("forgotten", verify="within: 60s, hold: 0s, every: 200ms")) as world:
+    rules, settings = "rules:" + _rule("forgotten", verify="within: 60s, hold: 0s, every: 200ms"), {"reconciliation": {"settle": "10m"}}
+    async with open_world(tmp_path, rules=rules, settings=settings) as world:
         (incident,) = (await world.fire("Broken", id="forgotten"))["incidents"]
         run = f"{incident}-1"
         await _says(world, run, "the alert still fires")

@@ -133,6 +133,7 @@ class DaemonProcess:
             "store": {"url": f"sqlite://{self.store}"},
             "listen": {"port": self.port},
             "dry_run": False,
+            "reconciliation": {"settle": "0s"},  # a test's Alertmanager is young, and was told of all that fires
             "storm": {"incidents": 10_000},  # tests open many incidents at once; those of storms say how many are too many
             "identities": {role: {"token_sha256": [found], "roles": [role]} for role, found in hashes.items()},
             "packs": {name: {"path": f"packs/{name}"} for name in packs},
