@@ -20,7 +20,7 @@ import structlog
 from remediator.alerts import Webhook
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
-from remediator.ingest.intake import began_anew, late_copy
+from remediator.ingest.intake import began_anew, late_copy, nobody_s
 from remediator.ingest.receiving import Receiving
 from remediator.ingest.recovery import Source, listed
 from remediator.metrics import Metrics
@@ -350,7 +350,12 @@ class Reconciliation:
 
 
 def _is_news(alert: Alert, episode: Episode | None, *, now: datetime, tombstone: timedelta) -> bool:
-    """Tell whether no open episode knows an alert that is listed, and it is no late copy of a closed one."""
+    """Tell whether no open episode knows an alert that is listed, and it is no late copy of a closed one.
+
+    One that is known and nobody's is news too: no rule took it when it was told, or its webhook came to a replica whose rules are older.
+    """
     if episode is None:
         return True
-    return began_anew(alert, episode) if episode.open else not late_copy(alert, episode, now=now, tombstone=tombstone)
+    if not episode.open:
+        return not late_copy(alert, episode, now=now, tombstone=tombstone)
+    return nobody_s(episode) or began_anew(alert, episode)

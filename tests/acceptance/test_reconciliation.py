@@ -147,6 +147,25 @@ async def test_alert_whose_notification_never_comes_is_taken_in(tmp_path: Path) 
         assert (await world.daemon.get("status"))["counts"]["episodes.open"] == 1  # not the one that no rule is for
 
 
+async def test_alert_that_no_rule_took_is_taken_in_once_one_does(tmp_path: Path) -> None:
+    """A reload need not wait for the next notification, which may be hours away; what is silenced waits for it."""
+    async with plant(tmp_path, rules="rules: []") as world:
+        for ident in ("early", "silenced"):
+            await world.alertmanager.post_alerts({"alertname": "Call", "id": ident})
+            await world.daemon.post(alert("Call", id=ident))
+        await world.alertmanager.silence(id="silenced")
+        await world.rounds(2)
+        assert await world.daemon.incidents() == []
+        world.daemon.write_rules(CALLS)
+        await world.daemon.call("POST", "/-/reload")
+        incident = await world.daemon.opened(rule="calls", id="early")
+        assert (await world.daemon.event(incident["id"], "alert.recovered"))["data"]["source"] == "missed"
+        await world.daemon.reaches(f"{incident['id']}-1", "succeeded")
+        await world.rounds(3)
+        assert (len(await world.daemon.incidents()), world.calls("early")) == (1, 1)
+        assert (await world.daemon.get("status"))["counts"]["episodes.open"] == 2
+
+
 async def test_only_what_a_webhook_would_have_brought_is_taken_in(tmp_path: Path) -> None:
     """Neither what is silenced nor what is routed to others nor what is too young; each is, once that is over."""
     async with plant(tmp_path, starts=False) as world:
@@ -408,6 +427,31 @@ async def test_a_list_of_thousands_neither_blocks_nor_grows_the_daemon(tmp_path:
             assert await daemon.metric("remediator_reconciliation_rounds_total", outcome="complete") >= 1
             assert daemon.peak_rss - before < 30 * 1024 * 1024
             assert slowest < 1.5
+
+
+async def test_alert_that_a_replica_with_older_rules_was_told_of_is_taken_in(tmp_path: Path) -> None:
+    """Behind a load balancer, while rules are rolled out, no other replica hears of it before Alertmanager repeats itself."""
+    async with PostgresServer() as postgres:
+        address = f"postgresql://{postgres.user}@127.0.0.1:{postgres.port}/{postgres.database}"
+        store = {"url": address, "password": {"env": "STORE_PASSWORD"}}
+        environment = {"STORE_PASSWORD": postgres.password}
+        async with plant(tmp_path, starts=False, environment=environment) as world:
+            world.daemon.write_settings(store=store)
+            shared = {name: world.daemon.settings[name] for name in ("store", "connections", "alertmanager", "reconciliation")}
+            older = DaemonProcess(tmp_path / "older", shared, environment=environment)
+            async with older, leaving(older):
+                await world.alertmanager.post_alerts({"alertname": "Call", "id": "rolled-out"})
+                assert (await older.post(alert("Call", id="rolled-out")))["incidents"] == []
+                await world.daemon.start()
+                incident = await world.daemon.opened(rule="calls", id="rolled-out")
+                await world.daemon.until(lambda: _ended(world, incident["id"]), what="its run has ended")
+                await world.rounds(2)
+                assert len(await world.daemon.incidents()) == 1
+
+
+async def _ended(world: Plant, incident: str) -> bool:
+    """Tell whether whichever replica led it on has ended the run: the one with older rules leaves it to people."""
+    return bool((await world.daemon.run(f"{incident}-1"))["ended_at"])
 
 
 async def test_replicas_that_find_the_same_have_one_effect(tmp_path: Path) -> None:
