@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import datetime
 
 from remediator.errors import ApprovalRefused
 from remediator.events import Kind
-from remediator.model import Actor, ApprovalState, Event
+from remediator.model import JSON, Actor, ApprovalState, Event
 from remediator.records import Approval, Run, Vote
 from remediator.replacing import replace
 
+Voters = Callable[[str], Actor | None]
+"""Finds who bears a name now; None for who may not approve any more."""
 
-def vote(approval: Approval, run: Run, actor: Actor, *, approve: bool, comment: str, now: datetime) -> tuple[Approval, Event]:
+
+def vote(
+    approval: Approval, run: Run, actor: Actor, *, approve: bool, comment: str, now: datetime, voters: Voters | None = None
+) -> tuple[Approval, Event]:
     """Add one person's decision. One denial denies; `quorum` approvals by different people approve.
 
+    Those of people who may not decide any more, by `voters`, are left out: whose token was taken away since must not count as one of two.
     Raises `ApprovalRefused` when the approval takes no decision any more, or not this person's.
     """
     _check(approval, run, actor, now)
-    votes = (*approval.votes, Vote(actor.name, approve, comment, now))
+    standing = tuple(one for one in approval.votes if voters is None or _may(approval, voters(one.who)))
+    votes = (*standing, Vote(actor.name, approve, comment, now))
     agreed = sum(one.approve for one in votes)
     state = ApprovalState.DENIED if not approve else ApprovalState.APPROVED if agreed >= approval.quorum else ApprovalState.PENDING
-    data = {
+    data: dict[str, JSON] = {
         "run": run.id,
         "rule": run.rule,
         "approval": approval.id,
@@ -30,6 +37,8 @@ def vote(approval: Approval, run: Run, actor: Actor, *, approve: bool, comment: 
         "comment": comment,
         "state": state.value,
     }
+    if left_out := [one.who for one in approval.votes if one not in standing]:
+        data["left_out"] = left_out
     return replace(approval, votes=votes, state=state), Event(approval.incident, Kind.APPROVAL_DECIDED, now, data, actor.name)
 
 
@@ -48,10 +57,14 @@ def _check(approval: Approval, run: Run, actor: Actor, now: datetime) -> None:
         raise ApprovalRefused(f"approval {approval.id} is not of the run's present plan", reason="stale")
     if actor.name == approval.requester:
         raise ApprovalRefused(f"{actor.name} asked for this himself and can't decide on it", reason="requester")
-    if approval.groups and not actor.groups & set(approval.groups):
+    if not _may(approval, actor):
         raise ApprovalRefused(f"{actor.name} is in none of the groups {_words(approval.groups)}", reason="group")
     if any(one.who == actor.name for one in approval.votes):
         raise ApprovalRefused(f"{actor.name} has decided already{_by(approval, actor)}; another person is needed", reason="twice")
+
+
+def _may(approval: Approval, actor: Actor | None) -> bool:
+    return actor is not None and (not approval.groups or bool(actor.groups & set(approval.groups)))
 
 
 def _by(approval: Approval, actor: Actor) -> str:

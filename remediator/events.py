@@ -29,7 +29,7 @@ class Kind(StrEnum):
     REMEDY_CHOSEN = "remedy.chosen"  # run, remedy (null: none), checks, conditions, reason
     PLAN_MADE = "plan.made"  # run, remedy, hash, steps, authority, reasons
     APPROVAL_REQUESTED = "approval.requested"  # run, approval, hash, groups, quorum, expires_at, reason
-    APPROVAL_DECIDED = "approval.decided"  # run, approval, decision (approve | deny), comment, state
+    APPROVAL_DECIDED = "approval.decided"  # run, approval, decision (approve | deny), comment, state, left_out
     APPROVAL_CLOSED = "approval.closed"  # run, approval, state (void | expired), reason
     ACTION_INTENDED = "action.intended"  # run, rule, step, action, undo
     ACTION_APPLIED = "action.applied"  # run, rule, step, action, undo, message, touched, seconds

@@ -129,7 +129,8 @@ def _asked(data: Data) -> str:
 def _decided(data: Data) -> str:
     verb = "approved" if data.get("decision") == "approve" else "DENIED"
     comment = f": {data['comment']}" if data.get("comment") else ""
-    return _fill("Approval {approval} " + verb + ", now {state}", data) + comment
+    left = f"; the word of {word(data['left_out'])}, who may not decide any more, is left out" if data.get("left_out") else ""
+    return _fill("Approval {approval} " + verb + ", now {state}", data) + left + comment
 
 
 def _step(text: str) -> Callable[[Data], str]:

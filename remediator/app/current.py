@@ -9,7 +9,7 @@ from remediator.escalation.levels import Policy
 from remediator.freezes.windows import Freezes
 from remediator.guards import Bounds
 from remediator.ingest.intake import Intake
-from remediator.model import JSON, Alert
+from remediator.model import JSON, Actor, Alert
 from remediator.people.authentication import Authenticator
 from remediator.replacing import replace
 from remediator.revalidation import Sources
@@ -60,7 +60,11 @@ class Current:
         """Say in an event which rules they are."""
         return {"rules": len(self.rules.rules), "rules_hash": self.rules.hash}
 
-    # --- telling people
+    # --- people
+
+    def approver(self, name: str) -> Actor | None:
+        """Return who bears a name and may approve now; None for nobody."""
+        return self.authenticator.approver(name)
 
     def policy(self, name: str) -> Policy:
         """Return an escalation policy by its name."""

@@ -131,6 +131,7 @@ def make_desk(ground: Ground, *, held: Callable[[], tuple[str, ...]], kill_switc
         on_pauses=ground.metrics.pauses,
         still_stopped=kill_switches.still,
         connections=ground.current.connections,
+        voters=ground.current.approver,
     )
 
 

@@ -83,6 +83,11 @@ class Authenticator:
             identity.certificate_subject: name for name, identity in identities.items() if identity.certificate_subject is not None
         }
 
+    def approver(self, name: str) -> Actor | None:
+        """Return the identity `name`; None when there is none any more, or none that may approve."""
+        found = self._actors.get(name)
+        return found if found is not None and allows(found, Operation.APPROVE) else None
+
     def bearer(self, token: str) -> Actor | None:
         """Return who holds `token`, None when nobody does."""
         # The dictionary sees only the token's hash, which a caller can't steer bit by bit.

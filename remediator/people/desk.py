@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import cast
 
+from remediator.approval import Voters
 from remediator.errors import IllegalTransition
 from remediator.events import Kind
 from remediator.freezes import manual
@@ -45,10 +46,12 @@ class Desk:
         on_pauses: Callable[[tuple[str, ...]], None] = lambda _scopes: None,
         connections: Callable[[], Sequence[str]] = lambda: (),
         still_stopped: Callable[[], Awaitable[str | None]] = never,
+        voters: Voters | None = None,
     ) -> None:
         """`rules` names the rules in force, `scrub` takes secrets out of what people write, `held` names the runs at work here.
 
         `on_pauses` hears of all scopes that are paused, whenever that changed. `still_stopped` says why the kill switch can't be lifted.
+        `voters` finds who may approve now.
         """
         self._store = store
         self._rules = rules
@@ -57,14 +60,16 @@ class Desk:
         self._on_pauses = on_pauses
         self._connections = connections
         self._still_stopped = still_stopped
+        self._voters = voters
 
     async def decide_approval(self, approval: str, *, approve: bool, comment: str, actor: Actor) -> Approval:
         """Record one person's decision. Raises `NotFound`, `ApprovalRefused`."""
         comment = self._scrub(comment)
-        committed = await self._store.transact(
-            Reads(approvals=[approval]),
-            lambda snapshot: operations.decide_approval(snapshot, approval, approve=approve, comment=comment, actor=actor),
-        )
+
+        def build(snapshot: Snapshot) -> Changes:
+            return operations.decide_approval(snapshot, approval, approve=approve, comment=comment, actor=actor, voters=self._voters)
+
+        committed = await self._store.transact(Reads(approvals=[approval]), build)
         return committed.changes.approvals[0]
 
     async def pause(self, scope: str, why: str, actor: Actor) -> Pause:

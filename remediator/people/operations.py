@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from remediator.approval import vote
+from remediator.approval import Voters, vote
 from remediator.errors import IllegalTransition, NotFound
 from remediator.escalation import climbing
 from remediator.escalation.digest import DEFAULT_POLICY
@@ -27,13 +27,15 @@ OUTSIDE = ("file:", "configmap:")
 """Beginnings of the names under which the kill switch is thrown from outside: by nobody who is known, or by a fault."""
 
 
-def decide_approval(snapshot: Snapshot, approval: str, *, approve: bool, comment: str, actor: Actor) -> Changes:
-    """Record one person's decision and wake the run. Raises `NotFound`, `ApprovalRefused`."""
+def decide_approval(
+    snapshot: Snapshot, approval: str, *, approve: bool, comment: str, actor: Actor, voters: Voters | None = None
+) -> Changes:
+    """Record one person's decision and wake the run; `voters` knows who may decide now. Raises `NotFound`, `ApprovalRefused`."""
     found = snapshot.approvals.get(approval)
     run = None if found is None else snapshot.runs.get(found.run)
     if found is None or run is None:
         raise NotFound(f"there is no approval {approval!r}")
-    decided, event = vote(found, run, actor, approve=approve, comment=comment, now=snapshot.now)
+    decided, event = vote(found, run, actor, approve=approve, comment=comment, now=snapshot.now, voters=voters)
     return Changes(approvals=[decided], wake=[run.id], events=[event])
 
 

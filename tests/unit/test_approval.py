@@ -39,6 +39,20 @@ def test_quorum_needs_different_people() -> None:
     assert second.state is ApprovalState.APPROVED
 
 
+@pytest.mark.parametrize("anna", [None, replace(ANNA, groups=frozenset({"dev"}))])
+def test_vote_of_whom_the_right_was_taken_from_is_left_out(anna: Actor | None) -> None:
+    """A token is taken away since somebody else may have it: what was said with it is not one of two. Others are asked on."""
+    asked = replace(ASKED, quorum=2)
+    voters = {"anna": anna, "ben": BEN, "cleo": replace(BEN, name="cleo")}
+    first, _ = vote(asked, RUN, ANNA, approve=True, comment="", now=NOW, voters={**voters, "anna": ANNA}.get)
+    second, event = vote(first, RUN, BEN, approve=True, comment="", now=NOW, voters=voters.get)
+    assert (second.state, [one.who for one in second.votes]) == (ApprovalState.PENDING, ["ben"])
+    assert event.data["left_out"] == ["anna"]
+    third, event = vote(second, RUN, replace(BEN, name="cleo"), approve=True, comment="", now=NOW, voters=voters.get)
+    assert third.state is ApprovalState.APPROVED
+    assert "left_out" not in event.data
+
+
 def test_whoever_presses_twice_hears_that_the_first_press_arrived() -> None:
     """Of a decided approval everybody is told by whom and when; who has decided himself, that he did."""
     decided, _ = vote(ASKED, RUN, ANNA, approve=True, comment="", now=NOW)
