@@ -51,7 +51,7 @@ ENDS = frozenset(RunState) - frozenset(TRANSITIONS)
 """Where a run can end. (`interrupted` is an end for the machine; a person may lead on from it.)"""
 
 ACTING = frozenset({_S.APPLYING, _S.VERIFYING, _S.UNDOING, _S.OUTCOME_UNKNOWN})
-"""States in which locks are held and the fleet-wide cap counts."""
+"""States that count for the fleet-wide cap. Locks are held longer: from the first call to the end, also while people are waited for."""
 
 HOLDS_PAGE = frozenset({_S.QUEUED, _S.DIAGNOSING, _S.PLANNING, _S.APPLYING, _S.VERIFYING, _S.SUCCEEDED, _S.CANCELLED})
 """States that leave a held page to its deadline; every other state releases it at once."""

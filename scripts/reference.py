@@ -61,13 +61,14 @@ STATES: Mapping[RunState, str] = {
     RunState.OUTCOME_UNKNOWN: "nobody can tell whether a call took effect; locks stay until a person says so with `settle`",
     RunState.UNDOING: "applied steps are taken back, the last one first",
     RunState.SUCCEEDED: "verified",
-    RunState.REHEARSED: "dry run: decided, planned, wrote nothing",
+    RunState.REHEARSED: "dry run, or mode `observe`: decided, planned, wrote nothing",
     RunState.DENIED: "people said no",
     RunState.EXPIRED: "nobody decided in time",
-    RunState.CANCELLED: "the alert was over, or a person closed the run, before anything was written",
+    RunState.CANCELLED: "the alert was over before anything was written, or a person closed the run while it was interrupted",
     RunState.FAILED: "a step or the verification failed, and nothing further is tried",
     RunState.UNDONE: "taken back",
-    RunState.INTERRUPTED: "the kill switch was thrown while it ran; locks stay until a person chooses `resume`, `undo` or `close`",
+    RunState.INTERRUPTED: "the kill switch or somebody who took it stopped it, or a window asks before its undo: "
+    "a person chooses `resume`, `undo` or `close`",
     RunState.ESCALATED: "handed to people",
 }
 """What each state means, for people."""
@@ -79,10 +80,15 @@ def lifecycle_diagram() -> str:
 
 
 def lifecycle_states() -> str:
-    """Return the states with what they mean for locks, pages and people."""
+    """Return the states with what they mean for the cap, pages and people."""
 
     def row(state: RunState) -> Row:
-        marks = [(ACTING, "holds locks"), (HOLDS_PAGE, "a held page stays held"), (WAITS_FOR_PERSON, "waits for a person"), (ENDS, "end")]
+        marks = [
+            (ACTING, "counts for `limits.max_acting`"),
+            (HOLDS_PAGE, "a held page stays held"),
+            (WAITS_FOR_PERSON, "waits for a person"),
+            (ENDS, "end"),
+        ]
         following = ", ".join(f"`{one}`" for one in RunState if one in TRANSITIONS.get(state, ()))
         return f"`{state}`", STATES[state], ", ".join(text for among, text in marks if state in among), following
 
