@@ -193,11 +193,13 @@ class Metrics:
         )
         self.watchdog_stale = self._gauge("watchdog_stale", "Watchdogs that are not heard any more; nothing acts by itself meanwhile.")
         self.stop_unreadable = self._gauge(
-            "kill_switch_unreadable", "1 while it can't be read whether the ConfigMap throws the kill switch.", ["source"]
+            "kill_switch_unreadable", "1 while it can't be read whether the file or the ConfigMap throws the kill switch.", ["source"]
         )
         self.heartbeats = self._counter("heartbeats_total", "Beats by what became of them; withheld: it does not work.", ["outcome"])
         self.heartbeat_last = self._gauge("heartbeat_last_success_timestamp_seconds", "When a beat last reached all that take them.")
-        self.clock_skew = self._gauge("clock_skew_seconds", "How far the clock is off, as last measured.")
+        self.clock_skew = self._gauge(
+            "clock_skew_seconds", "How far ahead of our clock the newest alert of the last webhook says that it began."
+        )
         self.audit_checkpoint = self._gauge("audit_checkpoint_timestamp_seconds", "When the audit trail was last checkpointed.")
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -433,7 +435,6 @@ class Metrics:
         state = event.data.get("state")
         if state in ENDED:
             self._begun.pop(str(event.data.get("run")), None)
-        if state in ENDED:
             self.runs_ended.labels(state).inc()
 
     def _guard_denied(self, event: ChainedEvent) -> None:

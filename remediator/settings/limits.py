@@ -119,7 +119,10 @@ class Limits(Part):
         gt=timedelta(),
     )
     clock_skew: Duration = setting(
-        timedelta(minutes=2), "a clock further off than this lowers every rule to approve", reload=True, gt=timedelta()
+        timedelta(minutes=2),
+        "an alert that says it began further ahead of our clock than this is acted on only with a person: one of the two clocks is wrong",
+        reload=True,
+        gt=timedelta(),
     )
 
     @property
