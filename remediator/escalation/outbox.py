@@ -165,7 +165,8 @@ class Outbox:
         if len(self._flying) > BATCH // 2:
             return  # to read all that is due each time one has landed would take longer than to deliver it
         due = await self._store.due_messages(limit=MOST_DUE)
-        for message in sorted(due, key=lambda one: one.kind not in URGENT):
+        # What has failed before, for hundreds of incidents maybe, must not keep what nobody has tried yet from a receiver that is well.
+        for message in sorted(due, key=lambda one: (one.kind not in URGENT, one.attempts > 0)):
             lane = message.key if message.kind is MessageKind.DIGEST else message.incident
             if lane not in self._flying and len(self._flying) < BATCH:
                 task = asyncio.create_task(self._try(message), name=f"message {message.key}")

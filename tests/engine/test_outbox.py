@@ -164,6 +164,26 @@ async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(po
     assert post.line.sent.index(("#ops", "urgent")) <= 2 * BATCH
 
 
+async def test_new_page_goes_before_those_whose_pager_hangs_since_long(post: Post) -> None:
+    """A pager that is away for an hour costs the page for another one no more time than those that are under way."""
+    hang = asyncio.Event()
+
+    async def fault(_name: str, _params: Mapping[str, Any]) -> str | None:
+        await hang.wait()
+        return None
+
+    post.line.fault = fault
+    now = datetime.now(UTC) - timedelta(minutes=1)
+    tried = [Message(f"INC-{one}/page/0", MessageKind.PAGE, "default", f"INC-{one}", {"rule": "r"}, now, 7) for one in range(3 * BATCH)]
+    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=tried))
+    post.outbox.wake()
+    await until(lambda: len(post.outbox._flying) == BATCH)
+    await post.put("new")
+    hang.set()
+    await until(lambda: len(post.line.sent) == 3 * BATCH + 1)
+    assert post.line.sent.index(("#ops", "new")) <= 2 * BATCH
+
+
 async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_twice(post: Post) -> None:
     """Who has a message is remembered by what the receiver is, not by its place in the list."""
     second = Receiver("notify.slack", {"connection": "chat", "channel": "#boss"})
