@@ -6,6 +6,7 @@ events as log lines, so that the log and the audit trail can't tell different st
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -13,11 +14,12 @@ import sys
 from collections.abc import Iterable, Mapping, MutableMapping
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 
 from remediator.events import Kind
+from remediator.logstream import patient
 from remediator.model import JSON, ChainedEvent
 from remediator.records import SYSTEM_CHAIN
 from remediator.secrets.scrubber import Scrubber
@@ -87,7 +89,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 def configure(settings: LogSettings, scrubber: Scrubber, *, stream: TextIO | None = None) -> None:
     """Configure logging for the whole process; the app calls it once. Calling it again replaces what it did.
 
-    Every line goes to `stream` (stderr unless told otherwise) and passes `scrubber`.
+    Every line goes to `stream` (stderr unless told otherwise) and passes `scrubber`. Nobody waits for a pipe that nobody empties.
     """
     level = getattr(logging, settings.level.upper())
     shared = _shared(scrubber)
@@ -98,7 +100,7 @@ def configure(settings: LogSettings, scrubber: Scrubber, *, stream: TextIO | Non
         cache_logger_on_first_use=False,
     )
     renderer = _renderer(settings)
-    handler = _Handler(stream or sys.stderr, scrubber, renderer)
+    handler = _Handler(cast("TextIO", patient(stream or sys.stderr, gap=functools.partial(_gap, renderer))), scrubber, renderer)
     handler.setFormatter(_formatter(renderer, shared))
     root = logging.getLogger()
     for old in [one for one in root.handlers if isinstance(one, _Handler)]:
@@ -107,6 +109,12 @@ def configure(settings: LogSettings, scrubber: Scrubber, *, stream: TextIO | Non
     root.setLevel(level)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
+
+
+def _gap(renderer: structlog.typing.Processor, lost: int) -> str:
+    """Return the line that says that the log was not read for so long that lines were left out."""
+    at = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return f"{renderer(None, '', {'event': 'log.gap', 'logger': __name__, 'level': 'warning', 'left_out': lost, 'at': at})!s}\n"
 
 
 def _shared(scrubber: Scrubber) -> list[structlog.typing.Processor]:

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import resource
+import select
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
+from tests.acceptance.world import CALLS, open_world
 from tests.servers.daemon import DaemonProcess, alert, webhook
 from tests.servers.ports import eventually
 
@@ -222,3 +224,20 @@ async def test_open_files_do_not_run_out_unnoticed(daemon: DaemonProcess) -> Non
         return len(await asyncio.to_thread(lambda: list(folder.iterdir()))) < 60
 
     await eventually(few, what="it has closed its connections", within=10)
+
+
+async def test_log_that_nobody_reads_stops_nothing(tmp_path: Path) -> None:
+    """Whoever takes the log hangs, and the pipe to it is full: alerts are taken, acted on, and people are answered."""
+    reader, writer = os.pipe()
+    log = os.fdopen(writer, "wb")
+    while select.select([], [log], [], 0)[1]:
+        os.write(log.fileno(), b"-" * 4096)
+    async with open_world(tmp_path, rules=CALLS, starts=False) as world:
+        world.daemon.output = log
+        await world.daemon.start()
+        for number in range(5):
+            (incident,) = (await world.fire("Call", id=f"unread-{number}"))["incidents"]
+            await world.daemon.reaches(f"{incident}-1", "succeeded")
+        assert await world.daemon.stop() == 0
+    log.close()
+    os.close(reader)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import aiohttp
 import yaml
@@ -120,6 +120,8 @@ class DaemonProcess:
         self.prefix = list(prefix)
         self.tokens = {role: secrets.token_urlsafe(24) for role in ROLES}
         self.process: subprocess.Popen[bytes] | None = None
+        self.output: IO[bytes] | None = None
+        """Where it writes to instead of `log_file`."""
         directory.mkdir(parents=True, exist_ok=True)
         for name, files in (packs or {"test": {"rules.yaml": rules}}).items():
             for file, text in {"pack.yaml": "description: for a test\n", **files}.items():
@@ -190,7 +192,8 @@ class DaemonProcess:
 
     def launch(self) -> None:
         """Start the process without waiting for anything."""
-        with self.log_file.open("ab") as output:
+        with self.log_file.open("ab") as file:
+            output = self.output or file
             self.process = subprocess.Popen(
                 self.argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=self.environment, cwd=ROOT
             )
