@@ -118,7 +118,10 @@ async def test_watchdog_heard_gives_auto_back_and_its_absence_takes_it(world: Wo
 
 
 async def test_s19_lost_watchdog_makes_resolved_unknown(world: World) -> None:
-    """While alerts may not get here, silence is no proof: verification does not succeed until the watchdog is back."""
+    """While alerts may not get here, silence is no proof: verification does not succeed until the watchdog is back.
+
+    The incident is over once it has been heard again for `settle`, and not before.
+    """
     await _until_lost(world)
     (incident,) = (await world.fire("Verified", id="s19"))["incidents"]
     await world.daemon.approve(f"{incident}-1")
@@ -132,19 +135,17 @@ async def test_s19_lost_watchdog_makes_resolved_unknown(world: World) -> None:
     assert (await world.daemon.run(f"{incident}-1"))["state"] == "verifying"
     assert (await world.daemon.get(f"incidents/{incident}"))["state"] == "open"
     await world.daemon.event(incident, "episode.doubted")
-    await _hear(world)
-    await world.daemon.reaches(f"{incident}-1", "succeeded")
-    await _ends_while_heard(world, incident)
+    began = asyncio.get_running_loop().time()
 
-
-async def _ends_while_heard(world: World, incident: str) -> None:
-    """The incident is over once the watchdog has been heard again for `settle`, and not before."""
+    async def succeeded() -> bool:
+        await _hear(world)
+        return bool((await world.daemon.run(f"{incident}-1"))["state"] == "succeeded")
 
     async def over() -> bool:
         await _hear(world)
         return bool((await world.daemon.get(f"incidents/{incident}"))["state"] == "resolved")
 
-    began = asyncio.get_running_loop().time()
+    await world.daemon.until(succeeded, what="verification succeeds while the watchdog is heard")
     await world.daemon.until(over, what="the end is believed")
     assert asyncio.get_running_loop().time() - began >= SETTLE - 1
     await world.daemon.event(incident, "episode.believed")
