@@ -351,13 +351,12 @@ class Environment:
             raise source.error(self._no_such(".".join(inside[1])), source.tokens[first + 2].start)
         return name, rest[0] if rest else None, last
 
-    def template(self, tree: JSON, *, path: str = "") -> Template:
-        """Compile every `${…}` in `tree`. Raises `InvalidExpression`; its message begins with the place in the tree, `path` first."""
+    def template(self, tree: JSON) -> Template:
+        """Compile every `${…}` in `tree`. Raises `InvalidExpression`; its message begins with the place in the tree."""
         leaves: list[tuple[tuple[str | int, ...], Expression]] = []
-        compiled = self._node(tree, (path,) if path else (), leaves)
+        compiled = self._node(tree, (), leaves)
         names = sorted({name for _, leaf in leaves for name in leaf.names})
-        skip = 1 if path else 0
-        return Template(tree, tuple(names), not leaves, tuple((place[skip:], leaf) for place, leaf in leaves), compiled)
+        return Template(tree, tuple(names), not leaves, tuple(leaves), compiled)
 
     def _node(self, node: JSON, place: tuple[str | int, ...], leaves: list[tuple[tuple[str | int, ...], Expression]]) -> Any:
         if isinstance(node, dict):

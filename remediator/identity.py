@@ -15,15 +15,14 @@ def find_identity(
     *,
     host: str = "",
     contained: bool = False,
-    extra: frozenset[str] = frozenset(),
 ) -> Identity:
     """Return who this daemon is and what it must not touch.
 
     In Kubernetes the Pod says so through the downward API: POD_NAME, POD_NAMESPACE, NODE_NAME. Elsewhere `host` is the machine's
-    name, and `contained` tells that it is a container's. `certain` is false when any of that is missing. `extra` is protected too.
+    name, and `contained` tells that it is a container's. `certain` is false when any of that is missing.
     """
     in_kubernetes = "KUBERNETES_SERVICE_HOST" in environ or "POD_NAME" in environ
-    ids = set(extra)
+    ids: set[str] = set()
     if settings is not None:
         ids |= {*settings.protected, *_store(settings), *_container(settings, host), *_kill_switch(settings)}
         ids |= set(_in_cluster(environ, settings)) if in_kubernetes else set(_as_node(settings, host))

@@ -21,10 +21,8 @@ class Reachable(Protocol):
         """Why nothing can be written now; empty when it can."""
 
 
-def make_store(
-    settings: StoreSettings, secrets: SecretStore, *, lease: timedelta, timed: Callable[[float, int], None], name: str = "remediator"
-) -> Store:
-    """Make the store, without opening it. `timed` hears how long each commit took and how many shared it; `name` is our sessions'."""
+def make_store(settings: StoreSettings, secrets: SecretStore, *, lease: timedelta, timed: Callable[[float, int], None]) -> Store:
+    """Make the store, without opening it. `timed` hears how long each commit took and how many shared it."""
     path = settings.path
     if path is not None:
         return SqliteStore(path, lease=lease, timed=timed)
@@ -37,5 +35,5 @@ def make_store(
         assert reference is not None
         return await secrets.reveal(reference)
 
-    address = Address(settings.url, None if reference is None else password, pgbouncer=settings.pgbouncer, name=name)
+    address = Address(settings.url, None if reference is None else password, pgbouncer=settings.pgbouncer)
     return PostgresStore(address, connections=settings.connections, lease=lease, timed=timed)

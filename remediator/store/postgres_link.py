@@ -127,10 +127,10 @@ async def connect(address: Address) -> asyncpg.Connection:
 
 
 @asynccontextmanager
-async def bounded(connection: asyncpg.Connection, seconds: float = OPERATION_TIMEOUT) -> AsyncIterator[None]:
+async def bounded(connection: asyncpg.Connection) -> AsyncIterator[None]:
     """Give up a connection that does not answer in time, or whose answer nobody waits for any more."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(OPERATION_TIMEOUT):
             yield
     except (TimeoutError, asyncio.CancelledError, OSError):
         connection.terminate()

@@ -26,17 +26,17 @@ MOST_MORE = 1000
 """Beyond so many successes in a row that would still be needed nobody waits for them."""
 
 
-def wilson(successes: int, trials: int, *, z: float = Z) -> tuple[float, float]:
-    """Return the Wilson score interval of a rate; without trials anything is possible.
+def wilson(successes: int, trials: int) -> tuple[float, float]:
+    """Return the Wilson score interval of 95 % of a rate; without trials anything is possible.
 
     >>> [round(bound, 4) for bound in wilson(10, 10)]
     [0.7225, 1.0]
     """
     if not trials:
         return 0.0, 1.0
-    rate, square = successes / trials, z * z
+    rate, square = successes / trials, Z * Z
     middle = rate + square / (2 * trials)
-    spread = z * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials * trials))
+    spread = Z * math.sqrt(rate * (1 - rate) / trials + square / (4 * trials * trials))
     whole = 1 + square / trials
     return max(0.0, min(rate, (middle - spread) / whole)), min(1.0, max(rate, (middle + spread) / whole))
 

@@ -142,9 +142,9 @@ class Route:
         return self.body is not None or self.body_schema is not None
 
 
-def ok(value: JSON, *, status: int = 200) -> web.Response:
+def ok(value: JSON) -> web.Response:
     """Render a good answer."""
-    return web.Response(body=json.dumps(value).encode(), status=status, headers=HEADERS, content_type="application/json")
+    return web.Response(body=json.dumps(value).encode(), headers=HEADERS, content_type="application/json")
 
 
 def missing(what: str, name: str) -> Refused:

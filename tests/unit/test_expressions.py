@@ -522,10 +522,10 @@ def test_s04_reasons_hold_no_values(env: Environment, text: str) -> None:
     assert "OOMKilled" not in found.reason
 
 
-def test_template_path_begins_messages(env: Environment) -> None:
-    """The given path says where the tree stands."""
+def test_messages_of_a_template_begin_with_the_place(env: Environment) -> None:
+    """It says where in the tree the fault is."""
     with pytest.raises(InvalidExpression, match=r"^params\.a: there is no name"):
-        env.template({"a": "${nothing}"}, path="params")
+        env.template({"params": {"a": "${nothing}"}})
 
 
 def test_unknown_in_a_template_is_unknown(env: Environment) -> None:
