@@ -1,7 +1,7 @@
 """Guards: small frozen judges that may hold a run back. Pure.
 
-Each answers allow, wait (until a time) or deny, and names itself when it does not allow. They are asked twice: about the
-rule before planning (`before_planning`), and about the plan's real targets right before the first call (`before_acting`).
+Each answers allow, wait (until a time) or deny, and names itself when it does not allow. The tuples below say which are asked
+when: about the rule, about a plan as soon as it is made, and about its real targets right before each call.
 """
 
 from __future__ import annotations
