@@ -9,13 +9,13 @@ class Kind(StrEnum):
     """What happened. The comment of each names the keys of its data."""
 
     # in an incident's chain
-    INCIDENT_OPENED = "incident.opened"  # rule, target, severity, fingerprint, labels, summary, also_matched
-    INCIDENT_JOINED = "incident.joined"  # fingerprint
+    INCIDENT_OPENED = "incident.opened"  # rule, target, severity, fingerprint, labels, summary, also_matched, note
+    INCIDENT_JOINED = "incident.joined"  # fingerprint, labels
     INCIDENT_REOPENED = "incident.reopened"  # fingerprint, relapses, remedies
     INCIDENT_RESOLVED = "incident.resolved"  # fingerprint, paged
     INCIDENT_ESCALATED = "incident.escalated"  # run, reason, policy
     INCIDENT_ACKNOWLEDGED = "incident.acknowledged"  # owner, rule, seconds (since the page went out; null: before, or again)
-    INCIDENT_HANDED_OVER = "incident.handed_over"  # run, rule, to
+    INCIDENT_HANDED_OVER = "incident.handed_over"  # run, rule, to, reason
     INCIDENT_TAKEN = "incident.taken"  # owner, why, until, rule, covers (canonical ids that automation does not touch)
     INCIDENT_RELEASED = "incident.released"  # owner, reason
     EPISODE_CLOSED = "episode.closed"  # fingerprint (others of the incident are still open)
@@ -27,9 +27,9 @@ class Kind(StrEnum):
     RUN_ENTERED = "run.entered"  # run, rule, state, was, reason
     GUARD_DENIED = "guard.denied"  # run, rule, guard, verdict (wait | deny), reason, until
     REMEDY_CHOSEN = "remedy.chosen"  # run, remedy (null: none), checks, conditions, reason
-    PLAN_MADE = "plan.made"  # run, remedy, hash, steps, authority, reasons
+    PLAN_MADE = "plan.made"  # run, remedy, hash, steps, authority, reasons, approvers
     APPROVAL_REQUESTED = "approval.requested"  # run, approval, hash, groups, quorum, expires_at, reason
-    APPROVAL_DECIDED = "approval.decided"  # run, approval, decision (approve | deny), comment, state, left_out
+    APPROVAL_DECIDED = "approval.decided"  # run, approval, hash, decision (approve | deny), comment, state, left_out
     APPROVAL_CLOSED = "approval.closed"  # run, approval, state (void | expired), reason
     ACTION_INTENDED = "action.intended"  # run, rule, step, action, undo
     ACTION_APPLIED = "action.applied"  # run, rule, step, action, undo, message, touched, seconds
@@ -50,7 +50,7 @@ class Kind(StrEnum):
     DAEMON_STOPPED = "daemon.stopped"
     SESSION_BEGAN = "session.began"  # address (somebody signed in to the web interface; the actor says who)
     SESSION_ENDED = "session.ended"  # address
-    RULES_RELOADED = "rules.reloaded"  # rules, rules_hash
+    RULES_RELOADED = "rules.reloaded"  # rules, rules_hash, restart (settings that wait for one)
     RULES_REFUSED = "rules.refused"  # problems
     ALERTS_TRUNCATED = "alerts.truncated"  # receiver, group, truncated, recovered, error
     RECONCILIATION_DOUBTED = "reconciliation.doubted"  # doubt, reason, episodes (none of these is closed until it is over)
