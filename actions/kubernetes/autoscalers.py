@@ -11,7 +11,7 @@ from typing import Any
 
 from actions.kubernetes.client import Client
 from actions.kubernetes.fields import entries, owns
-from actions.kubernetes.names import Reference
+from actions.kubernetes.names import Reference, object_target
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Target
 
@@ -110,7 +110,7 @@ class Autoscaler:
 
     def target(self, cluster: str) -> Target:
         """Return it as a plan's target."""
-        return target_of(cluster, self.word, self.namespace, self.name, uid=self.uid)
+        return object_target(cluster, self.word, namespace=self.namespace, name=self.name, uid=self.uid)
 
     def patched(self, limits: Limits) -> dict[str, Any]:
         """Return the merge patch of its spec that gives it these limits; what does not change is left out."""
@@ -126,12 +126,6 @@ class Autoscaler:
 
     def __str__(self) -> str:
         return f"{self.word} {self.namespace}/{self.name}"
-
-
-def target_of(cluster: str, word: str, namespace: str, name: str, *, uid: str) -> Target:
-    """Return the plan's target for an autoscaler of this name."""
-    ident = f"kubernetes:{cluster}/{namespace}/{word}/{name}"
-    return Target(id=ident, lock=ident, scope={"namespace": namespace}, uid=uid)
 
 
 def collection(word: str, api: str, namespace: str) -> str:

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import StringConstraints
 
 from actions.kubernetes.client import Client
-from actions.kubernetes.names import LONGEST_NAME, NAME, Kind, Reference
+from actions.kubernetes.names import LONGEST_NAME, NAME, Kind, Reference, object_id
 from actions.kubernetes.progress import is_ready, is_terminating
 from actions.kubernetes.workloads import owned_by, read_pods, read_workload
 from remediator.errors import NotFound
@@ -50,7 +50,7 @@ class Controller:
 
     def lock(self, cluster: str) -> str:
         """Return its canonical id."""
-        return f"kubernetes:{cluster}/{self.namespace}/{self.kind.lower()}/{self.name}"
+        return object_id(cluster, self.kind.lower(), namespace=self.namespace, name=self.name)
 
     @property
     def intent(self) -> dict[str, JSON]:
@@ -124,7 +124,7 @@ def pod_path(namespace: str, name: str) -> str:
 
 def pod_target(cluster: str, pod: Object, controller: Controller | None) -> Target:
     """Return a Pod as a plan's target: locked through its controller, so that nobody else works on that meanwhile."""
-    ident = f"kubernetes:{cluster}/{namespace_of(pod)}/pod/{name_of(pod)}"
+    ident = object_id(cluster, "pod", namespace=namespace_of(pod), name=name_of(pod))
     lock = ident if controller is None else controller.lock(cluster)
     return Target(id=ident, lock=lock, scope={"namespace": namespace_of(pod)}, uid=uid_of(pod))
 

@@ -15,7 +15,7 @@ from typing import Any
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.fields import Path
-from actions.kubernetes.names import LONGEST_NAME, NAME
+from actions.kubernetes.names import LONGEST_NAME, NAME, object_target
 from actions.kubernetes.owners import Owner, Place
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.workloads import parse_time
@@ -129,8 +129,7 @@ class Reconciler:
 
     def target(self, cluster: str) -> Target:
         """Return it as a plan's target."""
-        ident = f"kubernetes:{cluster}/{self.place.namespace}/{self.place.word}/{self.place.name}"
-        return Target(id=ident, lock=ident, scope={"namespace": self.place.namespace}, uid=self.uid)
+        return object_target(cluster, self.place.word, namespace=self.place.namespace, name=self.place.name, uid=self.uid)
 
     def switched(self, value: JSON, annotations: Mapping[str, str | None], *, locked: bool = True) -> dict[str, Any]:
         """Return the merge patch that sets the switch and these annotations; with `locked` only of the version that was read."""

@@ -51,6 +51,21 @@ class Kind(Enum):
         raise ValueError(f"{word!r} is not one of {', '.join(kind.word for kind in cls)}")
 
 
+def object_id(cluster: str, word: str, *, namespace: str, name: str) -> str:
+    """Return the canonical id of an object in a namespace. It is what is locked, so there is one for each object, whoever acts on it.
+
+    >>> object_id("prod", "deployment", namespace="shop", name="web")
+    'kubernetes:prod/shop/deployment/web'
+    """
+    return f"kubernetes:{cluster}/{namespace}/{word}/{name}"
+
+
+def object_target(cluster: str, word: str, *, namespace: str, name: str, uid: str) -> Target:
+    """Return an object in a namespace as a plan's target."""
+    ident = object_id(cluster, word, namespace=namespace, name=name)
+    return Target(id=ident, lock=ident, scope={"namespace": namespace}, uid=uid)
+
+
 @dataclass(frozen=True)
 class Reference:
     """One workload by name. The name fits the grammar: it came from `Name` and `Namespace` fields or from the server."""
@@ -83,9 +98,8 @@ class Reference:
         return cls(Kind.of(plan.intent["kind"]), plan.intent["namespace"], plan.intent["name"])
 
     def target(self, cluster: str, uid: str) -> Target:
-        """Return the plan's target: its canonical id, which is also what is locked."""
-        ident = f"kubernetes:{cluster}/{self.namespace}/{self.kind.word}/{self.name}"
-        return Target(id=ident, lock=ident, scope={"namespace": self.namespace}, uid=uid)
+        """Return the plan's target."""
+        return object_target(cluster, self.kind.word, namespace=self.namespace, name=self.name, uid=uid)
 
 
 class ClusterParams(Params):

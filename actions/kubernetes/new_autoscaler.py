@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from actions.kubernetes import notes, writing
-from actions.kubernetes.autoscalers import HPA, Autoscaler, Limits, autoscalers_of, collection, new_spec, read_autoscaler, target_of
+from actions.kubernetes.autoscalers import HPA, Autoscaler, Limits, autoscalers_of, collection, new_spec, read_autoscaler
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import connect
 from actions.kubernetes.errors import AlreadyExists
-from actions.kubernetes.names import Reference
+from actions.kubernetes.names import Reference, object_target
 from actions.kubernetes.workloads import Workload, parse_time
 from remediator.action import Context, Reconciled, Settled
 from remediator.errors import PlanRefused, PreconditionChanged
@@ -45,7 +45,7 @@ async def plan_new(
         await client.create(path, _body(reference, api, limits, ctx.key), dry_run=True)
     except AlreadyExists as error:
         raise PlanRefused(f"an autoscaler named {reference.name} is there, and scales something else: {error}") from error
-    target = target_of(cluster, HPA, reference.namespace, reference.name, uid="")
+    target = object_target(cluster, HPA, namespace=reference.namespace, name=reference.name, uid="")
     return Plan(
         action=action,
         summary=f"Make an autoscaler for {reference}: {limits}",

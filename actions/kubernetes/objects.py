@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actions.kubernetes.client import Client
-from actions.kubernetes.names import Kind, Reference
+from actions.kubernetes.names import Kind, Reference, object_target
 from actions.kubernetes.paths import Absent
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.workloads import AsRead, Workload, until_observed
@@ -131,9 +131,8 @@ class ObjectReference:
         return cls(allowed(intent["kind"]), intent["version"], intent["namespace"], intent["name"])
 
     def target(self, cluster: str, uid: str) -> Target:
-        """Return the plan's target: its canonical id, which is also what is locked."""
-        ident = f"kubernetes:{cluster}/{self.namespace}/{self.kind.word}/{self.name}"
-        return Target(id=ident, lock=ident, scope={"namespace": self.namespace}, uid=uid)
+        """Return the plan's target."""
+        return object_target(cluster, self.kind.word, namespace=self.namespace, name=self.name, uid=uid)
 
     @property
     def workload(self) -> Reference | None:

@@ -14,6 +14,7 @@ from actions.kubernetes.client import Client
 from actions.kubernetes.controllers import Controller, Object, find_pod, in_order, is_mirror, name_of, namespace_of, pod_path, uid_of
 from actions.kubernetes.disruption import Limits, Situation, read_situation
 from actions.kubernetes.errors import Blocked
+from actions.kubernetes.names import object_id
 from actions.kubernetes.progress import is_ready, is_terminating
 from remediator.errors import Conflict, NotFound, PermanentError, TemporaryError
 from remediator.model import JSON
@@ -57,7 +58,7 @@ class Pin:
     @classmethod
     def of(cls, cluster: str, pod: Object, controller: Controller | None) -> Pin:
         """Pin a Pod as it was read."""
-        ident = f"kubernetes:{cluster}/{namespace_of(pod)}/pod/{name_of(pod)}"
+        ident = object_id(cluster, "pod", namespace=namespace_of(pod), name=name_of(pod))
         return cls(ident, namespace_of(pod), name_of(pod), uid_of(pod), controller)
 
 

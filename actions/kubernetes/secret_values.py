@@ -20,10 +20,10 @@ from actions.kubernetes import secret_commands
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.fields import entries, owns
+from actions.kubernetes.names import object_target
 from remediator.action import Context
 from remediator.errors import NotFound, OutcomeUnknown, PermanentError, PlanRefused, RemediatorError, TemporaryError
 from remediator.halting import go_on
-from remediator.model import Target
 from remediator.targets.scope import outside_scope
 
 REFUSED_TYPES = ("kubernetes.io/service-account-token", "bootstrap.kubernetes.io/token", "helm.sh/release.v1")
@@ -103,8 +103,8 @@ def refuse_source(ctx: Context, cluster: str, source: Source, *, to: tuple[str, 
             if not command.may_fill(namespace, name, key):
                 raise PlanRefused(f"{source} may not fill {namespace}/{name}/{key}; it may fill {', '.join(command.fills)}")
         return
-    where = f"kubernetes:{cluster}/{source.namespace}/secret/{source.name}"
-    outside = outside_scope([Target(where, where, {"namespace": source.namespace})], settings.scope)
+    target = object_target(cluster, "secret", namespace=source.namespace, name=source.name, uid="")
+    outside = outside_scope([target], settings.scope)
     if outside is not None:
         raise PlanRefused(f"{source} can't be read from: {outside}")
 

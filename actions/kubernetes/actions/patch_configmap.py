@@ -13,12 +13,12 @@ from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.disclosure import is_secret, shown
 from actions.kubernetes.edits import LONGEST_LINE, Edit, Grammar, Op, checked, filled, in_turn, inverses, places, told
 from actions.kubernetes.names import ClusterParams, DataKey, Name
-from actions.kubernetes.objects import ObjectReference, Thing, allowed, find_thing
+from actions.kubernetes.objects import ObjectReference, Thing, allowed, find_thing, reread
 from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.suspension import Leave, ask_owners, kept_leave, require_leave
 from remediator.action import CODE, Action, Context, Permission, Reconciled, Settled
-from remediator.errors import NotFound, NotReversible, PlanRefused, PreconditionChanged
+from remediator.errors import NotReversible, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Change, Health, Impact, Plan, Receipt, Repeat, Risk, Verdict, digest
 
 _KIND = allowed("ConfigMap")
@@ -157,7 +157,7 @@ class PatchConfigmap(Action[PatchConfigmapParams]):
         edits = [Edit.planned(edit) for edit in plan.intent["edits"]]
 
         async def attempt() -> Receipt:
-            thing = await _reread(client, reference, uid=plan.targets[0].uid)
+            thing = await reread(client, reference, plan.targets[0].uid)
             if plan.noop or (notes.is_of(thing.body, ctx.key) and _is_after(thing, plan)):
                 return _receipt(plan)
             if thing.body.get("immutable"):
@@ -175,7 +175,7 @@ class PatchConfigmap(Action[PatchConfigmapParams]):
         """Read once whether the keys are as planned. What their users make of them is for other checks."""
         reference = ObjectReference.planned(plan.intent)
         try:
-            thing = await _reread(await connect(ctx, plan.connection), reference, uid=plan.targets[0].uid)
+            thing = await reread(await connect(ctx, plan.connection), reference, plan.targets[0].uid)
         except PreconditionChanged as error:
             return Verdict(Health.UNKNOWN, str(error))
         if not _is_after(thing, plan):
@@ -186,7 +186,7 @@ class PatchConfigmap(Action[PatchConfigmapParams]):
         """Tell by our note, which the same write leaves, whether it took effect."""
         reference = ObjectReference.planned(plan.intent)
         try:
-            thing = await _reread(await connect(ctx, plan.connection), reference, uid=plan.targets[0].uid)
+            thing = await reread(await connect(ctx, plan.connection), reference, plan.targets[0].uid)
         except PreconditionChanged as error:
             return Reconciled(Settled.UNKNOWN, str(error))
         if notes.is_of(thing.body, ctx.key):
@@ -202,23 +202,13 @@ class PatchConfigmap(Action[PatchConfigmapParams]):
             raise NotReversible(f"{reference}: an old value may be a secret, or is very long, and was not kept; restore it by hand")
         client = await connect(ctx, plan.connection)
         try:
-            thing = await _reread(client, reference, uid=plan.targets[0].uid)
+            thing = await reread(client, reference, plan.targets[0].uid)
         except PreconditionChanged as error:
             raise PlanRefused(str(error)) from error
         if not _is_after(thing, plan):
             raise PlanRefused(f"{reference}: somebody changed a key since")
         back = [Edit.planned(edit) for edit in plan.intent["back"]]
         return await self._plan(client, plan.connection, thing, back, leave=kept_leave(plan), undoes=True)
-
-
-async def _reread(client: Client, reference: ObjectReference, *, uid: str) -> Thing:
-    try:
-        thing = Thing(reference, await client.get(reference.path))
-    except NotFound as error:
-        raise PreconditionChanged(f"{reference} is gone: {error}") from error
-    if thing.uid != uid:
-        raise PreconditionChanged(f"{reference} is another object now (uid {thing.uid}, planned {uid})")
-    return thing
 
 
 def _data(thing: Thing) -> Mapping[str, str]:

@@ -12,13 +12,13 @@ from actions.kubernetes import writing
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
 from actions.kubernetes.controllers import Object, uid_of
-from actions.kubernetes.names import ClusterParams, Name
+from actions.kubernetes.names import ClusterParams, Name, object_target
 from actions.kubernetes.owners import owner_of
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.quantities import parse_quantity, whole
 from remediator.action import Action, Context, Permission, Reconciled, Settled
 from remediator.errors import NotFound, PlanRefused, PreconditionChanged
-from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Target, Verdict
+from remediator.model import Change, Health, Impact, Plan, Receipt, Repeat, Risk, Verdict
 
 _FAILED = frozenset({"ControllerResizeError", "NodeResizeError"})
 _GIB = 2**30
@@ -252,15 +252,16 @@ def _volumes(pod: Object) -> list[Mapping[str, Any]]:
 
 
 def _plan(params: ResizePvcParams, claim: Object, *, before: str, after: str, noop: bool, warnings: tuple[str, ...]) -> Plan:
-    ident = f"kubernetes:{params.cluster}/{params.namespace}/persistentvolumeclaim/{params.claim}"
+    uid = uid_of(claim)
+    target = object_target(params.cluster, "persistentvolumeclaim", namespace=params.namespace, name=params.claim, uid=uid)
     what = f"claim {params.namespace}/{params.claim}"
     return Plan(
         action="kubernetes.resize_pvc",
         summary=f"{what} has {before} already" if noop else f"Let {what} grow from {before} to {after}; it never shrinks again",
-        targets=(Target(id=ident, lock=ident, scope={"namespace": params.namespace}, uid=uid_of(claim)),),
+        targets=(target,),
         intent={"namespace": params.namespace, "claim": params.claim, "size": after},
-        precondition={"uid": uid_of(claim), "size": before},
-        changes=() if noop else (Change(ident, "spec.resources.requests.storage", before, after),),
+        precondition={"uid": uid, "size": before},
+        changes=() if noop else (Change(target.id, "spec.resources.requests.storage", before, after),),
         impact=Impact(touched=0 if noop else 1),
         connection=params.cluster,
         warnings=warnings,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from actions.kubernetes import gitops, notes, writing
 from actions.kubernetes.client import Client
 from actions.kubernetes.connection import KubernetesConnection, connect
-from actions.kubernetes.names import ClusterParams, DataKey, Name, Namespace
+from actions.kubernetes.names import ClusterParams, DataKey, Name, Namespace, object_target
 from actions.kubernetes.owners import OnOwner
 from actions.kubernetes.permissions import rbac
 from actions.kubernetes.secret_values import (
@@ -275,7 +275,7 @@ async def _rehearse(client: Client, params: RestoreSecretParams, body: Mapping[s
 
 def _plan(params: RestoreSecretParams, body: Mapping[str, Any] | None, keys: Mapping[str, str], *, leave: Leave) -> Plan:
     uid = "" if body is None else str(body["metadata"]["uid"])
-    ident = f"kubernetes:{params.cluster}/{params.namespace}/secret/{params.secret}"
+    target = object_target(params.cluster, "secret", namespace=params.namespace, name=params.secret, uid=uid)
     states = {key: state_of(body, key) for key in keys}
     replaced = [key for key, state in states.items() if state is State.PRESENT]
     source = params.source
@@ -287,7 +287,7 @@ def _plan(params: RestoreSecretParams, body: Mapping[str, Any] | None, keys: Map
         summary=f"Fill {', '.join(keys)} of secret {params.namespace}/{params.secret} from {source}"
         if keys
         else f"secret {params.namespace}/{params.secret} has these values already",
-        targets=(Target(ident, ident, {"namespace": params.namespace}, uid),),
+        targets=(target,),
         intent={
             "namespace": params.namespace,
             "name": params.secret,
@@ -298,7 +298,7 @@ def _plan(params: RestoreSecretParams, body: Mapping[str, Any] | None, keys: Map
             **leave.intent,
         },
         precondition=precondition,
-        changes=tuple(Change(ident, f"data[{key}]", state.value, f"as in {source}") for key, state in states.items()),
+        changes=tuple(Change(target.id, f"data[{key}]", state.value, f"as in {source}") for key, state in states.items()),
         impact=Impact(touched=1 if keys else 0),
         connection=params.cluster,
         warnings=(*leave.warnings, *_warnings(body, keys, replaced)),
