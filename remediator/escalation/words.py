@@ -236,4 +236,10 @@ def still_wanted(message: Message, incident: Incident | None, run: Run | None) -
         case MessageKind.APPROVAL:
             return run is None or (run.state is RunState.AWAITING_APPROVAL and run.approval == message.body.get("approval"))
         case _:
-            return True
+            return run is None or not _left_nothing(run, incident)
+
+
+def _left_nothing(run: Run, incident: Incident) -> bool:
+    """Tell whether a run changed nothing and had ended before its incident was over: told after that, its end sounds like a relapse."""
+    over = incident.resolved_at if incident.state is IncidentState.RESOLVED else None
+    return over is not None and run.ended_at is not None and run.ended_at <= over and not run.ever_wrote

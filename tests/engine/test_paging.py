@@ -487,6 +487,24 @@ async def test_receivers_that_were_away_for_hours_hear_everything_once(begin: Be
     assert sum("Told again" in text for kind, _, text in paging.line.sent if kind == "page") == 1
 
 
+@pytest.mark.parametrize(
+    ("one", "updates"),
+    [(HOPELESS, []), (playbook(mode=Authority.APPROVE), []), (playbook(act("both", *TWO)), ["level-1"])],
+)
+async def test_what_a_run_came_to_is_not_told_after_the_end_unless_it_left_something(begin: Begin, one: Rule, updates: list[str]) -> None:
+    """Of a chat that was away meanwhile: *it is escalated*, heard after *resolved*, sounds like a relapse."""
+    paging = await begin(one)
+    paging.world.fault = fails_at("before b=good", BROKEN)
+    paging.line.dead |= {"level-1", "level-2", "level-3"}
+    await paging.fires()
+    await paging.passes(60 * MINUTE)
+    await paging.ends()
+    paging.line.dead.clear()
+    await paging.passes(30 * MINUTE)
+    assert "level-1" in paging.told("resolved")
+    assert paging.told("update") == updates
+
+
 async def test_page_of_a_level_is_tried_however_often_another_is_told_again(begin: Begin) -> None:
     """A reload that makes another level the last one takes nothing from those who were not reached."""
     paging = await begin(policy=three(repeat_every=60 * MINUTE))
