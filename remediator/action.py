@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from remediator.errors import NotReversible
-from remediator.model import Plan, Receipt, Repeat, Risk, Value, Verdict
+from remediator.model import Plan, Receipt, Repeat, Risk, Value, Verdict, digest
 
 # --- parameters --------------------------------------------------------------------------------------------------------
 
@@ -75,11 +75,19 @@ class Connection(BaseModel):
     """A check that the daemon runs now and then on every connection of this kind, so that its client is open before it is needed:
     a server that takes no more clients can still be looked at (`semantics.md`, 1)."""
 
+    leads_by: ClassVar[tuple[str, ...] | None] = None
+    """The fields that say where it leads: what was approved, or done, there is not done, or undone, elsewhere. None: all of its own."""
+
     scope: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     failure_domain: str = Field("", alias="domain", pattern=_DOMAIN, description="failure domain that all of it lies in: `eu-west-1a`")
     domain_group: str = Field("", pattern=_DOMAIN, description="failure domains of one group are acted in one at a time; default: itself")
     aliases: tuple[str, ...] = ()
     max_targets: int | None = Field(None, ge=1, description="most things one plan may touch on this connection")
+
+    def leads_to(self) -> str:
+        """Return what tells where this connection leads: the same text for the same place, and no other."""
+        names = set(type(self).model_fields) - set(Connection.model_fields) if self.leads_by is None else set(self.leads_by)
+        return digest(self.model_dump(mode="json", include=names))
 
     def doubts(self, name: str, all_: Mapping[str, Connection]) -> Sequence[str]:
         """Return what these settings, called `name` among `all_` connections, allow and hardly mean, for `remediator check`.

@@ -188,7 +188,25 @@ class Execution:
         """Plan one step. Raises `PlanRefused` with the reason, whatever it was, or `TemporaryError`."""
         action = self.action(spec.action)
         params = self._params(type(action), spec.params, facts)
-        return await self._reading(action.plan(params, self._context(key, values)), PLAN_TIMEOUT, "plan", spec.action)
+        there = self._leads_to(action, str(getattr(params, action.connection_field, "")))  # also should that change while it is planned
+        made = await self._reading(action.plan(params, self._context(key, values)), PLAN_TIMEOUT, "plan", spec.action)
+        return replace(made, leads_to=there or self._leads_to(action, made.connection))
+
+    def _leads_to(self, action: Action[Any], name: str) -> str:
+        """Return where an action's connection leads now; nothing where it has none, or none of its kind is there any more."""
+        if action.connection is None or not name:
+            return ""
+        try:
+            settings: Connection = self._connections.connection(action.connection, name)
+        except RemediatorError:
+            return ""
+        return settings.leads_to()
+
+    def _moved(self, plan: Plan) -> str | None:
+        """Return why a plan is no plan for what its connection leads to by now; None when it is."""
+        if not plan.leads_to or plan.leads_to == self._leads_to(self.action(plan.action), plan.connection):
+            return None
+        return f"connection {plan.connection!r} leads elsewhere since a change of the settings"
 
     def scope_of(self, plan: Plan) -> tuple[Plan, dict[str, tuple[str, ...]], int | None]:
         """Return a plan with the scope and the most targets of its connection."""
@@ -227,6 +245,8 @@ class Execution:
         """
         action = self.action(plan.action)
         began = time.monotonic()
+        if (moved := self._moved(plan)) is not None:
+            return Outcome(Result.REFUSED, moved)
         outcome = await self._apply(action, plan, self._connections.context(key=key, values=values, halted=halted), timeout)
         if outcome.result is Result.UNKNOWN and not outcome.running:
             outcome = await self.settle(plan, key=key, values=values, lost=outcome.message)
@@ -260,6 +280,8 @@ class Execution:
         action = self.action(plan.action)
         if action.repeat_of(plan) is Repeat.NEVER:
             return Outcome(Result.UNKNOWN, f"{lost}; {plan.action} can't be looked into by reading")
+        if (moved := self._moved(plan)) is not None:
+            return Outcome(Result.UNKNOWN, f"{lost}; and it can't be looked into: {moved}")
         try:
             reading: Reconciled = await self._reading(
                 action.reconcile(plan, self._context(key, values)), READ_TIMEOUT, "reconcile", plan.action
@@ -277,6 +299,8 @@ class Execution:
     async def verify(self, plan: Plan, receipt: Receipt, *, key: str) -> Verdict:
         """Read once whether a step's effect is well. An error makes it unknown."""
         action = self.action(plan.action)
+        if (moved := self._moved(plan)) is not None:
+            return Verdict(Health.UNKNOWN, moved)
         try:
             return await self._reading(action.verify(plan, receipt, self._context(key, {})), READ_TIMEOUT, "verify", plan.action)
         except RemediatorError as error:
@@ -285,7 +309,10 @@ class Execution:
     async def plan_undo(self, plan: Plan, receipt: Receipt, *, key: str) -> Plan:
         """Plan the way back. Raises `NotReversible` or `PlanRefused`."""
         action = self.action(plan.action)
-        return await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, "plan", f"undo of {plan.action}")
+        if (moved := self._moved(plan)) is not None:
+            raise PlanRefused(f"{moved}, and what was done stands where it led then")
+        made = await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, "plan", f"undo of {plan.action}")
+        return replace(made, leads_to=plan.leads_to or self._leads_to(action, made.connection))
 
     # --- for the daemon itself
 

@@ -323,13 +323,16 @@ class Plan:
     leaves: str = ""
     """What it leaves behind that somebody has to take back, in words (`application argocd/web is suspended`). People are told wherever
     a run ends, or is left to them, and no undo or later step on the same target has taken it back."""
+    leads_to: str = ""
+    """Where its connection led when it was made (`Connection.leads_to`): it is carried out, verified and undone nowhere else."""
 
     @property
     def hash(self) -> str:
-        """What an approval is bound to: the intent, the targets and the changes; not the precondition, not prose."""
+        """What an approval is bound to: the intent, the targets, the changes and where it leads; not the precondition, not prose."""
         whole = to_json(self)
         whole["targets"] = [{key: value for key, value in target.items() if key != "domain"} for target in whole["targets"]]
-        return digest({key: whole[key] for key in ("action", "connection", "targets", "intent", "changes", "noop", "undoes")})
+        bound = ("action", "connection", "targets", "intent", "changes", "noop", "undoes", *(("leads_to",) if self.leads_to else ()))
+        return digest({key: whole[key] for key in bound})
 
 
 @dataclass(frozen=True)

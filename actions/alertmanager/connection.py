@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -15,6 +16,9 @@ ANSWER_WITHIN = timedelta(seconds=3)
 
 class AlertmanagerConnection(WebConnection):
     """An Alertmanager, or all peers of one cluster: name each, never a load balancer in front of them."""
+
+    leads_by: ClassVar[tuple[str, ...] | None] = ()
+    """Peers come and go; a silence is found by its id and its mark, wherever that is."""
 
     urls: tuple[WebUrl, ...] = Field(min_length=1, description="address of every peer up to, not including, /api/v2")
     timeout: Duration = Field(ANSWER_WITHIN, gt=timedelta(), le=ANSWER_WITHIN, description="longest time for one peer's answer, at most 3s")

@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -50,6 +50,8 @@ class CommandConnection(Connection):
 
     Its `scope` may limit `target`, what a rule says that a command touches.
     """
+
+    leads_by: ClassVar[tuple[str, ...] | None] = ("user",)
 
     allow: tuple[tuple[_Element, ...], ...] = Field(
         min_length=1,

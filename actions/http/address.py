@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import quote, unquote, urlencode
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
@@ -24,6 +24,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 class HttpConnection(WebConnection):
     """A web service. Paths of checks and actions are appended to `base_url`; its host, port and scheme never change."""
+
+    leads_by: ClassVar[tuple[str, ...] | None] = ("base_url",)
 
     base_url: WebUrl = Field(description="scheme, host, perhaps port and path prefix, e.g. https://shop.example.com/api")
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
@@ -36,6 +36,8 @@ class KubernetesConnection(Connection):
     it (`["*"]` for all), since what can't be shown to be inside a scope is outside. Checks look into the same namespaces
     and no others; nodes they may see without an entry.
     """
+
+    leads_by: ClassVar[tuple[str, ...] | None] = ("kubeconfig", "context", "in_cluster", "server")
 
     kubeconfig: str | None = Field(None, description="path of a kubeconfig file")
     context: str | None = Field(None, description="context in the kubeconfig; may be left out where there is only one")

@@ -48,6 +48,7 @@ class PostgresConnection(Connection):
     """
 
     keepalive: ClassVar[str | None] = "postgres.ping"
+    leads_by: ClassVar[tuple[str, ...] | None] = ("host", "port", "database")
 
     host: str = Field(min_length=1, description="host name, address, or directory of a Unix socket")
     port: int = Field(5432, ge=1, le=65535)

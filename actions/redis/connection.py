@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -35,6 +35,8 @@ class RedisConnection(Connection):
     no flush is ever planned. What concerns a whole server (settings, fail-overs) lies outside of any such scope: give it a connection of
     its own. The user needs the ACL terms that each check and action declares.
     """
+
+    leads_by: ClassVar[tuple[str, ...] | None] = ("host", "port", "db", "sentinel", "cluster", "seeds")
 
     host: str | None = Field(None, description="name or address; left out with `sentinel`")
     port: int = Field(6379, ge=1, le=65535)

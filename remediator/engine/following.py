@@ -69,6 +69,8 @@ def unexplained(old: Plan, new: Plan, earlier: Sequence[Step]) -> str | None:
     """Return what differs between two plans of one step beyond what `earlier` steps explain; None when nothing does. Pure."""
     if (old.action, old.connection, old.undoes) != (new.action, new.connection, new.undoes):
         return "it would be another action by now"
+    if old.leads_to != new.leads_to:
+        return f"connection {new.connection!r} leads elsewhere by now"
     added = [target.id for target in new.targets if target not in old.targets]
     if added or (new.impact.touched > old.impact.touched and not old.noop):
         return f"it would touch more than was planned: {', '.join(added) or new.impact.touched}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -189,3 +190,46 @@ async def test_s14_alert_silenced_while_interrupted_is_left_alone_when_resumed(w
     await world.daemon.call("POST", f"/api/v1/runs/{incident}-1/signals", {"kind": "resume"})
     await world.daemon.reaches(f"{incident}-1", "succeeded")
     assert world.calls("resumed") == 0
+
+
+async def test_s12_approval_and_undo_hold_where_the_connection_led(tmp_path: Path, redis: RedisServer, policy: Policy) -> None:
+    """A reload leads a connection elsewhere: what was approved there is asked about anew, and what was done there is not undone here."""
+    rule = RULES.replace('checks.policy.value == "noeviction" && checks.clients.value == "1000"', '"true"')
+    other = RedisServer().start()
+    try:
+        async with open_world(tmp_path, rules=rule, starts=False) as world:
+            await _lead(world, redis.port)
+            await world.daemon.start()
+            done = await _asked(world, "done")
+            await world.daemon.approve(done)
+            await world.daemon.reaches(done, "succeeded")
+            policy(maxmemory_policy="noeviction")
+            waiting = await _asked(world, "waiting")
+            before = (await world.daemon.asked(waiting))["id"]
+            await _lead(world, other.port, reloads=True)
+            await world.daemon.approve(waiting)
+            await _asked_again(world, waiting, before)
+            assert (policy(), _policy_of(other)) == ("noeviction", "noeviction")
+            other.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+            assert "leads elsewhere" in await world.cli("undo", done, "--plan", code=1)
+    finally:
+        other.stop()
+
+
+async def _lead(world: World, port: int, *, reloads: bool = False) -> None:
+    world.daemon.write_settings(connections={"cache": {"kind": "redis", "host": "127.0.0.1", "port": port}})
+    if reloads:
+        assert (await world.daemon.call("POST", "/-/reload", {}))["ok"]
+
+
+async def _asked_again(world: World, run: str, before: str) -> None:
+    async def another() -> bool:
+        found = await world.daemon.run(run)
+        return found["state"] == "awaiting_approval" and found["approval"] != before
+
+    await eventually(another, what="people are asked about the other server")
+
+
+def _policy_of(server: RedisServer) -> str:
+    with server.admin() as admin:
+        return str(admin.config_get("maxmemory-policy")["maxmemory-policy"])
