@@ -56,17 +56,14 @@ def environment(static: Static) -> Environment:
         finalize=visible,
     )
     made.filters |= {
-        "ago": ago,
         "at": at,
         "explain": explain,
         "link": safe_link,
-        "lasting": lasting,
         "part": path_part,
         "percent": percent,
         "pretty": pretty,
         "seconds": seconds,
         "spoken": spoken,
-        "word": timeline.word,
     }
     made.globals["static"] = static.url
     for name in made.list_templates():
@@ -122,11 +119,6 @@ def _span(span: float) -> str:
         if span >= (2 * size if unit == "d" else size):
             return f"{int(span // size)} {unit}"
     return f"{int(span)} s"
-
-
-def lasting(value: timedelta) -> str:
-    """Write a span as people type it."""
-    return format_duration(value)
 
 
 def seconds(value: float | None) -> str:
