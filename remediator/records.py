@@ -28,6 +28,9 @@ SYSTEM_CHAIN = "system"
 EVERYWHERE = "global"
 """The kill switch's scope that stops every rule."""
 
+ONE_RULE = "rule:"
+"""Beginning of the scopes of the kill switch for one rule: `rule:NAME`."""
+
 STORM = "storm"
 """Scope of the storm breaker: while it is thrown, runs are held back and people get digests (`remediator.storms.breaker`)."""
 
@@ -283,9 +286,9 @@ class Message:
 
 @dataclass(frozen=True)
 class Pause:
-    """A thrown kill switch: `scope` is `global` or `rule:NAME`. Only a person lifts it.
+    """What holds automation back: a thrown kill switch, a storm, a freeze, a lost watchdog, what somebody has taken, a demotion, and more.
 
-    `storm` and `storm:after` are the storm breaker's, which may be set to reset itself.
+    The beginning of `scope` tells which it is; the constants above say what each does, and who or what ends it.
     """
 
     scope: str
@@ -327,13 +330,14 @@ class Signal:
 
 @dataclass(frozen=True)
 class Use:
-    """One reserved unit of budget: a run that entered `applying`."""
+    """One unit of budget, used by a run with its first call, whatever comes of that (`semantics.md`, 7)."""
 
     run: str
     rule: str
     target: str
     at: datetime
     returned: bool = False
+    """A unit that counts no more. Nothing gives one back by now."""
 
 
 MOST_RELAPSES = 20

@@ -14,7 +14,19 @@ from remediator.cli.options import AsJson, Comment, connected
 from remediator.cli.output import one_line, print_json, print_table, say, short_time
 from remediator.cli.taking import told
 from remediator.freezes.windows import is_freeze
-from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROBE, PROMOTED, SETTLING, SILENCE, TAKEN, WATCHDOG, WATCHDOG_AWAITED
+from remediator.records import (
+    AFTER_STORM,
+    DEMOTED,
+    EVERYWHERE,
+    ONE_RULE,
+    PROBE,
+    PROMOTED,
+    SETTLING,
+    SILENCE,
+    TAKEN,
+    WATCHDOG,
+    WATCHDOG_AWAITED,
+)
 from remediator.timeline import step_lines
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="the run's id")]
@@ -113,7 +125,7 @@ def resume(
 
 
 def _scope(rule: str | None) -> str:
-    return EVERYWHERE if rule is None else f"rule:{rule}"
+    return EVERYWHERE if rule is None else f"{ONE_RULE}{rule}"
 
 
 @connected

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from remediator.guards.base import Answer, Case, Guard, Judgement
 from remediator.model import ApprovalState
-from remediator.records import EVERYWHERE, STORM
+from remediator.records import EVERYWHERE, ONE_RULE, STORM
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class KillSwitch(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny while a pause is in force."""
-        for scope in (EVERYWHERE, f"rule:{case.run.rule}"):
+        for scope in (EVERYWHERE, f"{ONE_RULE}{case.run.rule}"):
             pause = case.snapshot.pauses.get(scope)
             if pause is not None:
                 return self.deny(f"{scope} was paused by {pause.who} at {pause.at:%Y-%m-%d %H:%M:%SZ}: {pause.why}", interrupts=True)

@@ -11,7 +11,20 @@ from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.escalation.notice import alarm, alarm_key, all_clear, occasion_of
 from remediator.events import Kind
 from remediator.model import Actor, Event, RunState
-from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, PROMOTED, SETTLING, STORM, SYSTEM_CHAIN, TAKEN, Pause, Signal, SignalKind
+from remediator.records import (
+    AFTER_STORM,
+    DEMOTED,
+    EVERYWHERE,
+    ONE_RULE,
+    PROMOTED,
+    SETTLING,
+    STORM,
+    SYSTEM_CHAIN,
+    TAKEN,
+    Pause,
+    Signal,
+    SignalKind,
+)
 from remediator.replacing import replace
 from remediator.responders import taking
 from remediator.store.protocol import Changes, Snapshot
@@ -78,7 +91,7 @@ def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
 
 def check_scope(scope: str, rules: tuple[str, ...]) -> None:
     """Check that a kill switch's scope means something. Raises `NotFound`."""
-    if scope != EVERYWHERE and not (scope.startswith("rule:") and scope.removeprefix("rule:") in rules):
+    if scope != EVERYWHERE and not (scope.startswith(ONE_RULE) and scope.removeprefix(ONE_RULE) in rules):
         raise NotFound(f"{scope!r} is neither {EVERYWHERE!r} nor rule:NAME of a loaded rule")
 
 

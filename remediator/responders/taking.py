@@ -26,7 +26,7 @@ LONGEST = timedelta(days=7)
 """Longest time that somebody may take something for; without a time it is theirs until they release it."""
 
 MOVING = frozenset({SignalKind.RESUME, SignalKind.UNDO})
-"""Words that make a run change something, which only the holder may say."""
+"""Words that make a run change something again: they need what `resume` needs, and of what is taken only the holder may say them."""
 
 
 def scope_of(incident: str = "", *, target: str = "") -> str:

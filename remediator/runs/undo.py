@@ -13,7 +13,7 @@ from typing import Any
 from remediator.action import Action
 from remediator.errors import IllegalTransition, NotFound
 from remediator.model import Actor, Plan, RunState, StepState
-from remediator.records import EVERYWHERE, Incident, Run, SignalKind, Step
+from remediator.records import EVERYWHERE, ONE_RULE, Incident, Run, SignalKind, Step
 from remediator.replacing import replace
 from remediator.responders import taking
 from remediator.runs.making import created, queued
@@ -79,7 +79,7 @@ def begin(snapshot: Snapshot, run: str, *, why: str, actor: Actor, kinds: Kinds,
     incident = snapshot.incidents[found.incident]
     left = check(found, incident, kinds)
     taking.refuse_word(snapshot, found, SignalKind.UNDO, actor)
-    for scope in (EVERYWHERE, f"rule:{found.rule}"):
+    for scope in (EVERYWHERE, f"{ONE_RULE}{found.rule}"):
         if scope in snapshot.pauses:
             raise IllegalTransition(f"{scope} is paused by {snapshot.pauses[scope].who}; `remediator resume` first")
     now = snapshot.now

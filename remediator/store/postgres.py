@@ -327,7 +327,7 @@ class PostgresStore:
         return await self._record(Approval, sql.APPROVAL, approval)
 
     async def pauses(self) -> dict[str, Pause]:
-        """Return all thrown kill switches by scope."""
+        """Return all that holds automation back, by scope."""
         pauses = [unpack(Pause, body) for (body,) in await self._rows(sql.PAUSES)]
         return {pause.scope: pause for pause in pauses}
 

@@ -73,7 +73,7 @@ class Snapshot:
     acting: int = 0
     """How many runs are in applying, verifying, undoing or outcome_unknown."""
     pauses: Mapping[str, Pause] = field(default_factory=dict)
-    """All thrown kill switches by scope."""
+    """All that holds automation back, by scope."""
     next_incident_number: int = 1
     opened: Sequence[tuple[str, datetime]] = ()
     """(incident, when) of runs made within `Reads.opened_within`, newest first, at most `Reads.opened_most`."""
@@ -262,7 +262,7 @@ class Store(Protocol):
         """Return (chain, count, head hash) in the order of names, for export."""
 
     async def pauses(self) -> dict[str, Pause]:
-        """Return all thrown kill switches by scope."""
+        """Return all that holds automation back, by scope."""
 
     async def locks(self) -> dict[str, str]:
         """Return all held locks: run id by key."""

@@ -364,7 +364,7 @@ class SqliteStore:
         return self._record(Approval, sql.APPROVAL, approval)
 
     async def pauses(self) -> dict[str, Pause]:
-        """Return all thrown kill switches by scope."""
+        """Return all that holds automation back, by scope."""
         self._rows(sql.PAUSES)
         return read_pauses(self._reader)
 

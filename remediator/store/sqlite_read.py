@@ -189,7 +189,7 @@ def _use(run: str, rule: str, target: str, at: int) -> Use:
 
 
 def read_pauses(connection: sqlite3.Connection) -> dict[str, Pause]:
-    """Return all thrown kill switches by scope."""
+    """Return all that holds automation back, by scope."""
     pauses = (unpack(Pause, body) for (body,) in connection.execute(sql.PAUSES))
     return {pause.scope: pause for pause in pauses}
 

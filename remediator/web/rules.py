@@ -9,6 +9,7 @@ from aiohttp import web
 
 from remediator.model import JSON, Authority, to_json
 from remediator.people.authentication import Operation
+from remediator.records import EVERYWHERE, ONE_RULE
 from remediator.rules.model import Rule
 from remediator.web.routes import Answer, Call, Route, missing, ok
 
@@ -70,7 +71,7 @@ def _fields(rule: Rule, paused: Mapping[str, object]) -> dict[str, JSON]:
     return {name: getattr(rule, name) for name in same} | {
         "match": tuple(str(matcher) for matcher in rule.match),
         "remedies": tuple(remedy.name for remedy in rule.remedies),
-        "paused": not paused.keys().isdisjoint({"global", f"rule:{rule.name}"}),
+        "paused": not paused.keys().isdisjoint({EVERYWHERE, f"{ONE_RULE}{rule.name}"}),
     }
 
 

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, Field
 from remediator.model import JSON, Receipt, RunState, to_json
 from remediator.people.authentication import Operation, allows
 from remediator.records import Run, SignalKind
+from remediator.responders.taking import MOVING
 from remediator.web.bodies import Body
 from remediator.web.problems import Refused
 from remediator.web.routes import BEFORE, LIMIT, Answer, Call, Query, Route, missing, ok
@@ -19,9 +20,6 @@ from remediator.web.views import RunSummary, page, run_summary
 STATE = Query("state", "only runs in this state; may be repeated", many=True, choices=tuple(RunState))
 RULE = Query("rule", "only those of this rule")
 INCIDENT = Query("incident", "only those of this incident")
-
-ACTING = frozenset({SignalKind.RESUME, SignalKind.UNDO})
-"""Signals after which the daemon changes something again: they need what `resume` needs."""
 
 
 class SignalBody(Body):
@@ -85,7 +83,7 @@ def _bare(receipt: Receipt | None) -> Receipt | None:
 async def signal(call: Call) -> web.Response:
     """Tell a run how to go on. Letting it act again needs more than stopping it."""
     sent = call.sent(SignalBody)
-    if sent.kind in ACTING and not allows(call.actor, Operation.RESUME):
+    if sent.kind in MOVING and not allows(call.actor, Operation.RESUME):
         raise Refused(403, f"{sent.kind.value} lets the daemon act again: that needs a role that includes resume", reason="forbidden")
     run = await call.service.desk.signal(call.path("run"), sent.kind, sent.comment, call.actor, asked_at=sent.entered_at)
     return ok(to_json(run_summary(run)))

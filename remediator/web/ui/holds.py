@@ -10,12 +10,10 @@ from remediator.freezes.windows import Effect, Source
 from remediator.guards import Bounds
 from remediator.model import Authority
 from remediator.reconciliation.findings import Unanswered
-from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, INEFFECTIVE, STORM, WATCHDOG, Pause
+from remediator.records import AFTER_STORM, DEMOTED, EVERYWHERE, INEFFECTIVE, ONE_RULE, STORM, WATCHDOG, Pause
 from remediator.responders import taking
 from remediator.stopping import watchdog
 from remediator.web.freezes import FreezeView
-
-RULE = "rule:"
 
 
 @dataclass(frozen=True)
@@ -102,8 +100,8 @@ def _of_pause(scope: str, pause: Pause) -> Held | None:
         words = f"A person is asked before anything is changed: {watchdog.reason_of(pause)}"
         lift = "" if scope == WATCHDOG else scope
         return Held("Watchdog not heard", words, everything=True, asks=True, since=pause.since or pause.at, lift=lift)
-    if scope.startswith(RULE):
-        title = f"Rule {scope.removeprefix(RULE)} is stopped"
+    if scope.startswith(ONE_RULE):
+        title = f"Rule {scope.removeprefix(ONE_RULE)} is stopped"
         return Held(title, pause.why, everything=False, who=pause.who, since=pause.at, lift=scope)
     if scope.startswith(INEFFECTIVE):
         title = f"Remedy {scope.removeprefix(INEFFECTIVE)} is stopped everywhere"

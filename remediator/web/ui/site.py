@@ -17,6 +17,7 @@ from aiohttp import web
 from remediator.errors import RemediatorError
 from remediator.model import Actor
 from remediator.people.authentication import Operation
+from remediator.records import EVERYWHERE
 from remediator.responders import taking
 from remediator.web.access import authorise
 from remediator.web.bodies import parse_body, read_body
@@ -159,7 +160,7 @@ class Site:
             "failed": page.failed,
             "said": None if page.failed is not None else self._said(page),
             "holds": holds,
-            "stopped": "global" in snapshot.pauses,
+            "stopped": EVERYWHERE in snapshot.pauses,
             "pauses": snapshot.pauses,
             "taken": {hold.scope: hold.who for hold in taking.holds(snapshot.pauses, now=snapshot.now)},
         }

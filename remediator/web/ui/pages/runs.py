@@ -15,10 +15,11 @@ from remediator.model import JSON, ApprovalState, RunState, StepState, to_json
 from remediator.people.authentication import Operation
 from remediator.people.operations import TAKES
 from remediator.records import Approval, Incident, Run, SignalKind
+from remediator.responders.taking import MOVING
 from remediator.runs import undo
 from remediator.store.protocol import Page as Rows
 from remediator.web.routes import missing
-from remediator.web.runs import ACTING, run_of, visible
+from remediator.web.runs import run_of, visible
 from remediator.web.ui.page import Moved, Page, Shown, View
 from remediator.web.ui.pages.incidents import SHOWN, events_of_run, wants_all
 from remediator.web.ui.rendering import path_part
@@ -122,7 +123,7 @@ def _why_not(page: Page, approval: Approval | None, run: Run, now: datetime) -> 
 
 
 def _may_say(page: Page, kind: SignalKind) -> bool:
-    return page.may(Operation.SIGNAL) and (kind not in ACTING or page.may(Operation.RESUME))
+    return page.may(Operation.SIGNAL) and (kind not in MOVING or page.may(Operation.RESUME))
 
 
 def _undoable(page: Page, run: Run, incident: Incident | None) -> str | None:
