@@ -22,7 +22,7 @@ class Kind(StrEnum):
     EPISODE_EXPIRED = "episode.expired"  # fingerprint, reason, peers, absent, confirmed_at (no Alertmanager knows its alert any more)
     EPISODE_DOUBTED = "episode.doubted"  # fingerprint, reason (said to be over while a watchdog is lost, which proves nothing)
     EPISODE_BELIEVED = "episode.believed"  # fingerprint, ends_at (the watchdog is back, and nobody told of its alert again)
-    ALERT_RECOVERED = "alert.recovered"  # fingerprint, source (missed | truncated | listed), peer, receiver, starts_at, updated_at
+    ALERT_RECOVERED = "alert.recovered"  # fingerprint, source (missed|truncated|listed), peer, receiver, starts_at, updated_at, doubted_end
     RUN_CREATED = "run.created"  # run, rule, rule_hash, chain, dry_run
     RUN_ENTERED = "run.entered"  # run, rule, state, was, reason
     GUARD_DENIED = "guard.denied"  # run, rule, guard, verdict (wait | deny), reason, until

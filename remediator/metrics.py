@@ -20,13 +20,15 @@ from remediator.events import Kind
 from remediator.freezes.windows import Effect, Source
 from remediator.lifecycle import ENDS
 from remediator.model import JSON, ChainedEvent, IncidentState, RunState
-from remediator.records import DEMOTED, EVERYWHERE, INEFFECTIVE, STORM, TAKEN, MessageKind
+from remediator.records import DEMOTED, EVERYWHERE, INEFFECTIVE, ONE_RULE, STORM, TAKEN, MessageKind
 
 OTHER = "other"
 MOST_BEGUN = 10_000
 """So many runs' beginnings are remembered, for the time it takes until they act."""
 
 WEBHOOK_OUTCOMES = ("accepted", "invalid", "unauthorized", "forbidden", "too_large", "unavailable")
+CHECKED = ("ok", "failed")
+RECOVERED = ("missed", "truncated")
 ENDED = tuple(state for state in RunState if state in ENDS or state is RunState.INTERRUPTED)
 FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 """Buckets in seconds for what a machine does alone."""
@@ -215,13 +217,13 @@ class Metrics:
             (self.runs, RunState),
             (self.runs_ended, ENDED),
             (self.approvals, ("approve", "deny", "expired", "void")),
-            (self.checks, ("ok", "failed", "timeout")),
+            (self.checks, CHECKED),
             (self.messages, ("delivered", "failed", "folded", "postponed")),
             (self.pages_sent, LEVELS),
             (self.stop_unreadable, ("file", "configmap")),
             (self.heartbeats, ("sent", "failed", "withheld")),
             (self.reconciliation_rounds, ("complete", "doubtful", "failed")),
-            (self.reconciliation_recovered, ("missed", "truncated")),
+            (self.reconciliation_recovered, RECOVERED),
             (self.reconciliation_cut_groups, ("recovered", "failed", "left")),
             (self.action_duration, ("plan", "apply", "verify", "reconcile", "undo")),
         ]
@@ -279,8 +281,8 @@ class Metrics:
         self.alerts_rejected.labels(self._word("reason", reason)).inc()
 
     def check(self, outcome: str, seconds: float) -> None:
-        """Count one check: `ok`, `failed` or `timeout`."""
-        self.checks.labels(outcome if outcome in ("ok", "failed", "timeout") else OTHER).inc()
+        """Count one check: `ok` or `failed`."""
+        self.checks.labels(outcome if outcome in CHECKED else OTHER).inc()
         self.check_duration.observe(seconds)
 
     def verb(self, verb: str, seconds: float) -> None:
@@ -335,7 +337,7 @@ class Metrics:
         self.paused.set(int(EVERYWHERE in scopes))
         self.storm.set(int(STORM in scopes))
         self.taken.set(sum(scope.startswith(TAKEN) for scope in scopes))
-        self.paused_rules.set(sum(scope.startswith("rule:") for scope in scopes))
+        self.paused_rules.set(sum(scope.startswith(ONE_RULE) for scope in scopes))
         self.demoted_rules.set(sum(scope.startswith(DEMOTED) for scope in scopes))
         self.stopped_remedies.set(sum(scope.startswith(INEFFECTIVE) for scope in scopes))
 
@@ -398,7 +400,9 @@ class Metrics:
         }
 
     def _alert_recovered(self, event: ChainedEvent) -> None:
-        self.reconciliation_recovered.labels("truncated" if event.data.get("source") == "truncated" else "missed").inc()
+        source = event.data.get("source")
+        if source in RECOVERED:  # not one that is listed although its end was told: a webhook had brought it
+            self.reconciliation_recovered.labels(source).inc()
 
     def _incident_resolved(self, event: ChainedEvent) -> None:
         self.incidents_resolved.inc()

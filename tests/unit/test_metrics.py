@@ -44,7 +44,7 @@ def test_every_series_exists_before_anything_happens(metrics: Metrics) -> None:
         ("runs", {"state": "outcome_unknown"}),
         ("guard_denials_total", {"guard": "cooldown", "verdict": "wait"}),
         ("approvals_total", {"decision": "expired"}),
-        ("checks_total", {"outcome": "timeout"}),
+        ("checks_total", {"outcome": "failed"}),
         ("actions_total", {"action": "redis.flush_db", "outcome": "unknown"}),
         ("action_duration_seconds_count", {"verb": "apply"}),
         ("messages_total", {"outcome": "failed"}),
@@ -150,6 +150,13 @@ def test_announced_words_are_counted(metrics: Metrics) -> None:
     assert value(metrics, "http_request_duration_seconds_count", route="get_run", status="5xx") == 1
     assert value(metrics, "actions_total", action="kubernetes.scale", outcome="failed") == 1
     assert value(metrics, "guard_denials_total", guard="budget", verdict="deny") == 1
+
+
+def test_only_what_webhooks_did_not_bring_counts_as_recovered(metrics: Metrics) -> None:
+    """That an alert is listed whose end was doubted says nothing about webhooks: nobody shall look for a fault of theirs."""
+    metrics.observe([event(Kind.ALERT_RECOVERED, source=source) for source in ("missed", "truncated", "listed", "listed")])
+    assert value(metrics, "reconciliation_recovered_total", source="missed") == 1
+    assert value(metrics, "reconciliation_recovered_total", source="truncated") == 1
 
 
 def test_intake_and_durations_are_recorded(metrics: Metrics) -> None:
