@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
-
-from remediator.duration import format_duration
 
 NAME = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 Name = Annotated[str, Field(pattern=NAME)]
@@ -30,10 +27,7 @@ def setting(default: Any, description: str, *, reload: bool, **limits: Any) -> A
     A callable default is called for each instance. `limits` are pydantic's (`ge`, `le`, `min_length`, …).
     """
     how: dict[str, Any] = {"default_factory": default} if callable(default) else {"default": default}
-    extra: dict[str, Any] = {"reload": reload}
-    if isinstance(default, timedelta):
-        extra["default"] = format_duration(default)  # the schema would show it in ISO 8601, which nobody may write here
-    return Field(description=description, json_schema_extra=extra, **how, **limits)
+    return Field(description=description, json_schema_extra={"reload": reload}, **how, **limits)
 
 
 def directory(info: ValidationInfo) -> Path:
