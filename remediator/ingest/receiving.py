@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 
+import structlog
+
 from remediator.alerts import Webhook, parse_webhook
 from remediator.errors import StoreUnavailable, TemporaryError
 from remediator.ingest.intake import Intake, reads_for, take_all
@@ -30,6 +32,10 @@ CHUNK = 50
 """Most alerts that one transaction takes, so that a huge group does not hold up the others."""
 READ_AT_ONCE = 64 * 1024
 """Longest body, in bytes, that is read between two other things; a text made to be slow costs two seconds a mebibyte."""
+
+
+MOST_TOLD = 5
+"""Most refused alerts of one body whose reasons are logged."""
 
 
 class _Waiting:
@@ -79,6 +85,7 @@ class Receiving:
         self._flushing: set[asyncio.Task[None]] = set()
         self._reading = asyncio.Lock()
         self._closed = False
+        self._log = structlog.get_logger("remediator.alerts")
 
     async def aclose(self) -> None:
         """Take nothing more, and finish what is under way: the runner must not be handed runs after it has stopped."""
@@ -119,6 +126,9 @@ class Receiving:
         self._metrics.alerts(firing=len(started), resolved=len(webhook.alerts) - len(started), truncated=webhook.truncated)
         for rejected in webhook.rejected:
             self._metrics.rejected(rejected.reason)
+        if webhook.rejected:  # the sender is told, and does not listen
+            why, count = [str(one) for one in webhook.rejected[:MOST_TOLD]], len(webhook.rejected)
+            self._log.warning("alerts.rejected", receiver=webhook.receiver, group=webhook.group_key[:500], count=count, reasons=why)
         return len(started)
 
     async def _parse_aside(self, body: bytes) -> tuple[Webhook, list[tuple[Alert, Alert]]]:

@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from tests.servers.daemon import Answer, DaemonProcess, alert, webhook
 from tests.servers.http import HttpServer, Reply
+from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
 from tests.servers.redis import RedisServer
 
@@ -180,6 +181,18 @@ async def test_one_bad_alert_does_not_take_the_others_along(bench: Bench) -> Non
     for number in range(len(bad)):
         assert any(text.startswith(f"alerts[{number}]") for text in answer["rejected"]), answer["rejected"]
     assert len(answer["incidents"]) == 1
+
+
+async def test_refused_alert_is_told_in_the_log(bench: Bench) -> None:
+    """Alertmanager does not read the answer: whose alert is too large for it must be able to find out why nothing is done."""
+    before = len(bench.daemon.log)
+    answer = await bench.daemon.call("POST", "/api/v1/alerts", webhook(alert("Large", query="x" * 5000)), who="alert_sender")
+    assert answer["alerts"] == 0
+
+    async def told() -> bool:
+        return "label 'query' is too long" in bench.daemon.log[before:]
+
+    await eventually(told, what="the log names the label that is too long")
 
 
 @pytest.mark.parametrize("value", NASTY, ids=range(len(NASTY)))
