@@ -69,13 +69,8 @@ def empty(chain: str) -> Head:
 # --- writing -----------------------------------------------------------------------------------------------------------
 
 
-def chain_event(event: Event, *, seq: int, previous: str) -> ChainedEvent:
-    """Put `event` at place `seq` (from 1) of its chain, after the event whose hash is `previous`."""
-    return seal(event, seq=seq, previous=previous)[0]
-
-
 def seal(event: Event, *, seq: int, previous: str) -> tuple[ChainedEvent, bytes]:
-    """Do as `chain_event`, and return the body too, which is what a store keeps.
+    """Put `event` at place `seq` (from 1) of its chain, after the event whose hash is `previous`; return its body too, for a store to keep.
 
     Raises ValueError for a time without zone or a number JSON has no word for, TypeError for data that JSON can't hold.
     """
@@ -149,16 +144,6 @@ def _excerpt(body: bytes) -> str:
 
 
 # --- verifying a chain ---------------------------------------------------------------------------------------------------
-
-
-def verify_chain(events: Iterable[ChainedEvent], chain: str, *, after: Head | None = None, upto: Head | None = None) -> list[str]:
-    """Return the faults of a chain, none when it holds.
-
-    `after` is where the given events begin (default: the chain's beginning), `upto` where they must end, where that is known.
-    """
-    bodies = ((event.hash, body_of(event)) for event in events)
-    head, faults = follow(after or empty(chain), bodies)
-    return faults + (compare(upto, head) if upto is not None else [])
 
 
 def follow(head: Head, rows: Iterable[tuple[str, bytes]]) -> tuple[Head, list[str]]:

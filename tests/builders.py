@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from remediator import audit
 from remediator.action import FactType
 from remediator.alerts import fingerprint
 from remediator.expressions import Environment
 from remediator.guards import Bounds
 from remediator.ingest.intake import Intake, reads_for, take
 from remediator.ingest.sorting import Sorted, sort
-from remediator.model import Alert, Authority, IncidentState, Plan, RunState, Target
+from remediator.model import Alert, Authority, ChainedEvent, IncidentState, Plan, RunState, Target
 from remediator.records import Incident, Run
 from remediator.rules.model import Matcher, MatchOperator, OnFailure, Remedy, Rule, StepSpec, VerifySpec
 from remediator.store.protocol import Changes, Snapshot
@@ -62,6 +63,12 @@ def rule(name: str = "site-down", *, alertname: str = "SiteDown", target: str | 
 def bounds(**fields: Any) -> Bounds:
     """Make the bounds of an armed daemon with an Alertmanager."""
     return replace(Bounds(dry_run=False, knows_alertmanager=True), **fields)
+
+
+def faults_of(events: Iterable[ChainedEvent], chain: str, *, after: audit.Head | None = None, upto: audit.Head | None = None) -> list[str]:
+    """Walk a chain, or its part `after` a head, as the stores do; return its faults, none when it holds and ends at `upto`."""
+    head, faults = audit.follow(after or audit.empty(chain), ((event.hash, audit.body_of(event)) for event in events))
+    return faults + (audit.compare(upto, head) if upto is not None else [])
 
 
 def incident(**fields: Any) -> Incident:
