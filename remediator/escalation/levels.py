@@ -157,11 +157,6 @@ class Policy:
         return level.hours.opens(at)
 
 
-def plain(name: str, receivers: Sequence[Receiver]) -> Policy:
-    """Return a policy that tells `receivers` once."""
-    return Policy(name, (Level(1, tuple(receivers)),))
-
-
 @dataclass(frozen=True)
 class Climb:
     """How far a page has come."""
