@@ -40,6 +40,8 @@ class Wanted:
     most: int
     labels: Mapping[str, str]
     """What they must be labelled with."""
+    ahead: datetime | None = None
+    """Those begun after this are taken as well: by a clock that is ahead of ours nobody knows how young they are."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ class Picture:
             self.refused.append(error.reason)
             return
         wanted = self._wanted
-        if wanted.before is not None and alert.starts_at > wanted.before:
+        ahead = wanted.ahead is not None and alert.starts_at > wanted.ahead
+        if wanted.before is not None and alert.starts_at > wanted.before and not ahead:
             return
         if not wanted.labels.items() <= alert.labels.items() or not self._matches(alert):
             return

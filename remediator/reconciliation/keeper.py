@@ -200,7 +200,8 @@ class Reconciliation:
 
     async def _reconcile(self, names: Sequence[str]) -> str:
         bounds = self._bounds
-        wanted = Wanted(Source.MISSED, frozenset(bounds.receivers), datetime.now(UTC) - bounds.grace, MOST, {})
+        now = datetime.now(UTC)
+        wanted = Wanted(Source.MISSED, frozenset(bounds.receivers), now - bounds.grace, MOST, {}, ahead=now + bounds.grace)
         picture, answers = await self._ask(names, wanted)
         doubt, reason = doubt_of(answers, settle=bounds.settle, needs_alerts=bounds.needs_alerts)
         await self._take_missed(picture, answers)

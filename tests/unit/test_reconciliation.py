@@ -90,6 +90,14 @@ def test_alert_that_may_still_come_by_webhook_is_left_alone() -> None:
     assert names(made) == ["old"]
 
 
+def test_s24_alert_that_began_in_our_future_is_not_waited_for() -> None:
+    """Its Prometheus' clock is an hour ahead: an alert that was missed would be found an hour late."""
+    made = picture(before=NOW - MINUTE, ahead=NOW + MINUTE)
+    for name, began in {"just now": NOW, "a little ahead": NOW + MINUTE, "ahead": NOW + HOUR}.items():
+        made.add(listed(alert(pod=name, starts_at=began)), peer="http://a")
+    assert names(made) == ["ahead"]
+
+
 def test_no_more_alerts_are_kept_than_allowed() -> None:
     """The rest is counted, and known."""
     made = picture(most=2)
