@@ -184,6 +184,8 @@ def _said(message: Message, values: Mapping[str, Value]) -> Iterator[str]:
         yield f"It waits for {values.get('awaits', '')}."
     elif message.kind is MessageKind.UPDATE:
         yield f"Run {values['run']} is {body.get('subject', '')}: {values['reason']}"
+        if values.get("resolved_at"):  # heard after *resolved*, it would sound like a relapse
+            yield f"The incident is over, since {values['resolved_at']}."
     else:
         yield from _page(message, values)
 
@@ -236,10 +238,4 @@ def still_wanted(message: Message, incident: Incident | None, run: Run | None) -
         case MessageKind.APPROVAL:
             return run is None or (run.state is RunState.AWAITING_APPROVAL and run.approval == message.body.get("approval"))
         case _:
-            return run is None or not _left_nothing(run, incident)
-
-
-def _left_nothing(run: Run, incident: Incident) -> bool:
-    """Tell whether a run changed nothing and had ended before its incident was over: told after that, its end sounds like a relapse."""
-    over = incident.resolved_at if incident.state is IncidentState.RESOLVED else None
-    return over is not None and run.ended_at is not None and run.ended_at <= over and not run.ever_wrote
+            return True
