@@ -219,7 +219,9 @@ class Run:
 
     @property
     def ever_wrote(self) -> bool:
-        """True when it, or an earlier run of its chain, may have changed something."""
+        """True when it, or an earlier run of its chain, may have changed something. An undo begins with steps that another run took."""
+        if self.undoes:
+            return any(step.intended_at is not None or step.state is StepState.UNDONE for step in self.steps)
         return self.chain_wrote or self.wrote
 
 

@@ -164,7 +164,7 @@ def _wait_on(turn: Turn) -> None:
     if turn.snapshot.signals.get(turn.run.id):
         return  # somebody did, a moment ago; that wakes the run again
     over = turn.run.state is RunState.INTERRUPTED and turn.incident.state is IncidentState.RESOLVED
-    if over and not turn.run.ever_wrote:
+    if over and not (turn.run.ever_wrote or turn.run.undoes):  # an undo may be wanted all the same
         turn.move(RunState.CANCELLED, "the alert is resolved, and nothing had been changed")
     else:
         turn.sleep(None)

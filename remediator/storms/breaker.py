@@ -202,10 +202,10 @@ def folded_into(message: Message, run: Run | None, pauses: Mapping[str, Pause]) 
     """Return the storm whose digest tells what a message would, None when the message goes out by itself.
 
     What was, or may have been, changed somewhere is always told by itself: there are at most as many of these as runs may act.
-    So is a question that follows from somebody's own approval.
+    So is a question that follows from somebody's own approval, and what comes of an undo that somebody asked for.
     """
     storm = pauses.get(STORM) or pauses.get(AFTER_STORM)
-    if storm is None or run is None or message.kind is MessageKind.DIGEST or run.ever_wrote:
+    if storm is None or run is None or message.kind is MessageKind.DIGEST or run.ever_wrote or run.undoes:
         return None
     if message.kind is MessageKind.APPROVAL and run.drifts:
         return None

@@ -220,9 +220,9 @@ def approval_needed(*steps: StepSpec) -> Any:
     return act("both", *(steps or TWO), approval=ApprovalSpec(frozenset({"sre"})))
 
 
-async def approved(start: Start, steps: Sequence[StepSpec] = TWO) -> Harness:
+async def approved(start: Start, steps: Sequence[StepSpec] = TWO, **fields: Any) -> Harness:
     """Have a run succeed that people agreed to."""
-    harness = await start(playbook(approval_needed(*steps)))
+    harness = await start(playbook(approval_needed(*steps), **fields))
     await harness.send(alert())
     await harness.work()
     harness.world.firing = True
@@ -535,6 +535,25 @@ async def test_alert_that_fires_on_while_an_undo_is_refused_is_peoples(start: St
         await harness.work()
         harness.now += timedelta(minutes=6)
     await is_peoples(harness)
+
+
+@pytest.mark.parametrize("approve", [None, False, True])
+async def test_only_an_undo_that_changed_something_begins_a_cooldown(start: Start, approve: bool | None) -> None:
+    """Refused, or not even asked for, it is no rest from anything: the next run says what holds it back, which is not that."""
+    rests = replace(playbook().guards, cooldown=timedelta(minutes=30))
+    harness = await approved(start, guards=rests)
+    await harness.send(alert(firing=False, starts_at=harness.now, ends_at=harness.now))
+    await harness.tick(timedelta(minutes=28))
+    if approve is not None:
+        await ask(harness)
+        await decide(harness, approval=f"{UNDO}-A", approve=approve)
+    harness.now += timedelta(minutes=5)
+    harness.world.firing = True
+    harness.world.things.update(RESTORED)
+    await harness.send(alert(starts_at=harness.now))
+    await harness.work()
+    expected = RunState.WAITING if approve else RunState.AWAITING_APPROVAL
+    assert await harness.state(2 if approve is None else 3) is expected
 
 
 async def test_undo_that_finds_the_incident_open_again_pages_for_it(start: Start) -> None:
