@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.escalation.levels import plain
+from remediator.escalation.levels import Policy
 from remediator.escalation.outbox import Outbox
 from remediator.ingest.intake import Intake, reads_for, take
 from remediator.ingest.recovery import Recovery
@@ -36,7 +36,7 @@ class Kennel:
         self.watch = WATCHED
         self.store = SqliteStore(path, clock=lambda: self.now)
         self.line = Line()
-        policy = plain("default", level(1).receivers)
+        policy = Policy("default", (level(1),))
         self.outbox = Outbox(self.store, self.line, lambda _name: policy, public_url=lambda: None, clock=lambda: self.now)  # type: ignore[arg-type]
         self.keeper = self.new_keeper()
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from actions.alertmanager import AlertmanagerConnection, alive
-from remediator.escalation.levels import Receiver, plain
+from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.notice import notice
 from remediator.escalation.outbox import Outbox
 from remediator.metrics import Metrics
@@ -149,7 +149,7 @@ async def test_page_that_reaches_nobody_is_known_until_somebody_has_it(tmp_path:
     outbox = Outbox(
         store,
         Line(),  # type: ignore[arg-type]
-        lambda name: plain(name, receivers),
+        lambda name: Policy(name, (Level(1, tuple(receivers)),)),
         public_url=lambda: None,
         clock=lambda: now[0],
     )
