@@ -167,8 +167,7 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
     plan, key, values = plan_of(step), work.key(step.number), work.values()
     if work.calling == step.number:
         work.calling = None
-        await engine.still_ours(work)
-        outcome = not_made(engine)
+        outcome = await not_made(engine, work)
         if outcome is None:
             engine.on_call(work.run)
             halted = functools.partial(engine.halted, work)
@@ -188,12 +187,13 @@ async def _or_came_late(engine: Engine, work: Work, step: Step, outcome: Outcome
     return found if found.result is Result.APPLIED else outcome
 
 
-def not_made(engine: Engine) -> Outcome | None:
-    """Return what comes of a call that is not made, since the kill switch was thrown from outside this very moment; None: it may be made.
+async def not_made(engine: Engine, work: Work, *, undo: bool = False) -> Outcome | None:
+    """Return what comes of a call that is not made, since something speaks against it after all; None: it may be made.
 
-    The guard says so too by then, so that the run is interrupted before it would be tried again.
+    The kill switch was thrown from outside this very moment, or much time went by. Whatever it is, it is asked for again, and leads the
+    run elsewhere, before the call would be tried again.
     """
-    stopped = engine.stopped()
+    stopped = await engine.overtaken(work, undo=undo) or engine.stopped()
     return None if stopped is None else Outcome(Result.TEMPORARY, f"the call was not made: {stopped}", delay=timedelta(milliseconds=1))
 
 

@@ -42,7 +42,8 @@ FRESH = 0.25
 """Seconds for which what Alertmanager was asked while a plan was made counts as asked right before the call."""
 
 STOOD_STILL = 1.0
-"""Seconds between the beginning of a commit and the call it allows after which it is looked at again who owns the run."""
+"""Seconds between the beginning of a commit and the call it allows after which everything is looked at again: who owns the run, and whether
+the call is still allowed."""
 
 _Texts = tuple[str, list[Mapping[str, JSON]], list[Mapping[str, JSON]], list[str], list[str], list[str]]
 
@@ -189,16 +190,21 @@ class Engine:
         work.run, work.events = turn.run, []
         work.snapshot = replace(committed.snapshot, incidents={**committed.snapshot.incidents, turn.incident.id: turn.incident})
 
-    async def still_ours(self, work: Work) -> None:
-        """Look right before a call whether somebody took the run over while this process stood still since it wrote the intent.
+    async def overtaken(self, work: Work, *, undo: bool = False) -> str | None:
+        """Look again right before a call, if this process, or its disk, stood still since it began to write the intent down.
 
-        Raises `LeaseLost`, `StoreUnavailable`.
+        Return what speaks against the call by now; None when nothing does. Raises `LeaseLost`, `StoreUnavailable`.
         """
         if time.monotonic() - work.written_at < STOOD_STILL:
-            return
+            return None
         row = (await self.store.read(Reads(runs=[work.run.id]))).runs.get(work.run.id)
         if row is None or row.fence != work.run.fence:
             raise LeaseLost(f"run {work.run.id} was taken over by another worker before its call")
+        against = await self.halted(work, undo=undo)
+        if against is not None or undo:
+            return against
+        standing, words = await self.standing(work)
+        return None if _suffices(standing, approved=holds_approval(work)) else words
 
     async def insist(self, work: Work, play: Play, *, park: bool = False) -> None:
         """Make durable what came of a call, also when the store needs a moment: nothing else knows it."""
@@ -320,7 +326,7 @@ class Engine:
     async def stands(self, work: Work, *, approved: bool) -> bool:
         """Ask Alertmanager right before a call. When the alert does not stand, lead the run elsewhere and return False."""
         standing, words = await self.standing(work)
-        if standing is Standing.FIRING or (approved and standing in (Standing.UNASKED, Standing.SILENT)):
+        if _suffices(standing, approved=approved):
             return True
         if standing in (Standing.UNASKED, Standing.SILENT):
             await people.ask(self, work, [words])
@@ -367,6 +373,11 @@ class Engine:
         else:
             turn.stop(RunState.FAILED, reason)
         return True
+
+
+def _suffices(standing: Standing, *, approved: bool) -> bool:
+    """Tell whether a call may be made by what Alertmanager said; where it says nothing, a person's approval is enough."""
+    return standing is Standing.FIRING or (approved and standing in (Standing.UNASKED, Standing.SILENT))
 
 
 def _own(work: Work) -> Own:

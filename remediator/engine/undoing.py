@@ -87,8 +87,7 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
         return
     intended = work.step(step.number)
     halted = functools.partial(engine.halted, work, undo=True)
-    await engine.still_ours(work)
-    outcome = acting.not_made(engine)
+    outcome = await acting.not_made(engine, work, undo=True)
     if outcome is None:
         outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout, halted=halted)
     await _record(engine, work, intended, outcome)

@@ -83,6 +83,30 @@ async def test_who_stood_still_between_intent_and_call_calls_nothing(start: Star
     assert harness.world.writes == []
 
 
+@pytest.mark.parametrize(("silenced", "state"), [(True, RunState.CANCELLED), (False, RunState.VERIFYING)])
+async def test_s14_what_was_asked_before_a_slow_commit_is_asked_again(
+    start: Start, monkeypatch: pytest.MonkeyPatch, *, silenced: bool, state: RunState
+) -> None:
+    """While the disk held up the intent's commit somebody silenced the alert: the call that it allows is not made. Otherwise it is."""
+    monkeypatch.setattr(core, "STOOD_STILL", -1.0)
+    harness = await start()
+    await harness.send(alert())
+    plain = harness.store.transact
+
+    async def transact(reads: Any, build: Any) -> Any:
+        committed = await plain(reads, build)
+        if any(event.kind == Kind.ACTION_INTENDED for event in committed.events):
+            harness.world.silenced = silenced
+        return committed
+
+    harness.store.transact = transact  # type: ignore[method-assign]
+    await harness.work()
+    assert harness.world.writes == ([] if silenced else ["a=good"])
+    assert await harness.state() is state
+    if silenced:
+        assert "the call was not made: the alert is silenced" in harness.said(Kind.ACTION_FAILED)[0]["message"]
+
+
 async def test_drain_in_the_middle_of_a_call_is_made_good_after_the_start(start: Start) -> None:
     """The call was cut off by a shutdown; the next process finds by reading that it had taken effect."""
     harness = await start()
