@@ -113,7 +113,7 @@ class Daemon:
         await asyncio.gather(*self._loops, return_exceptions=True)
         await self._receiving.aclose()
         await self._heartbeat.aclose()
-        await self._runner.aclose()
+        await self._runner.aclose(grace=self._current.settings.limits.shutdown_grace)
         await self._outbox.aclose()
         try:
             await self._ground.note(Kind.DAEMON_STOPPED, {})

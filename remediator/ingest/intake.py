@@ -241,7 +241,7 @@ def began_anew(alert: Alert, open_: Episode) -> bool:
     return open_.ends_at is not None and alert.starts_at > open_.ends_at
 
 
-def nobody_s(open_: Episode) -> bool:
+def is_unowned(open_: Episode) -> bool:
     """Tell whether no rule took the alert of an open episode, whose end nobody has told of either."""
     return open_.incident is None and open_.ends_at is None
 
@@ -255,7 +255,7 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
     confirmed = now if recovery is None else min(now, recovery.confirmed_at or now)
     anew = episode is not None and episode.open and began_anew(alert, episode)
     if episode is not None and episode.open:
-        taken = item.rule is None or not nobody_s(episode)
+        taken = item.rule is None or not is_unowned(episode)
         if recovery is not None and recovery.source is Source.MISSED and taken and not anew:
             return  # a webhook brought it meanwhile
         # What lies between beginning and receipt is taken for the skew of two clocks.

@@ -20,7 +20,7 @@ import structlog
 from remediator.alerts import Webhook
 from remediator.errors import RemediatorError, TemporaryError
 from remediator.events import Kind
-from remediator.ingest.intake import began_anew, late_copy, nobody_s
+from remediator.ingest.intake import began_anew, is_unowned, late_copy
 from remediator.ingest.receiving import Receiving
 from remediator.ingest.recovery import Source, listed
 from remediator.metrics import Metrics
@@ -359,4 +359,4 @@ def _is_news(alert: Alert, episode: Episode | None, *, now: datetime, tombstone:
         return True
     if not episode.open:
         return not late_copy(alert, episode, now=now, tombstone=tombstone)
-    return nobody_s(episode) or began_anew(alert, episode)
+    return is_unowned(episode) or began_anew(alert, episode)

@@ -109,6 +109,14 @@ class Limits(Part):
         reload=False,
         ge=timedelta(seconds=3),
     )
+    shutdown_grace: Duration = setting(
+        timedelta(seconds=10),
+        "how long calls under way may take to end when the daemon is told to stop; what is cut off is looked into by who goes on. Half a "
+        "minute less than its supervisor waits",
+        reload=True,
+        ge=timedelta(),
+        le=timedelta(hours=1),
+    )
     checkpoint_every: Duration = setting(
         timedelta(minutes=1), "time between two checkpoints of the audit trail", reload=True, ge=timedelta(seconds=1)
     )

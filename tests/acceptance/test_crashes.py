@@ -14,8 +14,8 @@ import pytest
 import pytest_asyncio
 
 from tests.acceptance.proxy import Stall, StallingProxy
-from tests.acceptance.world import CALLS, World, open_world
-from tests.servers.daemon import alert
+from tests.acceptance.world import CALLS, TWO_STEPS, World, open_world
+from tests.servers.daemon import DaemonProcess, alert
 from tests.servers.http import Misbehaviour, Reply
 from tests.servers.ports import eventually
 from tests.servers.postgres import PostgresServer
@@ -76,7 +76,9 @@ async def crashing(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Cr
             "limits": {"max_acting": 1000},
         }
         directory = tmp_path_factory.mktemp("crashes")
-        async with open_world(directory, rules=CALLS + IDLE, settings=settings, environment={"ORDERS_PASSWORD": "of-the-daemon"}) as world:
+        async with open_world(
+            directory, rules=CALLS + TWO_STEPS + IDLE, settings=settings, environment={"ORDERS_PASSWORD": "of-the-daemon"}
+        ) as world:
             yield Crashing(world, postgres, proxy)
         for client in clients:
             client.terminate()
@@ -199,6 +201,41 @@ async def test_s17_lost_call_of_class_never_waits_for_a_person(crashing: Crashin
     await daemon.event(run.rpartition("-")[0], "signal.received")
     assert (await daemon.reaches(run, "succeeded"))["steps"][0]["state"] == "applied"
     assert world.calls("lost") == 1
+
+
+@pytest.mark.parametrize(("grace", "state"), [("20s", "succeeded"), ("100ms", "outcome_unknown")])
+async def test_call_under_way_may_end_within_shutdown_grace(crashing: Crashing, grace: str, state: str) -> None:
+    """Told to stop, the daemon waits for the answer of a call as long as the settings say; what it cut off is nobody's guess."""
+    world, daemon, ident = crashing.world, crashing.world.daemon, f"grace-{grace}"
+    daemon.write_settings(limits={"shutdown_grace": grace})
+    await daemon.restart()
+    world.target.gate.clear()
+    (incident,) = (await world.fire("Two", id=ident))["incidents"]
+
+    def calls() -> int:
+        return sum(one.path == f"/slow/{ident}" for one in world.target.received)
+
+    async def arrived() -> bool:
+        return calls() == 1
+
+    await eventually(arrived, what="the request arrived")
+    stopping = asyncio.create_task(daemon.stop())
+    if state == "succeeded":
+        await eventually(lambda: _stops_listening(daemon), what="the daemon is stopping")
+        world.target.gate.set()
+    assert await stopping == 0
+    world.target.gate.set()
+    daemon.write_settings(limits={"shutdown_grace": "10s"})
+    await daemon.start()
+    assert (await daemon.reaches(f"{incident}-1", state))["steps"][0]["state"] == ("applied" if state == "succeeded" else "unknown")
+    assert calls() == 1
+
+
+async def _stops_listening(daemon: DaemonProcess) -> bool:
+    try:
+        return (await daemon.request("GET", "/-/ready", who=None)).status == 503
+    except aiohttp.ClientError:
+        return True
 
 
 async def test_settled_as_not_applied_goes_to_a_person_and_is_not_repeated(crashing: Crashing) -> None:

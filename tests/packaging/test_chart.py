@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -293,6 +294,20 @@ def restart_sum(given: Mapping[str, Any]) -> str:
     (deployment,) = of(render({"settings": given}), "Deployment")
     found: str = deployment["spec"]["template"]["metadata"]["annotations"]["checksum/restart"]
     return found
+
+
+def test_calls_may_end_within_the_pods_own_grace(tmp_path: Path) -> None:
+    """The daemon gives calls under way all but thirty seconds of what the Pod is given, unless the settings say otherwise."""
+
+    def grace(name: str, **given: Any) -> timedelta:
+        directory = tmp_path / name
+        directory.mkdir()
+        return settings(render(given), directory).limits.shutdown_grace
+
+    assert grace("default") == timedelta(minutes=2)
+    assert grace("longer", terminationGracePeriodSeconds=630) == timedelta(minutes=10)
+    assert grace("short", terminationGracePeriodSeconds=30) == timedelta()
+    assert grace("own", settings={"limits": {"shutdown_grace": "5s", "max_acting": 3}}) == timedelta(seconds=5)
 
 
 def test_only_what_needs_a_restart_restarts() -> None:

@@ -63,7 +63,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- range $name, $pack := .Values.packs -}}
 {{- $_ := set $packs $name (dict "path" (include "remediator.packPath" (dict "name" $name "pack" $pack)) "vars" (default dict $pack.vars)) -}}
 {{- end -}}
-{{- toYaml (merge (dict "packs" $packs) .Values.settings) -}}
+{{- /* Requests under way get 20 s before the calls do. */ -}}
+{{- $grace := dict "limits" (dict "shutdown_grace" (printf "%ds" (sub (int64 .Values.terminationGracePeriodSeconds) 30))) -}}
+{{- toYaml (merge (dict "packs" $packs) .Values.settings $grace) -}}
 {{- end -}}
 
 {{/* What a reload does not apply: a change of it has to start the Pod anew. Everything else is picked up while it runs. */}}
