@@ -223,8 +223,11 @@ async def test_axe_finds_nothing_and_a_phone_shows_it_all(desk: Desk, scheme: st
         await desk.world.daemon.call("POST", "/api/v1/pause", {"reason": "axe looks at the banner"})
         try:
             await _sound(page, link(desk, "/ui/"), *rules)
+            await expect(page.get_by_text("axe looks at the banner")).not_to_have_count(0)
         finally:
             await desk.world.daemon.call("POST", "/api/v1/resume", {})
+        # What moves as the banner goes takes no press for a moment: a press that begins before that is lost.
+        await expect(page.get_by_text("axe looks at the banner")).to_have_count(0)
         await page.get_by_role("button", name="Sign out").click()
         await expect(page.get_by_text("You are signed out.")).to_be_visible()
         assert await faults_of(page) == []
