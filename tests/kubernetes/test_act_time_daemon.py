@@ -42,10 +42,11 @@ async def asked(kube: Any, run: Workloads, namespace: str, tmp_path: Path) -> As
 
 
 async def create(run: Workloads, **labels: str) -> None:
-    """Make the Deployment."""
+    """Make the Deployment, and wait until its Pods run: one that is being rolled out is not restarted."""
     template = {"metadata": {"labels": {"app": "web", **labels}}, "spec": pod_spec(RUNS)}
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template}
     await run.create("Deployment", {"metadata": {"name": "web"}, "spec": spec})
+    await run.available("Deployment", "web")
 
 
 async def restarted(run: Workloads) -> bool:
