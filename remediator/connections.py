@@ -252,7 +252,7 @@ class Connections:
         """Tell whether a client stays open in quiet times, so that a server that takes no more can still be seen (`semantics.md`, 1)."""
         return getattr(self._models.get(name), "keepalive", None) is not None
 
-    def reload(self, settings: Settings, *, identity: Identity | None = None) -> Mapping[str, object]:
+    def reload(self, settings: Settings, *, identity: Identity | None = None) -> Mapping[str, _Entry]:
         """Take new settings at once; return the clients of connections that changed or went away, by name, for `let_go`.
 
         Whoever reloads puts the rest in force in the same turn of the event loop: nothing may be done at a new address by old rules.
@@ -264,10 +264,10 @@ class Connections:
             self._models.pop(name, None)
         return {name: self._entries.pop(name) for name in changed if name in self._entries}
 
-    async def let_go(self, clients: Mapping[str, object]) -> None:
+    async def let_go(self, clients: Mapping[str, _Entry]) -> None:
         """Close clients that a reload left over: at once, or when their last user is done."""
         for name, entry in clients.items():
-            await self._retire(name, cast("_Entry", entry))
+            await self._retire(name, entry)
 
     async def aclose(self) -> None:
         """Close all clients, whoever uses them."""

@@ -12,7 +12,7 @@ from remediator.action import FactType
 from remediator.alerts import fingerprint
 from remediator.expressions import Environment
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for, take_all
 from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, Authority, ChainedEvent, IncidentState, Plan, RunState, Target
 from remediator.records import Incident, Run
@@ -58,6 +58,11 @@ def rule(name: str = "site-down", *, alertname: str = "SiteDown", target: str | 
         name, match, (remedy(),), target=template, severity="sev1", mode=Authority.AUTO, hash=f"hash of {name}", source={"name": name}
     )
     return replace(made, **fields)
+
+
+def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
+    """Return what one webhook's `alerts` change."""
+    return take_all([alerts], snapshot, intake)[0]
 
 
 def bounds(**fields: Any) -> Bounds:

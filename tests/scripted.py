@@ -19,7 +19,7 @@ from remediator.engine.core import Engine
 from remediator.errors import CheckFailed, OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.execution import Execution
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.sorting import sort
 from remediator.model import Alert, ChainedEvent, Change, Health, Impact, Plan, Receipt, Repeat, Risk, RunState, Target, Verdict
 from remediator.records import Incident, Run
@@ -28,7 +28,7 @@ from remediator.rules.model import Rule
 from remediator.store.protocol import Committed
 from remediator.store.sqlite import SqliteStore
 from remediator.testing import LocalContext
-from tests.builders import NOW, bounds
+from tests.builders import NOW, bounds, take
 
 RIGHT = Permission(PermissionKind.HTTP, ("POST",))
 

@@ -59,7 +59,7 @@ def _without(module: str) -> Iterator[None]:
 
 @contextmanager
 def trusting_nobody() -> Iterator[None]:
-    """Let TLS contexts made inside the block trust no authority: what would use one by mistake is refused, and five megabytes stay free."""
+    """Let TLS contexts made inside the block trust no authority: what would use one by mistake is refused, and two megabytes stay free."""
 
     def nothing(context: ssl.SSLContext) -> None:
         """Stand in for the method of `SSLContext`'s base, which looks for the system's authorities."""

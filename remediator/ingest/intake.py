@@ -66,7 +66,7 @@ _EPISODE = Episode("", 1, _EPOCH, _EPOCH, _EPOCH)
 
 
 def reads_for(alerts: Sequence[Sorted], *, now: datetime, limits: breaker.StormLimits | None = None) -> Reads:
-    """Name what `take` needs to see, with the `limits` of its intake's storm breaker."""
+    """Name what `take_all` needs to see, with the `limits` of its intake's storm breaker."""
     keys = dict.fromkeys((item.rule.name, item.target) for item in alerts if item.rule is not None and item.alert.firing)
     reads = Reads(
         fingerprints=[item.alert.fingerprint for item in alerts],
@@ -130,13 +130,11 @@ class _Draft:
         return max(rule.guards.relapse_window, self.intake.bounds.min_relapse_window)
 
 
-def take(alerts: Sequence[Sorted], snapshot: Snapshot, intake: Intake) -> Changes:
-    """Return what one webhook's `alerts` change. `snapshot` must hold what `reads_for` named."""
-    return take_all([alerts], snapshot, intake)[0]
-
-
 def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> tuple[Changes, Sequence[Sequence[str]]]:
-    """Return what the alerts of several webhooks change, one webhook after the other, and the incidents that each gave a run to."""
+    """Return what the alerts of several webhooks change, one webhook after the other, and the incidents that each gave a run to.
+
+    `snapshot` must hold what `reads_for` named.
+    """
     webhooks = list(webhooks)
     draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident), blind=_blind(webhooks, snapshot, intake.watch))
     opened: list[Sequence[str]] = []

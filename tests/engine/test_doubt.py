@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.receiving import Receiving
 from remediator.ingest.recovery import Recovery, Source, believed, listed
 from remediator.ingest.sorting import sort
@@ -24,7 +24,7 @@ from remediator.stopping.watchdog import ROLLOUT, Watch, watch
 from remediator.stopping.watchdog_keeper import Watchdogs
 from remediator.store.protocol import Committed, Reads
 from remediator.store.sqlite import SqliteStore
-from tests.builders import NOW, alert, bounds, rule
+from tests.builders import NOW, alert, bounds, rule, take
 from tests.engine.paging import FIRST, Paging
 from tests.engine.test_watchdogs import MINUTE, RULE, WATCHED, Kennel, over
 from tests.servers.http import HttpServer, Reply

@@ -144,8 +144,8 @@ async def test_hanging_receiver_delays_no_other_page(post: Post) -> None:
     hang.set()
 
 
-async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(post: Post) -> None:
-    """Hundreds of updates that are due since long cost a new page no more time than those that are under way."""
+def hanging(post: Post) -> asyncio.Event:
+    """Have every receiver hang until the event is set."""
     hang = asyncio.Event()
 
     async def fault(_name: str, _params: Mapping[str, Any]) -> str | None:
@@ -153,6 +153,12 @@ async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(po
         return None
 
     post.line.fault = fault
+    return hang
+
+
+async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(post: Post) -> None:
+    """Hundreds of updates that are due since long cost a new page no more time than those that are under way."""
+    hang = hanging(post)
     now = datetime.now(UTC) - timedelta(minutes=1)
     updates = [Message(f"INC-{one}/told", MessageKind.UPDATE, "default", f"INC-{one}", {"rule": "r"}, now) for one in range(3 * BATCH)]
     await post.store.transact(Reads(), lambda _snapshot: Changes(messages=updates))
@@ -166,13 +172,7 @@ async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(po
 
 async def test_new_page_goes_before_those_whose_pager_hangs_since_long(post: Post) -> None:
     """A pager that is away for an hour costs the page for another one no more time than those that are under way."""
-    hang = asyncio.Event()
-
-    async def fault(_name: str, _params: Mapping[str, Any]) -> str | None:
-        await hang.wait()
-        return None
-
-    post.line.fault = fault
+    hang = hanging(post)
     now = datetime.now(UTC) - timedelta(minutes=1)
     tried = [Message(f"INC-{one}/page/0", MessageKind.PAGE, "default", f"INC-{one}", {"rule": "r"}, now, 7) for one in range(3 * BATCH)]
     await post.store.transact(Reads(), lambda _snapshot: Changes(messages=tried))

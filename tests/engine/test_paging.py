@@ -19,7 +19,7 @@ from remediator.model import Actor, Authority, RunState
 from remediator.records import STORM, Message, MessageKind, Pause
 from remediator.rules.model import ApprovalSpec, Rule
 from remediator.runs import undo
-from remediator.store.protocol import Changes, Reads
+from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.storms import breaker
 from tests.builders import NOW, alert, rule
 from tests.engine.paging import FIRST, MINUTE, Paging, level, three
@@ -573,7 +573,10 @@ async def test_reload_reaches_a_page_on_its_way(begin: Begin) -> None:
 async def test_page_of_a_severity_that_a_reload_took_away_climbs_like_the_most_severe(begin: Begin) -> None:
     """Open incidents keep the name that severities had: they must not climb to nobody, nor wait for hours, since others are in force."""
     office = Hours("office", frozenset(range(5)), time(9), time(17), UTC)
-    named = lambda name: (level(1, after_by={name: 0 * MINUTE}), level(2, after_by={name: 10 * MINUTE}, hours=office))  # noqa: E731
+
+    def named(name: str) -> tuple[Level, Level]:
+        return level(1, after_by={name: 0 * MINUTE}), level(2, after_by={name: 10 * MINUTE}, hours=office)
+
     paging = await begin(policy=Policy("p", named("sev2"), urgent="sev2", severities=frozenset({"sev2"})))
     await paging.fires()
     paging.policy = Policy("p", named("high"), urgent="high", update_every=20 * MINUTE, severities=frozenset({"high"}))
@@ -632,7 +635,10 @@ async def undo_asked_for(begin: Begin, *pauses: Pause) -> Paging:
     await paging.passes(4 * MINUTE)
     paging.world.firing = True
     kinds, ben = ScriptedRegistry(paging.world).action, Actor("ben", frozenset({"approver"}), frozenset())
-    ask = lambda seen: undo.begin(seen, FIRST_RUN, why="", actor=ben, kinds=kinds, dry_run=False)  # noqa: E731 - one order
+
+    def ask(seen: Snapshot) -> Changes:
+        return undo.begin(seen, FIRST_RUN, why="", actor=ben, kinds=kinds, dry_run=False)
+
     await paging.store.transact(Reads(), lambda _seen: Changes(pauses=pauses))
     await paging.store.transact(Reads(runs=[FIRST_RUN]), ask)
     await paging.work()

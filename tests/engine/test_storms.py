@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.sorting import sort
 from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState
@@ -24,7 +24,7 @@ from remediator.rules.model import Budget, GuardSpec
 from remediator.store.protocol import Changes, Reads
 from remediator.storms.breaker import Reset, StormLimits, is_held
 from remediator.storms.keeper import Storms
-from tests.builders import alert, rule
+from tests.builders import alert, rule, take
 from tests.engine.paging import Line
 from tests.scripted import Harness
 from tests.stories import act, step

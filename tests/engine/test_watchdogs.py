@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from remediator.escalation.levels import Policy
 from remediator.escalation.outbox import Outbox
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.recovery import Recovery
 from remediator.ingest.sorting import Sorted, sort
 from remediator.metrics import Metrics
@@ -20,7 +20,7 @@ from remediator.replacing import replace
 from remediator.stopping.watchdog import PROOF, Watch, watch
 from remediator.stopping.watchdog_keeper import Watchdogs, forget
 from remediator.store.sqlite import SqliteStore
-from tests.builders import NOW, alert, bounds, rule
+from tests.builders import NOW, alert, bounds, rule, take
 from tests.engine.paging import FIRST, Line, level
 
 MINUTE = timedelta(minutes=1)

@@ -18,7 +18,7 @@ from remediator import guards
 from remediator.engine.core import Engine
 from remediator.freezes import manual
 from remediator.freezes.manual import Order
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.sorting import sort
 from remediator.model import JSON, Actor, Alert, RunState
 from remediator.people import operations
@@ -28,6 +28,7 @@ from remediator.responders import taking
 from remediator.settings import Settings
 from remediator.store.protocol import Reads
 from remediator.storms.breaker import StormLimits
+from tests.builders import take
 from tests.rules.packs.live import Live
 from tests.servers.alertmanager import AlertmanagerServer
 

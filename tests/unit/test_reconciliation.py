@@ -9,7 +9,6 @@ import pytest
 
 from remediator.errors import TemporaryError
 from remediator.events import Kind
-from remediator.ingest.intake import take
 from remediator.ingest.recovery import Recovery, Source
 from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, Episode, IncidentState
@@ -17,7 +16,7 @@ from remediator.reconciliation.findings import Absences, Doubt, PeerAnswer, Pict
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes
-from tests.builders import NOW, World, alert, rule
+from tests.builders import NOW, World, alert, rule, take
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)

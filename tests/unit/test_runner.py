@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from remediator.errors import StoreUnavailable
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.sorting import sort
 from remediator.records import Run
 from remediator.runner import Runner
 from remediator.store.sqlite import SqliteStore
-from tests.builders import NOW, alert, bounds, rule
+from tests.builders import NOW, alert, bounds, rule, take
 from tests.servers.ports import eventually
 
 LEASE = timedelta(seconds=0.3)

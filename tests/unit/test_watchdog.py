@@ -10,14 +10,14 @@ from remediator.decide import Mandate, watched
 from remediator.errors import InvalidExpression
 from remediator.escalation.notice import alarm_key
 from remediator.events import Kind
-from remediator.ingest.intake import take, take_all
+from remediator.ingest.intake import take_all
 from remediator.ingest.recovery import Recovery, Source, believed
 from remediator.model import SYSTEM, Alert, Authority, IncidentState
 from remediator.records import WATCHDOG, WATCHDOG_AWAITED, MessageKind, Pause
 from remediator.replacing import replace
 from remediator.stopping import watchdog
 from remediator.store.protocol import Changes, Snapshot
-from tests.builders import NOW, World, alert, bounds, incident, rule
+from tests.builders import NOW, World, alert, bounds, incident, rule, take
 
 MINUTE = timedelta(minutes=1)
 WATCH = watchdog.watch(('alertname = "Watchdog"',), 5 * MINUTE)

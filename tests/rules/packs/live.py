@@ -16,7 +16,7 @@ from remediator.action import Identity
 from remediator.connections import Connections
 from remediator.engine.core import Engine
 from remediator.execution import Execution
-from remediator.ingest.intake import Intake, reads_for, take
+from remediator.ingest.intake import Intake, reads_for
 from remediator.ingest.sorting import sort
 from remediator.model import JSON, Actor, Alert, ChainedEvent, RunState
 from remediator.people import operations
@@ -30,7 +30,7 @@ from remediator.secrets.scrubber import Scrubber
 from remediator.settings import Settings
 from remediator.store.protocol import Reads
 from remediator.store.sqlite import SqliteStore
-from tests.builders import bounds
+from tests.builders import bounds, take
 from tests.rules.packs.tables import ROOT
 from tests.servers.alertmanager import AlertmanagerServer
 
