@@ -16,7 +16,7 @@ from remediator.testing import LocalContext
 from tests.kubernetes.conftest import OwnNodes
 from tests.kubernetes.looking import look, some
 from tests.servers.kube import behaviours
-from tests.servers.kube.workloads import Workloads
+from tests.servers.kube.workloads import Workloads, restarts
 from tests.servers.ports import eventually, free_port
 
 LINES = ("GET /a 200", "ERROR: connection refused by db:5432", "GET /b 200", "error: too many connections")
@@ -90,7 +90,7 @@ async def test_logs_of_the_run_before(ctx: LocalContext, namespace: str, run: Wo
     """`previous` tells why a container that runs again ended; Pods without a run before are no failure."""
     await run("Deployment", "web", behaviours.logs_then_fails("fatal: no configuration", code=2))
     await run("Deployment", "well", behaviours.logs("fine"))
-    await run.until_pods("web", lambda pods: any(item["status"]["containerStatuses"][0]["restartCount"] for item in pods))
+    await run.until_pods("web", lambda pods: any(map(restarts, pods)))
     facts = await look(Logs, ctx, namespace=namespace, owner="deployment/web", contains="fatal", previous=True)
     assert some(facts, "read", "count", "without_log") == {"read": 1, "count": 1, "without_log": 0}
     facts = await look(Logs, ctx, namespace=namespace, owner="deployment/well", contains="fatal", previous=True)

@@ -320,6 +320,12 @@ def test_ps_of_this_machine() -> None:
         assert all((process.age is not None) == ("etime" in options[-1]) for process in parse_ps(text))
 
 
+@pytest.mark.parametrize("text", ["441077234-00:18:40", "4123168608", "4123168576", "4294967295"])
+def test_a_process_begun_since_ps_read_the_clock_is_not_a_century_old(text: str) -> None:
+    """What procps 4.0.2 prints then, as seen on a host whose clock had just been stepped."""
+    assert parse_elapsed(text) == timedelta()
+
+
 @pytest.mark.parametrize("text", ["", "-1", "1:2:3:4", "5h3", "1e3", "٣", "12345678901"])
 def test_a_time_that_is_none_is_an_error(text: str) -> None:
     """Nothing is guessed."""

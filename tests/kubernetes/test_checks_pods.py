@@ -11,7 +11,7 @@ from remediator.errors import CheckFailed
 from remediator.testing import LocalContext
 from tests.kubernetes.looking import look, some
 from tests.servers.kube import behaviours
-from tests.servers.kube.workloads import Workloads
+from tests.servers.kube.workloads import Workloads, restarts
 
 
 async def test_pods_of_a_healthy_deployment(ctx: LocalContext, namespace: str, run: Workloads) -> None:
@@ -37,9 +37,7 @@ async def test_pods_of_a_healthy_deployment(ctx: LocalContext, namespace: str, r
 async def test_pods_that_crash_tell_reason_and_exit_code(ctx: LocalContext, namespace: str, run: Workloads) -> None:
     """The last termination is what containers died of, and the Pods in question are named."""
     await run("Deployment", "web", behaviours.exits_after(0, code=3), replicas=2)
-    await run.until_pods(
-        "web", lambda pods: sum(item["status"]["containerStatuses"][0]["restartCount"] for item in pods) >= 2, what="two restarts"
-    )
+    await run.until_pods("web", lambda pods: len(pods) == 2 and all(map(restarts, pods)), what="two that have restarted", within=60.0)
 
     facts = await look(Pods, ctx, namespace=namespace, owner="deployment/web")
     assert some(facts, "total", "ready", "last_reason", "last_exit_code", "last_exit_codes", "last_reasons", "restarted", "oom_killed") == {
@@ -64,7 +62,7 @@ async def test_pods_killed_for_memory(ctx: LocalContext, namespace: str, run: Wo
     await run("Deployment", "web", behaviours.OUT_OF_MEMORY)
     await run.until_pods(
         "web",
-        lambda pods: any(item["status"]["containerStatuses"][0].get("lastState") for item in pods if "containerStatuses" in item["status"]),
+        lambda pods: any(map(restarts, pods)),
     )
     facts = await look(Pods, ctx, namespace=namespace, selector="app={name}", args={"name": "web"})
     assert some(facts, "oom_killed", "last_reason", "last_exit_code", "owner_found") == {

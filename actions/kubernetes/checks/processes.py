@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 _COMMANDS = ("COMMAND", "CMD")
-_ELAPSED = re.compile(r"(?:(?:(?P<days>[0-9]{1,6})-)?(?P<hours>[0-9]{1,2}):)?(?P<minutes>[0-9]{1,2}):(?P<seconds>[0-9]{2})")
+_ELAPSED = re.compile(r"(?:(?:(?P<days>[0-9]{1,10})-)?(?P<hours>[0-9]{1,2}):)?(?P<minutes>[0-9]{1,2}):(?P<seconds>[0-9]{2})")
 _MINUTES = re.compile(r"(?P<minutes>[0-9]{1,6}):(?P<seconds>[0-9]{0,2})")
 """Busybox before 1.34 knows no hours, and cuts off what does not fit into seven characters."""
 _SHORT = re.compile(r"(?P<number>[0-9]{1,6})(?P<unit>[dh])(?P<rest>[0-9]{2})?")
 """Later ones: 5h32 is hours and minutes, 1d04 days and hours, 120d days."""
+_LONGEST = timedelta(days=36_525)
+"""procps 4.0.0 to 4.0.4 subtract without a sign: a process begun since `ps` read the clock is 441077234 days old, or 4123168608 seconds."""
 _TREE = re.compile(r"^(?:[| ]*\\_ +)+")
 
 
@@ -83,17 +85,26 @@ def program(command: str) -> str:
 def parse_elapsed(text: str) -> timedelta:
     """Parse the time since a process started: seconds, `[[DD-]hh:]mm:ss`, or busybox' `5h32`, `1d04`. Raises ValueError.
 
+    A century or more is what some versions of procps print for a process that has just begun: it is none at all.
+
     >>> [str(parse_elapsed(text)) for text in ("75", "1-02:03:04", "5h32", "1d04")]
     ['0:01:15', '1 day, 2:03:04', '5:32:00', '1 day, 4:00:00']
     """
     if text.isascii() and text.isdigit() and len(text) <= 10:
-        return timedelta(seconds=int(text))
+        return _possible(seconds=int(text))
     if match := _ELAPSED.fullmatch(text) or _MINUTES.fullmatch(text):
-        return timedelta(**{unit: int(value or 0) for unit, value in match.groupdict().items()})
+        return _possible(**{unit: int(value or 0) for unit, value in match.groupdict().items()})
     if match := _SHORT.fullmatch(text):
         number, rest = int(match["number"]), int(match["rest"] or 0)
         return timedelta(days=number, hours=rest) if match["unit"] == "d" else timedelta(hours=number, minutes=rest)
     raise ValueError(f"{text[:40]!r} is no time since a start")
+
+
+def _possible(*, days: int = 0, hours: int = 0, minutes: int = 0, seconds: int = 0) -> timedelta:
+    if days >= _LONGEST.days:  # before it overflows
+        return timedelta()
+    elapsed = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    return elapsed if elapsed < _LONGEST else timedelta()
 
 
 def _number(fields: Mapping[str, str], name: str) -> float | None:

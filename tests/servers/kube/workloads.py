@@ -153,6 +153,16 @@ class Workloads:
         return await self.until(kind, name, _is_available, what="all its Pods are ready", within=within)
 
 
+def restarts(pod: Object) -> int:
+    """Return how often a Pod's first container has been started again; 0 while the kubelet has said nothing of it.
+
+    >>> restarts({"status": {}}), restarts({"status": {"containerStatuses": [{"restartCount": 2}]}})
+    (0, 2)
+    """
+    told = pod["status"].get("containerStatuses") or [{}]
+    return int(told[0].get("restartCount", 0))
+
+
 def _is_available(item: Object) -> bool:
     status, spec = item.get("status", {}), item["spec"]
     if "containers" in spec:
