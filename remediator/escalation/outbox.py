@@ -44,7 +44,7 @@ DELIVERY_TIMEOUT = timedelta(seconds=20)
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
 MOST_DUE = 1000
-"""Most due messages among which pages are looked for: they go first, however much else waits for a receiver that hangs."""
+"""Most due messages that are read at once. The store gives pages and digests first, and of these what nobody has tried yet."""
 URGENT = frozenset({MessageKind.PAGE, MessageKind.DIGEST})
 FOLDED_AGAIN = timedelta(minutes=10)
 """A page that was due in a storm looks up again so often: should it be let out at this very moment, it is that late."""

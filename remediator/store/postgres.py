@@ -90,6 +90,7 @@ class PostgresStore:
         try:
             await migrate(connection, self.address)
             await connection.execute(f"BEGIN; SET LOCAL search_path = '{self.address.schema}'; {self._sql(sql.FORGET_DAEMONS)}; COMMIT")
+            await connection.execute(sql.ERA_BEGIN.replace("era", f'"{self.address.schema}".era', 1), new_era())
         except errors() as error:
             raise describe(error) from error
         finally:
@@ -221,7 +222,7 @@ class PostgresStore:
         return bool(await self._value(sql.IS_DUE))
 
     async def due_messages(self, *, limit: int) -> list[Message]:
-        """Return undelivered, due messages that no other daemon is delivering, oldest first; they are this daemon's for a minute."""
+        """Return undelivered, due messages that no other daemon is delivering, in their order; they are this daemon's for a minute."""
         rows = await self._rows(sql.MESSAGES_DUE, self.instance, limit, _DELIVERING // _MICROSECOND)
         return [_message(body, due) for body, due in rows]
 

@@ -43,6 +43,7 @@ SELECT 'now' AS kind, NULL::text AS k, {{now}} AS a,
     (SELECT count(*) FROM run WHERE state IN ('applying', 'verifying', 'undoing', 'outcome_unknown')) AS b,
     NULL::bigint AS c, NULL::text AS t, NULL::text AS u, NULL::bytea AS body
 UNION ALL SELECT 'pause', scope, NULL, NULL, NULL, NULL, NULL, body FROM pause
+UNION ALL SELECT 'era', id, NULL, NULL, NULL, NULL, NULL, NULL FROM era
 UNION ALL SELECT 'approval', id, NULL, NULL, NULL, NULL, NULL, body FROM wanted_approval
 UNION ALL SELECT 'approval', id, NULL, NULL, NULL, NULL, NULL, body FROM approval
     WHERE id IN (SELECT approval FROM wanted_run WHERE id = ANY($2::text[])) AND id <> ALL($1::text[])
@@ -134,6 +135,7 @@ PARTS = {
         WHERE message.key = x.key AND NOT delivered AND NOT cancelled""",
     "pauses": """INSERT INTO pause (scope, body) SELECT * FROM unnest($1::text[], $2::bytea[])
         ON CONFLICT (scope) DO UPDATE SET body = excluded.body""",
+    "era": "INSERT INTO era (id) SELECT unnest($1::text[]) ON CONFLICT (one) DO UPDATE SET id = excluded.id",
     "lifted": "DELETE FROM pause WHERE scope = ANY($1::text[])",
     "attempts": """INSERT INTO attempt (run, rule, tried, ended_at, recovered_at, relapsed_at, body)
         SELECT * FROM unnest($1::text[], $2::text[], $3::boolean[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bytea[])
@@ -189,15 +191,18 @@ SELECT EXISTS (SELECT 1 FROM run WHERE worker IS NULL AND ended_at IS NULL AND w
 """
 MESSAGES_DUE = """
 WITH due AS (
-    SELECT key, due_at, n, body, sender, sender_until FROM message
+    SELECT key, due_at, n, body, sender, sender_until, CASE
+        WHEN position('","kind":"page","policy":"'::bytea IN body) > 0 OR position('","kind":"digest","policy":"'::bytea IN body) > 0 THEN 0
+        ELSE 2
+    END + CASE WHEN position(',"attempts":0,"delivered_at":'::bytea IN body) > 0 THEN 0 ELSE 1 END AS rank FROM message
     WHERE NOT delivered AND NOT cancelled AND due_at <= {now} AND (sender IS NULL OR sender = $1::text OR sender_until <= {now})
-    ORDER BY due_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
+    ORDER BY rank, due_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
 ),
 held AS (
     UPDATE message SET sender = $1::text, sender_until = {now} + $3::bigint FROM due
     WHERE message.key = due.key AND (due.sender IS DISTINCT FROM $1::text OR due.sender_until < {now} + $3::bigint / 2)
 )
-SELECT body, due_at FROM due ORDER BY due_at, n
+SELECT body, due_at FROM due ORDER BY rank, due_at, n
 """
 MESSAGE_NEXT = """
 SELECT min(CASE WHEN sender IS NULL OR sender = $1::text THEN due_at ELSE greatest(due_at, sender_until) END) FROM (
@@ -211,6 +216,7 @@ WHERE key = $1::text RETURNING key
 """
 MESSAGES_GIVEN_BACK = "UPDATE message SET sender = NULL, sender_until = 0 WHERE sender = $1::text AND NOT delivered AND NOT cancelled"
 CHAINS_CHANGED = "SELECT name, count, head FROM chain WHERE changed ORDER BY name LIMIT $1"
+ERA_BEGIN = "INSERT INTO era (id) VALUES ($1) ON CONFLICT (one) DO NOTHING"
 FORGET_DAEMONS = "DELETE FROM daemon WHERE seen_at < {now} - 7 * 86400 * 1000000::bigint"
 
 # --- single rows and lists ------------------------------------------------------------------------------------------------------

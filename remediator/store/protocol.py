@@ -77,6 +77,8 @@ class Snapshot:
     next_incident_number: int = 1
     opened: Sequence[tuple[str, datetime]] = ()
     """(incident, when) of runs made within `Reads.opened_within`, newest first, at most `Reads.opened_most`."""
+    era: str = ""
+    """Which life of the store this is: another one since somebody said that it was restored, or began anew."""
     attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
     """By wanted rule: its newest tried attempts, at most `MOST_ATTEMPTS`, newest first."""
 
@@ -128,6 +130,8 @@ class Changes:
     """By incident: when its alert ended. Noted in its attempts that have no such time yet, including those of this transaction."""
     relapsed: Mapping[str, datetime] = field(default_factory=dict)
     """By incident: when it fired again after a success. Noted in its attempts that have no such time yet."""
+    era: str | None = None
+    """A new era of the store, begun by this transaction."""
     events: Sequence[Event] = ()
 
 
@@ -199,7 +203,7 @@ class Store(Protocol):
         """Return when the next unleased run is due or the next lease runs out, None when none waits for a time."""
 
     async def due_messages(self, *, limit: int) -> list[Message]:
-        """Return undelivered, due messages, oldest first."""
+        """Return undelivered, due messages: pages and digests first, of these what was not tried yet first, then the oldest."""
 
     async def next_message(self) -> datetime | None:
         """Return when the next undelivered message is due."""

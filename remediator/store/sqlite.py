@@ -114,6 +114,7 @@ class SqliteStore:
         sqlite_file.create(path)
         self._writer = self._keep(sqlite_file.connect_writer(path))
         sqlite_file.migrate(self._writer, path)
+        self._writer.execute(sql.ERA_BEGIN, (new_era(),))
         self._writer.execute(sql.RUN_VOID_LEASES, (micros(self._clock()),))
         self._reader = self._keep(sqlite_file.connect_reader(path))
         for _ in range(_READERS):
@@ -235,9 +236,11 @@ class SqliteStore:
         return earliest
 
     async def due_messages(self, *, limit: int) -> list[Message]:
-        """Return undelivered, due messages, oldest first."""
-        rows = self._rows(sql.MESSAGES_DUE, micros(self._clock()), limit)
-        return [unpack(Message, body) for (body,) in rows]
+        """Return undelivered, due messages: pages and digests first, then what was not tried yet, then the oldest."""
+        now, found = micros(self._clock()), list[Message]()
+        for rank in sql.RANKS:
+            found += (unpack(Message, body) for (body,) in self._rows(sql.MESSAGES_DUE, rank, now, limit - len(found)))
+        return found
 
     async def next_message(self) -> datetime | None:
         """Return when the next undelivered message is due."""

@@ -40,6 +40,7 @@ SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = ? AND tried = ?
 """
 PAUSES = "SELECT body FROM pause ORDER BY scope"
 CHAIN = "SELECT count, head, changed, archiving FROM chain WHERE name = ?"
+ERA = "SELECT id FROM era"
 INCIDENT_LAST_GONE = "SELECT number FROM incident_day WHERE day = ?"
 
 # --- what a transaction writes -------------------------------------------------------------------------------------------
@@ -105,6 +106,8 @@ ATTEMPTS_RELAPSED = """
 UPDATE attempt SET relapsed_at = ?1 WHERE run >= ?2 || '-' AND run < ?2 || '.' AND relapsed_at IS NULL
 """
 RULE_TEXT_ADD = "INSERT INTO rule_text (hash, body) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
+ERA_PUT = "INSERT INTO era (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id"
+ERA_BEGIN = "INSERT INTO era (one, id) VALUES (1, ?) ON CONFLICT (one) DO NOTHING"
 EVENT_ADD = "INSERT INTO event (chain, seq, hash, body) VALUES (?, ?, ?, ?)"
 CHAIN_PUT = """
 INSERT INTO chain (name, count, head, changed) VALUES (?, ?, ?, 1)
@@ -120,7 +123,16 @@ RUNS_DUE = """
 SELECT id FROM run WHERE leased = 0 AND ended_at IS NULL AND wake_at IS NOT NULL AND wake_at <= ? ORDER BY wake_at LIMIT ?
 """
 RUN_NEXT_WAKE = "SELECT min(wake_at) FROM run WHERE leased = 0 AND ended_at IS NULL AND wake_at IS NOT NULL"
-MESSAGES_DUE = "SELECT body FROM message WHERE pending = 1 AND due_at <= ? ORDER BY due_at, n LIMIT ?"
+RANKS = (0, 1, 2, 3)
+MESSAGES_DUE = """
+SELECT body FROM message
+WHERE pending = 1
+    AND (instr(body, '","kind":"page","policy":"') = 0 AND instr(body, '","kind":"digest","policy":"') = 0) * 2
+        + (instr(body, ',"attempts":0,"delivered_at":') = 0) = ?
+    AND due_at <= ?
+ORDER BY due_at, n LIMIT ?
+"""
+"""Those of one of `RANKS`, by the index `message_rank`."""
 MESSAGE_NEXT = "SELECT min(due_at) FROM message WHERE pending = 1"
 
 # --- lists ------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import pytest
 from remediator import audit
 from remediator.errors import Conflict, LeaseLost, NotFound
 from remediator.model import ApprovalState, Event, IncidentState, Plan, Receipt, RunState, StepState, Target
-from remediator.records import EVERYWHERE, SYSTEM_CHAIN, Pause, Run, Step, Use, Vote
+from remediator.records import EVERYWHERE, SYSTEM_CHAIN, MessageKind, Pause, Run, Step, Use, Vote
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from tests.builders import faults_of
 from tests.store.make import LEASE, NOW, alert, approval, episode, event, incident, message, run, signal
@@ -570,6 +570,21 @@ class StoreContract:
         assert await world.store.next_message() == later
         world.forward(timedelta(minutes=3))
         assert [one.key for one in await world.store.due_messages(limit=9)] == ["held"]
+
+    async def test_a_new_page_is_due_before_all_else_however_much_that_is(self, world: World) -> None:
+        """Of what is due pages and digests come first, and of each what nobody has tried yet, whatever a key or a body says."""
+        old = [message(f"INC-{one}/told", kind=MessageKind.UPDATE, due_at=NOW - timedelta(hours=1)) for one in range(30)]
+        odd = message('x","kind":"page","policy":"', kind=MessageKind.UPDATE, body={"kind": "page", "attempts": 0}, due_at=old[0].due_at)
+        failed = [message(f"INC-{one}/page/0", attempts=7, due_at=NOW - timedelta(minutes=1)) for one in range(30)]
+        tried = message("tried", kind=MessageKind.UPDATE, attempts=1, due_at=NOW - timedelta(hours=2))
+        new = [message("page"), message("digest", kind=MessageKind.DIGEST), message("held", due_at=NOW + timedelta(minutes=1))]
+        await put(world.store, messages=[*old, odd, *failed, tried, *new])
+        ranked = ["page", "digest", *(one.key for one in failed), *(one.key for one in old), odd.key, tried.key]
+        assert [one.key for one in await world.store.due_messages(limit=99)] == ranked
+        assert [one.key for one in await world.store.due_messages(limit=1)] == ["page"]
+        assert [one.key for one in await world.store.due_messages(limit=5)] == ranked[:5]
+        await world.store.update_message(replace(message("page"), attempts=1))
+        assert [one.key for one in await world.store.due_messages(limit=1)] == ["digest"]
 
     async def test_a_held_page_is_released_or_cancelled(self, world: World) -> None:
         """`release_messages` makes a held message due now; `cancel_messages` stops it; neither touches a delivered one."""

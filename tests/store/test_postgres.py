@@ -172,7 +172,7 @@ async def test_a_message_is_delivered_by_one_daemon_and_by_another_if_that_dies(
     await world.store.update_message(replace(message("a"), attempts=1))
     assert [one.key for one in await second.due_messages(limit=9)] == ["a"]
     world.forward(timedelta(minutes=2))
-    assert [one.key for one in await second.due_messages(limit=9)] == ["a", "b"]
+    assert [one.key for one in await second.due_messages(limit=9)] == ["b", "a"]
 
 
 async def test_closing_hands_everything_over_at_once(world: PostgresWorld, second: PostgresStore) -> None:
