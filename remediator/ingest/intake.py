@@ -229,9 +229,18 @@ def _ends(item: Sorted, open_: Episode) -> bool:
     return item.alert.starts_at == open_.starts_at and item.recovery.confirmed_at == open_.confirmed_at
 
 
+def end_of(alert: Alert, *, now: datetime) -> datetime:
+    """Return when an alert that is over ended; `now` where nobody says. A clock that was set back may say that it was before it began."""
+    return now if alert.ends_at is None else max(alert.ends_at, alert.starts_at)
+
+
 def late_end(alert: Alert, open_: Episode) -> bool:
-    """Tell whether a resolved alert speaks of an earlier firing than the open episode: it ended before that one began."""
-    return alert.ends_at is not None and alert.ends_at < open_.starts_at
+    """Tell whether a resolved alert speaks of an earlier firing than the open episode: it ended before that one began.
+
+    The end by a Prometheus whose clock is behind looks the same. A peer that hears only from that one may call resolved what the others
+    have firing, so nothing is closed by it: what is over indeed is listed by nobody soon.
+    """
+    return alert.ends_at is not None and end_of(alert, now=open_.starts_at) < open_.starts_at
 
 
 def began_anew(alert: Alert, open_: Episode) -> bool:
@@ -490,7 +499,7 @@ def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
     if away is None:
         _resolved(draft, item.alert, episode, item.recovery)
     elif episode.ends_at is None:
-        draft.keep(replace(episode, ends_at=item.alert.ends_at or draft.snapshot.now))
+        draft.keep(replace(episode, ends_at=end_of(item.alert, now=draft.snapshot.now)))
         if episode.incident is not None:
             reason = watchdog.reason_of(away)
             draft.event(episode.incident, Kind.EPISODE_DOUBTED, fingerprint=item.alert.fingerprint, reason=reason)
@@ -499,7 +508,7 @@ def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
 def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery | None) -> None:
     """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
     now = draft.snapshot.now
-    draft.keep(replace(episode, closed_at=now, ends_at=alert.ends_at or now))
+    draft.keep(replace(episode, closed_at=now, ends_at=end_of(alert, now=now)))
     if draft.intake.watch.stale_after is not None and draft.intake.watch.watches(episode.labels):
         draft.follow(watchdog.ended(draft.in_force(), episode, now=now, dry_run=draft.intake.bounds.dry_run))
     known = None if episode.incident is None else (draft.incidents.get(episode.incident) or draft.snapshot.incidents.get(episode.incident))

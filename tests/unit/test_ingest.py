@@ -95,6 +95,27 @@ def test_late_resolved_of_an_earlier_firing_closes_nothing() -> None:
     assert world.take(again, after=MINUTE).incidents[0].state is IncidentState.RESOLVED
 
 
+def test_end_before_its_own_beginning_ends_what_it_speaks_of() -> None:
+    """The sender's clock was set back in between: it is the end of this very firing, and copies of that are late ones."""
+    world = World(rule())
+    world.take(alert())
+    ended = alert(firing=False, ends_at=NOW - MINUTE)
+    assert world.take(ended, after=MINUTE).incidents[0].state is IncidentState.RESOLVED
+    assert nothing(world.take(alert(), after=MINUTE))
+    assert nothing(world.take(ended, after=MINUTE))
+    assert world.take(alert(starts_at=NOW + MINUTE), after=MINUTE).incidents[0].relapses == 1
+
+
+def test_end_by_a_clock_that_is_behind_closes_nothing_that_fires() -> None:
+    """Of two Prometheis one is ten minutes behind: by its clock all is long over. It may be an end of an earlier firing as well."""
+    world = World(rule())
+    world.take(alert())
+    behind = alert(firing=False, starts_at=NOW - 10 * MINUTE, ends_at=NOW - 6 * MINUTE)
+    assert nothing(world.take(behind, after=MINUTE))
+    assert nothing(world.take(replace(behind, ends_at=NOW - 11 * MINUTE), after=MINUTE))
+    assert world.take(alert(firing=False, ends_at=NOW + MINUTE), after=MINUTE).incidents[0].state is IncidentState.RESOLVED
+
+
 def test_tombstone_ends() -> None:
     """An alert that keeps firing with its old `startsAt` is taken seriously once the tombstone has run out."""
     world = World(rule())
