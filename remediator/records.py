@@ -77,6 +77,15 @@ INEFFECTIVE = "remedy:"
 """Begins the scope that stops one remedy everywhere, since it failed on several targets: `remedy:RULE/REMEDY`. Only a person lifts it."""
 
 
+def keyed(name: str, era: str) -> str:
+    """Return what services outside know something of this name by: no other that ever bears the name is known by it.
+
+    >>> keyed("INC-20261121-001", "3f9a0c11"), keyed("INC-20261121-001", "")
+    ('INC-20261121-001~3f9a0c11', 'INC-20261121-001')
+    """
+    return f"{name}~{era}" if era else name
+
+
 @dataclass(frozen=True)
 class Incident:
     """What is wrong: all open episodes of one rule on one target."""
@@ -118,6 +127,13 @@ class Incident:
     """When its latest page began to go out; None while nobody was paged."""
     policy: str = ""
     """The escalation policy by which people were paged."""
+    era: str = ""
+    """The store's era in which it was opened; empty for one opened before there were any."""
+
+    @property
+    def key(self) -> str:
+        """What pagers know it by: its id, which another incident of a store that was restored or begun anew may bear too, and the era."""
+        return keyed(self.id, self.era)
 
 
 @dataclass(frozen=True)
@@ -211,6 +227,13 @@ class Run:
     """Holds (`taking.seal`) whose holder told it to go on; under these it is not stopped."""
     word_at: datetime | None = None
     """When a person last said that it shall go on: approved it, or resumed it."""
+    era: str = ""
+    """The store's era in which it was made; empty for one made before there were any."""
+
+    @property
+    def key(self) -> str:
+        """What the keys of its calls begin with, the same for as long as it lives: its id, and the era that tells it from a namesake."""
+        return keyed(self.id, self.era)
 
     @property
     def wrote(self) -> bool:

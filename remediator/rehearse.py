@@ -70,7 +70,7 @@ async def _work(item: Sorted, rule: Rule, store: Store, bounds: Bounds) -> Work:
         fingerprints=(item.alert.fingerprint,),
         summary=item.alert.annotations.get("summary", "") or item.alert.name,
     )
-    incident, run, _ = new_run(incident, rule, now=now, dry_run=bounds.dry_run)
+    incident, run, _ = new_run(incident, rule, now=now, dry_run=bounds.dry_run, era=seen.era)
     episode = seen.episodes.get(item.alert.fingerprint) or Episode(item.alert.fingerprint, 1, item.alert.starts_at, now, now)
     snapshot: Snapshot = replace(seen, incidents={incident.id: incident}, episodes={item.alert.fingerprint: episode})
     return Work(run, rule, rule, snapshot, bounds)

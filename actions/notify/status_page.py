@@ -275,7 +275,7 @@ def _request(
 
 
 def _incident(connection: StatusPageConnection, ctx: Context) -> str:
-    return connection.prefix + (one_line(shown(ctx.values, "incident")) or ctx.key)
+    return connection.prefix + (one_line(shown(ctx.values, "page")) or one_line(shown(ctx.values, "incident")) or ctx.key)
 
 
 def _key(connection: StatusPageConnection, ctx: Context) -> str:

@@ -1,4 +1,4 @@
-"""`store migrate | copy | vacuum | backup`: what is done to a store from outside of the daemon."""
+"""`store migrate | copy | vacuum | backup | restored`: what is done to a store from outside of the daemon."""
 
 from __future__ import annotations
 
@@ -88,6 +88,33 @@ def backup(
         print_json({"file": str(file), "bytes": file.stat().st_size, "chains": report.chains, "events": report.events})
     else:
         say(f"{file}: {file.stat().st_size:,} bytes, {report.chains} chains, {report.events} events; the audit trail holds", style="green")
+
+
+@program.command("restored")
+def restored(config: Config = DEFAULT_CONFIG_PATH, store: StoreUrl = None, as_json: AsJson = False) -> None:
+    """Say that the store was restored, before its daemon starts: its next incidents bear names that others had, its keys are new.
+
+    Services that remember idempotency keys, and pagers, would take a new call or page for one that they know already. What was under way
+    keeps its keys. Once too often does no harm.
+    """
+    from remediator.store.era import restored as begin_anew
+
+    settings = _settings(config, store)
+    if settings.path is not None:
+        from remediator.store.sqlite import SqliteStore
+
+        if not settings.path.is_file():
+            raise CommandFailed(f"there is no store {settings.path}", code=Exit.UNREACHABLE)
+        before, after = _run(begin_anew(SqliteStore(settings.path)))
+    else:
+        from remediator.store import copy_postgres
+        from remediator.store.postgres import PostgresStore
+
+        before, after = _run(begin_anew(PostgresStore(copy_postgres.address(settings))))
+    if as_json:
+        print_json({"before": before, "after": after})
+    else:
+        say(f"era {after} begins: keys of new calls and pages are none that were used before", style="green")
 
 
 @program.command("copy")

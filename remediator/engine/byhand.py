@@ -63,7 +63,7 @@ async def planned(engine: Engine, run: Run) -> tuple[Step, ...]:
             steps.append(replace(step, undo_plan=None))
             continue
         try:
-            way = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=f"{run.id}/{step.number}/undo")
+            way = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=f"{run.key}/{step.number}/undo")
         except RemediatorError as error:
             raise type(error)(f"step {step.number} ({step.action}) can't be undone: {error}") from error
         steps.append(replace(step, undo_plan=way))

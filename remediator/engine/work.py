@@ -123,7 +123,7 @@ class Work:
 
     def key(self, number: int) -> str:
         """Return the key that all repetitions of one step share."""
-        return f"{self.run.id}/{number}"
+        return f"{self.run.key}/{number}"
 
     def values(self) -> Mapping[str, Value]:
         """Return the incident's facts for people's eyes."""

@@ -24,7 +24,7 @@ from remediator.escalation.words import facts_for, still_wanted
 from remediator.events import Kind
 from remediator.execution import Execution
 from remediator.model import Event, Value
-from remediator.records import Incident, Message, MessageKind, Run
+from remediator.records import Incident, Message, MessageKind, Run, keyed
 from remediator.replacing import replace
 from remediator.stopping.watchdog import lost, reason_of
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
@@ -292,7 +292,9 @@ class Outbox:
         values = await self._values(message, incident, run)
         by_mark = {receiver.mark: receiver for receiver in receivers}
         left = [receiver for mark, receiver in by_mark.items() if mark not in message.delivered_to]
-        faults = await asyncio.gather(*(self._send(receiver, f"{message.key}/{receiver.mark}", values) for receiver in left))
+        # A store that was restored makes messages of the same keys again: these are others to whoever remembers the first ones.
+        key = keyed(message.key, (await self._store.read(Reads())).era)
+        faults = await asyncio.gather(*(self._send(receiver, f"{key}/{receiver.mark}", values) for receiver in left))
         reached = [receiver.mark for receiver, fault in zip(left, faults, strict=True) if fault is None]
         errors = [f"{receiver.name}: {fault}" for receiver, fault in zip(left, faults, strict=True) if fault is not None]
         if not by_mark:

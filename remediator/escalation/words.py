@@ -61,7 +61,7 @@ def facts_for(
         "state": "" if run is None else run.state.value,
         "link": "" if public_url is None else f"{public_url}/incidents/{message.incident}",
         "level": level if isinstance(level, int) else 1,
-        "page": message.incident,
+        "page": message.incident if incident is None else incident.key,
         "actions_taken": actions_taken(runs)[-MOST_ACTIONS:],
         "contacts": dict(contacts or {}),
     }

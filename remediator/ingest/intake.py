@@ -411,6 +411,7 @@ def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
         fingerprints=(alert.fingerprint,),
         summary=alert.annotations.get("summary", "") or alert.name,
         also_matched=item.also,
+        era=draft.snapshot.era,
     )
     draft.event(
         incident.id,
@@ -470,7 +471,7 @@ def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fi
 
 def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
     """Add a run and the held page to an opened incident."""
-    incident, run, event = new_run(incident, rule, now=draft.snapshot.now, dry_run=draft.intake.bounds.dry_run)
+    incident, run, event = new_run(incident, rule, now=draft.snapshot.now, dry_run=draft.intake.bounds.dry_run, era=draft.snapshot.era)
     draft.runs.append(run)
     draft.events.append(event)
     draft.texts[rule.hash] = rule.source

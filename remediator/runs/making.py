@@ -12,8 +12,8 @@ from remediator.rules.model import Rule
 from remediator.trust.standing import LONGEST_WORDS
 
 
-def queued(incident: Incident, *, rule: str, rule_hash: str, now: datetime, dry_run: bool) -> Run:
-    """Return the incident's next run, due at once, in a chain of its own."""
+def queued(incident: Incident, *, rule: str, rule_hash: str, now: datetime, dry_run: bool, era: str) -> Run:
+    """Return the incident's next run, due at once, in a chain of its own; `era` is the store's."""
     number = incident.runs + 1
     return Run(
         id=f"{incident.id}-{number}",
@@ -28,12 +28,15 @@ def queued(incident: Incident, *, rule: str, rule_hash: str, now: datetime, dry_
         wake_at=now,
         chain=number,
         dry_run=dry_run,
+        era=era,
     )
 
 
-def new_run(incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, after: Run | None = None) -> tuple[Incident, Run, Event]:
+def new_run(
+    incident: Incident, rule: Rule, *, now: datetime, dry_run: bool, era: str, after: Run | None = None
+) -> tuple[Incident, Run, Event]:
     """Make the incident's next run; `after` is the run whose chain it continues. Return incident, run and event."""
-    run = queued(incident, rule=rule.name, rule_hash=rule.hash, now=now, dry_run=dry_run)
+    run = queued(incident, rule=rule.name, rule_hash=rule.hash, now=now, dry_run=dry_run, era=era)
     if after is not None:
         tried = () if after.remedy is None else (*after.tried, after.remedy)
         run = replace(run, chain=after.chain, failures=_came_to(after), tried=tried, chain_wrote=after.ever_wrote)

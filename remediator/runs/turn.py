@@ -437,7 +437,9 @@ class Turn:
         self.close_approval(ApprovalState.VOID, "its remedy failed")
         self.release_messages.append(page_held)
         self.incident = replace(self.incident, last_end=RunState.FAILED, updated_at=self.now)
-        self.incident, successor, created = new_run(self.incident, self.rule, now=self.now, dry_run=self.run.dry_run, after=self.run)
+        self.incident, successor, created = new_run(
+            self.incident, self.rule, now=self.now, dry_run=self.run.dry_run, era=self.snapshot.era, after=self.run
+        )
         self.successor = replace(successor, locks=self.run.locks)
         self.move_locks = {self.run.id: successor.id}
         self.events.append(created)
@@ -452,7 +454,7 @@ class Turn:
         self.incident = replace(
             self.incident, last_end=RunState.CANCELLED, updated_at=self.now, handovers=(*self.incident.handovers, self.run.rule)
         )
-        self.incident, self.successor, created = new_run(self.incident, to, now=self.now, dry_run=self.run.dry_run)
+        self.incident, self.successor, created = new_run(self.incident, to, now=self.now, dry_run=self.run.dry_run, era=self.snapshot.era)
         self.texts[to.hash] = to.source
         self.events.append(created)
 

@@ -84,7 +84,7 @@ def begin(snapshot: Snapshot, run: str, *, why: str, actor: Actor, kinds: Kinds,
             raise IllegalTransition(f"{scope} is paused by {snapshot.pauses[scope].who}; `remediator resume` first")
     now = snapshot.now
     undoing = replace(
-        queued(incident, rule=found.rule, rule_hash=found.rule_hash, now=now, dry_run=dry_run),
+        queued(incident, rule=found.rule, rule_hash=found.rule_hash, now=now, dry_run=dry_run, era=snapshot.era),
         remedy=found.remedy,
         remedy_hash=found.remedy_hash,
         steps=tuple(_fresh(step) for step in left),

@@ -62,12 +62,12 @@ def mark_of(created_by: str, comment: str, *, author: str) -> str:
 
 
 def incident_of(mark: str) -> str:
-    """Return the incident that a mark names: a step's is `INCIDENT-RUN/STEP`, a kept silence's `INCIDENT-RUN@TIME`.
+    """Return the incident that a mark names: a step's is `INCIDENT-RUN~ERA/STEP`, a kept silence's `INCIDENT-RUN@TIME`.
 
-    >>> incident_of("INC-20261121-001-1/2")
+    >>> incident_of("INC-20261121-001-1~3f9a0c11/2")
     'INC-20261121-001'
     """
-    return re.split("[/@]", mark, maxsplit=1)[0].rpartition("-")[0]
+    return re.split("[/@~]", mark, maxsplit=1)[0].rpartition("-")[0]
 
 
 def comment_of(values: Mapping[str, Value], *, author: str, mark: str, words: str = "") -> str:

@@ -34,6 +34,7 @@ TABLES: Mapping[str, tuple[str, ...]] = {
     "archived": ("chain", "count"),
     "incident_day": ("day", "number"),
     "archive": ("n", "name"),
+    "era": ("id", "set_back"),
 }
 """Columns of each table's rows, in the order in which tables are written. Times are microseconds since 1970, bodies bytes, flags bool."""
 

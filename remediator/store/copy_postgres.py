@@ -39,6 +39,7 @@ _READ = {
     "archived": "SELECT chain, count FROM archived ORDER BY chain",
     "incident_day": "SELECT day, number FROM incident_day ORDER BY day",
     "archive": "SELECT n, name FROM archive ORDER BY n",
+    "era": "SELECT id, set_back FROM era",
 }
 
 _COLUMNS = {
@@ -61,6 +62,7 @@ _COLUMNS = {
     "archived": ("chain", "count"),
     "incident_day": ("day", "number"),
     "archive": ("n", "name", "state"),
+    "era": ("id", "set_back"),
 }
 
 _NUMBERED = ("episode", "incident", "run", "signal", "approval", "message", "archive")
@@ -228,6 +230,7 @@ class PostgresTarget:
             if await self._connection.fetchval(f"SELECT 1 FROM {table} LIMIT 1"):  # noqa: S608 - names of this package
                 await close(self._connection)
                 raise Conflict(f"the target has rows in {table}: a copy needs an empty store; name another database")
+        await self._connection.execute("DELETE FROM era")  # the source's goes on
         return self
 
     async def write(self, table: str, rows: Sequence[Row]) -> None:

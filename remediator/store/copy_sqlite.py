@@ -38,6 +38,7 @@ _READ = {
     "archived": "SELECT chain, count FROM archived ORDER BY chain",
     "incident_day": "SELECT day, number FROM incident_day ORDER BY day",
     "archive": "SELECT n, name FROM archive ORDER BY n",
+    "era": "SELECT id, set_back FROM era",
 }
 
 _FLAGS = {"use": 4, "chain": 3}
@@ -62,6 +63,7 @@ _WRITE = {
     "archived": "INSERT INTO archived (chain, count) VALUES (?, ?)",
     "incident_day": "INSERT INTO incident_day (day, number) VALUES (?, ?)",
     "archive": "INSERT INTO archive (n, name, state) VALUES (?, ?, 'purged')",
+    "era": "INSERT INTO era (one, id, set_back) VALUES (1, ?, ?)",
 }
 
 _UNDER_WAY = "SELECT name FROM archive WHERE state <> 'purged' LIMIT 1"
@@ -248,6 +250,7 @@ async def back_up(path: Path, to: Path) -> ChainReport:
     try:
         await asyncio.to_thread(_copy_online, path, part)
         report = await verified(SqliteStore(part))
+        await asyncio.to_thread(_end_era, part)
         _appear(part, to)
     finally:
         _remove(part)
@@ -271,6 +274,13 @@ def _copy_online(path: Path, part: Path) -> None:
         raise StoreUnavailable(f"{part} can't be written: {error}") from error
     except sqlite3.Error as error:
         raise describe(error) from error
+
+
+def _end_era(part: Path) -> None:
+    """Have a backup begin an era of its own when it is opened: whoever forgets to say that it was restored has said so."""
+    with closing(sqlite_file.connect_writer(part)) as connection:
+        connection.execute("DELETE FROM era")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 async def vacuum(path: Path) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from remediator.store.archive import BATCH, Batch, Part, Record
 from remediator.store.paging import page_of, row_before
 from remediator.store.postgres_archive import Leaving
 from remediator.store.postgres_archive_queries import MESSAGES_OF
-from remediator.store.postgres_batches import MAX_CHECKPOINTED, Batches, Checkpoint, Claim, Delivery, Transaction
+from remediator.store.postgres_batches import DELIVERING, MAX_CHECKPOINTED, Batches, Checkpoint, Claim, Delivery, Transaction
 from remediator.store.postgres_link import Address, Readers, bounded, close, connect, describe, errors
 from remediator.store.postgres_schema import migrate
 from remediator.store.postgres_seeing import Seeing, keys_of
@@ -33,12 +33,10 @@ from remediator.store.postgres_session import load
 from remediator.store.postgres_state import State, plain, stored
 from remediator.store.postgres_wakes import Wakes
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Pressing, Reads, Snapshot
-from remediator.store.rows import from_micros, micros, named, unpack, unpack_attempt, unpack_run
+from remediator.store.rows import from_micros, micros, named, new_era, unpack, unpack_attempt, unpack_run
 
 T = TypeVar("T")
 
-_DELIVERING = timedelta(seconds=60)
-"""For how long a message that one daemon is delivering is no other's."""
 _OWN = 3
 """Connections that have one purpose each: to write, to listen, to renew leases."""
 _MICROSECOND = timedelta(microseconds=1)
@@ -89,8 +87,8 @@ class PostgresStore:
         connection = await connect(self.address)
         try:
             await migrate(connection, self.address)
-            await connection.execute(f"BEGIN; SET LOCAL search_path = '{self.address.schema}'; {self._sql(sql.FORGET_DAEMONS)}; COMMIT")
-            await connection.execute(sql.ERA_BEGIN.replace("era", f'"{self.address.schema}".era', 1), new_era())
+            begin = f"{self._sql(sql.FORGET_DAEMONS)}; {sql.ERA_BEGIN.format(new_era())}"
+            await connection.execute(f"BEGIN; SET LOCAL search_path = '{self.address.schema}'; {begin}; COMMIT")
         except errors() as error:
             raise describe(error) from error
         finally:
@@ -223,7 +221,7 @@ class PostgresStore:
 
     async def due_messages(self, *, limit: int) -> list[Message]:
         """Return undelivered, due messages that no other daemon is delivering, in their order; they are this daemon's for a minute."""
-        rows = await self._rows(sql.MESSAGES_DUE, self.instance, limit, _DELIVERING // _MICROSECOND)
+        rows = await self._rows(sql.MESSAGES_DUE, self.instance, limit, DELIVERING // _MICROSECOND)
         return [_message(body, due) for body, due in rows]
 
     async def next_message(self) -> datetime | None:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_CHECKPOINTED = 5000
 """Chains in one checkpoint; the rest follow in the next one."""
+DELIVERING = timedelta(seconds=60)
+"""For how long a message that one daemon is delivering is no other's."""
 _ATTEMPTS = 3
 _YIELD_AFTER = 0.005
 """Seconds of computing after which others on the loop get their turn."""
@@ -368,8 +370,29 @@ class Batches:
         while True:
             missing = self._try(unit, made)
             if not missing:
+                await self._set_back(connection, unit, made)
                 return
             await self._load(connection, missing, made)
+
+    async def _set_back(self, connection: asyncpg.Connection, unit: Unit, made: _Batch) -> None:
+        """Have what waits wait no longer than it was meant to, where a unit says by how much the clock was set back.
+
+        Leases are clamped, not moved: their holders have renewed some already, by the clock as it is now.
+        """
+        by = unit.value.changes.set_back if isinstance(unit, Transaction) and unit.error is None else None
+        if by is None:
+            return
+        span, state = by // timedelta(microseconds=1), made.state
+        async with bounded(connection):
+            await connection.execute(self._sql(sql.MESSAGES_SET_BACK), span, DELIVERING // timedelta(microseconds=1))
+            await connection.execute(sql.SET_BACK, span)
+            await connection.execute(sql.KEEPER_SET_BACK, span)
+            await self._flush(connection, made)
+            await connection.execute(self._sql(sql.LEASES_SET_BACK), self._lease)
+        state.set_back += span
+
+    def _sql(self, query: str) -> str:
+        return query.replace("{now}", self._clock)
 
     def _try(self, unit: Unit, made: _Batch) -> Keys | None:
         """Run a unit on what is known; return what else it needs, nothing of it being done then."""
@@ -465,9 +488,7 @@ class Batches:
 
     async def _claim(self, connection: asyncpg.Connection, unit: Claim, made: _Batch) -> None:
         async with bounded(connection):
-            rows = await connection.fetch(
-                sql.CLAIM.replace("{now}", self._clock), stored(self.full_name(unit.worker)), unit.limit, unit.lease
-            )
+            rows = await connection.fetch(self._sql(sql.CLAIM), stored(self.full_name(unit.worker)), unit.limit, unit.lease)
         rows.sort(key=lambda row: (row[3], row[4]))
         runs: list[Run] = [unpack_run(body, fence, wake) for body, fence, wake, _, _ in rows]
         unit.value = runs

@@ -43,7 +43,7 @@ SELECT 'now' AS kind, NULL::text AS k, {{now}} AS a,
     (SELECT count(*) FROM run WHERE state IN ('applying', 'verifying', 'undoing', 'outcome_unknown')) AS b,
     NULL::bigint AS c, NULL::text AS t, NULL::text AS u, NULL::bytea AS body
 UNION ALL SELECT 'pause', scope, NULL, NULL, NULL, NULL, NULL, body FROM pause
-UNION ALL SELECT 'era', id, NULL, NULL, NULL, NULL, NULL, NULL FROM era
+UNION ALL SELECT 'era', id, set_back, NULL, NULL, NULL, NULL, NULL FROM era
 UNION ALL SELECT 'approval', id, NULL, NULL, NULL, NULL, NULL, body FROM wanted_approval
 UNION ALL SELECT 'approval', id, NULL, NULL, NULL, NULL, NULL, body FROM approval
     WHERE id IN (SELECT approval FROM wanted_run WHERE id = ANY($2::text[])) AND id <> ALL($1::text[])
@@ -216,7 +216,16 @@ WHERE key = $1::text RETURNING key
 """
 MESSAGES_GIVEN_BACK = "UPDATE message SET sender = NULL, sender_until = 0 WHERE sender = $1::text AND NOT delivered AND NOT cancelled"
 CHAINS_CHANGED = "SELECT name, count, head FROM chain WHERE changed ORDER BY name LIMIT $1"
-ERA_BEGIN = "INSERT INTO era (id) VALUES ($1) ON CONFLICT (one) DO NOTHING"
+ERA_BEGIN = "INSERT INTO era (id) VALUES ('{}') ON CONFLICT (one) DO NOTHING"
+SET_BACK = "UPDATE era SET set_back = set_back + $1::bigint"
+MESSAGES_SET_BACK = """
+UPDATE message SET due_at = due_at - $1::bigint, sender_until = least(sender_until, {now} + $2::bigint)
+WHERE NOT delivered AND NOT cancelled
+"""
+LEASES_SET_BACK = """
+UPDATE run SET lease_until = least(lease_until, {now} + $1::bigint) WHERE worker IS NOT NULL AND ended_at IS NULL
+"""
+KEEPER_SET_BACK = "UPDATE keeper SET until = until - $1::bigint"
 FORGET_DAEMONS = "DELETE FROM daemon WHERE seen_at < {now} - 7 * 86400 * 1000000::bigint"
 
 # --- single rows and lists ------------------------------------------------------------------------------------------------------

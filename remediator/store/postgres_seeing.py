@@ -98,6 +98,8 @@ class Seeing:
             pauses=dict(self.state.pauses),
             next_incident_number=1 if reads.incident_numbers is None else self._number(reads.incident_numbers.isoformat().replace("-", "")),
             opened=() if reads.opened_within is None else self._opened(reads.opened_within, reads.opened_most),
+            era=self.state.era.get("era", ""),
+            set_back=self.state.set_back * _MICROSECOND,
             attempts=self._attempts(reads.attempts, reads.attempts_window) if reads.attempts else {},
         )
 

@@ -106,6 +106,7 @@ def _parts(writes: Writes, state: State) -> list[Part]:
         *_messages(writes, state),
         ("pauses", _columns([(stored(scope), body) for scope, body in writes.pauses.items() if body is not None], 2)),
         ("lifted", ([stored(scope) for scope, body in writes.pauses.items() if body is None],)),
+        ("era", (list(writes.era.values()),)),
         ("texts", _columns([(stored(name), body) for name, body in writes.texts.items()], 2)),
         *_attempts(writes),
         ("events", _columns([(stored(chain), seq, *event) for (chain, seq), event in writes.events.items()], 4)),

@@ -100,6 +100,7 @@ class Writes:
     cancelled: dict[str, bool] = field(default_factory=dict)
     due: dict[str, bool] = field(default_factory=dict)
     pauses: dict[str, bytes | None] = field(default_factory=dict)
+    era: dict[str, str] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)
     attempts: dict[str, Attempt] = field(default_factory=dict)
     recovered: dict[str, int] = field(default_factory=dict)
@@ -120,6 +121,9 @@ class State:
     micros: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     pauses: dict[str, Pause] = field(default_factory=dict)
+    era: dict[str, str] = field(default_factory=dict)
+    """The store's era, under its own name."""
+    set_back: int = 0
     episodes: dict[str, Episode | None] = field(default_factory=dict)
     """The newest by fingerprint."""
     incidents: dict[str, Incident | None] = field(default_factory=dict)
@@ -195,6 +199,8 @@ class State:
             self.micros, self.now = now[2], from_micros(now[2])
         self.counts = {"acting": now[3]}
         self.pauses = {pause.scope: pause for pause in (unpack(Pause, row[7]) for row in found.get("pause", ()))}
+        self.era = {row[0]: plain(row[1]) for row in found.get("era", ())}
+        self.set_back = sum(row[2] for row in found.get("era", ()))
         self._take_rows(keys, found)
         self._take_usage(keys, found)
         self._take_rest(keys, found)

@@ -204,6 +204,9 @@ class Writing:
             state.set(writes.pauses, pause.scope, pack(pause))
             stored(pause.scope)
             state.set(state.pauses, pause.scope, pause)
+        if changes.era is not None:
+            state.set(writes.era, "era", stored(changes.era))
+            state.set(state.era, "era", changes.era)
 
     def _messages(self, changes: Changes) -> None:
         state, writes = self.state, self.state.writes

@@ -79,6 +79,8 @@ class Snapshot:
     """(incident, when) of runs made within `Reads.opened_within`, newest first, at most `Reads.opened_most`."""
     era: str = ""
     """Which life of the store this is: another one since somebody said that it was restored, or began anew."""
+    set_back: timedelta = timedelta()
+    """By how much the store's clock was set back in all, as far as what waits was moved (`Changes.set_back`)."""
     attempts: Mapping[str, Sequence[Attempt]] = field(default_factory=dict)
     """By wanted rule: its newest tried attempts, at most `MOST_ATTEMPTS`, newest first."""
 
@@ -132,6 +134,9 @@ class Changes:
     """By incident: when it fired again after a success. Noted in its attempts that have no such time yet."""
     era: str | None = None
     """A new era of the store, begun by this transaction."""
+    set_back: timedelta | None = None
+    """By how much the clock was set back: undelivered messages, those written before, are due earlier by as much, and no lease lasts longer
+    than one that is given now. Runs and approvals are rows: whoever says this gives them too."""
     events: Sequence[Event] = ()
 
 

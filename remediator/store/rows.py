@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
+import uuid
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
@@ -104,6 +105,11 @@ def unpack_attempt(body: bytes, recovered_at: int | None, relapsed_at: int | Non
 def named(severities: Sequence[str]) -> list[bytes]:
     """Return severities as they stand behind `SEVERITY`, with the quote that ends them."""
     return [_codec(str)[0](severity)[1:] for severity in severities]
+
+
+def new_era() -> str:
+    """Return a name for a new life of a store: short, and no other's."""
+    return uuid.uuid4().hex[:8]
 
 
 def incident_day(name: str) -> tuple[str | None, int | None]:

@@ -27,7 +27,7 @@ from remediator.store import sqlite_queries as sql
 from remediator.store.archive import BATCH, PORTION, Batch, Part, Record
 from remediator.store.commit import GroupCommit, describe
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Pressing, Reads, Snapshot
-from remediator.store.rows import from_micros, micros, unpack, unpack_run
+from remediator.store.rows import from_micros, micros, new_era, unpack, unpack_run
 from remediator.store.sqlite_archive import Leaving
 from remediator.store.sqlite_folding import Folding
 from remediator.store.sqlite_memory import Memory

@@ -49,6 +49,7 @@ class Effects:
     """How many more runs may be changing things now."""
     forget_acting: bool = False
     forget_pauses: bool = False
+    forget_era: bool = False
     forget_heads: bool = False
 
 
@@ -59,6 +60,8 @@ class Memory:
     leases: dict[str, Lease] = field(default_factory=dict)
     heads: dict[str, ChainHead] = field(default_factory=dict)
     pauses: Mapping[str, Pause] | None = None
+    era: tuple[str, int] | None = None
+    """The store's era, and by how many microseconds its clock was set back."""
     acting: int | None = None
     rule_texts: set[str] = field(default_factory=set)
     """Hashes of rule texts that the store has."""
@@ -84,6 +87,8 @@ class Memory:
             self.acting += effects.acting
         if effects.forget_pauses:
             self.pauses = None
+        if effects.forget_era:
+            self.era = None
         if effects.forget_heads or len(self.heads) > _MAX_HEADS:
             self.heads.clear()
         else:
@@ -105,7 +110,7 @@ class Memory:
         self._start_anew()
         self.heads.clear()
         self.rule_texts.clear()
-        self.pauses = self.acting = None
+        self.pauses = self.acting = self.era = None
 
     def _set(self, run: str, lease: Lease | None) -> None:
         if lease is None:

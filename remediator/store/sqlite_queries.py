@@ -40,7 +40,7 @@ SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = ? AND tried = ?
 """
 PAUSES = "SELECT body FROM pause ORDER BY scope"
 CHAIN = "SELECT count, head, changed, archiving FROM chain WHERE name = ?"
-ERA = "SELECT id FROM era"
+ERA = "SELECT id, set_back FROM era WHERE one = 1"
 INCIDENT_LAST_GONE = "SELECT number FROM incident_day WHERE day = ?"
 
 # --- what a transaction writes -------------------------------------------------------------------------------------------
@@ -108,6 +108,8 @@ UPDATE attempt SET relapsed_at = ?1 WHERE run >= ?2 || '-' AND run < ?2 || '.' A
 RULE_TEXT_ADD = "INSERT INTO rule_text (hash, body) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
 ERA_PUT = "INSERT INTO era (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id"
 ERA_BEGIN = "INSERT INTO era (one, id) VALUES (1, ?) ON CONFLICT (one) DO NOTHING"
+SET_BACK = "UPDATE era SET set_back = set_back + ? WHERE one = 1"
+MESSAGES_WAITING = "SELECT body FROM message WHERE pending = 1"
 EVENT_ADD = "INSERT INTO event (chain, seq, hash, body) VALUES (?, ?, ?, ?)"
 CHAIN_PUT = """
 INSERT INTO chain (name, count, head, changed) VALUES (?, ?, ?, 1)

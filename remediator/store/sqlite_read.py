@@ -60,6 +60,8 @@ class Reading:
             pauses=self._pauses(),
             next_incident_number=self._next_number(reads.incident_numbers) if reads.incident_numbers is not None else 1,
             opened=self._opened(now - reads.opened_within, reads.opened_most) if reads.opened_within is not None else (),
+            era=self._era()[0],
+            set_back=timedelta(microseconds=self._era()[1]),
             attempts=self._attempts(reads.attempts, now - reads.attempts_window) if reads.attempts else {},
         )
 
@@ -174,6 +176,12 @@ class Reading:
         if self.memory.pauses is None:
             self.memory.pauses = read_pauses(self.connection)
         return self.memory.pauses
+
+    def _era(self) -> tuple[str, int]:
+        if self.memory.era is None:
+            row = self._one(sql.ERA)
+            self.memory.era = row or ("", 0)
+        return self.memory.era
 
     def _next_number(self, day: date) -> int:
         name = day.isoformat().replace("-", "")

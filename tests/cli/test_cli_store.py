@@ -1,4 +1,4 @@
-"""`store migrate | copy | vacuum | backup` and verifying what left the store, as people call them."""
+"""`store migrate | copy | vacuum | backup | restored` and verifying what left the store, as people call them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from remediator.store.protocol import Reads
 from remediator.store.sqlite import SqliteStore
 from tests.cli.conftest import Commands
 from tests.store.contract import put
@@ -53,6 +54,33 @@ async def test_migrate_and_vacuum_say_before_and_after(alone: Commands, path: Pa
         held = await alone("store", verb, "--store", str(path), role=None)
         assert (held.code, "stop that one first" in held.error) == (3, True)
     await store.aclose()
+
+
+async def test_a_restored_store_begins_a_new_era(alone: Commands, path: Path) -> None:
+    """It is told once the daemon is stopped, goes into the audit trail, and needs a store."""
+    first = await alone("store", "restored", "--store", str(path), "--json", role=None)
+    second = await alone("store", "restored", "--store", str(path), "--json", role=None)
+    assert json.loads(second.out)["before"] == json.loads(first.out)["after"] != json.loads(second.out)["after"]
+    store = SqliteStore(path)
+    await store.open()
+    assert (await store.read(Reads())).era == json.loads(second.out)["after"]
+    assert (await store.events("system"))[-1].kind == "store.restored"
+    assert (await alone("store", "restored", "--store", str(path), role=None)).code == 3
+    await store.aclose()
+    assert (await alone("store", "restored", "--store", f"{path}.none", role=None)).code == 3
+
+
+async def test_a_backup_begins_an_era_of_its_own(alone: Commands, path: Path) -> None:
+    """Whoever restores a backup and forgets to say so does not use the keys again that the store used since."""
+    assert (await alone("store", "backup", "kept.db", "--store", str(path), role=None)).code == 0
+    eras = []
+    for one in (path, path.parent / "kept.db"):
+        store = SqliteStore(one)
+        await store.open()
+        eras.append((await store.read(Reads())).era)
+        await store.aclose()
+    assert all(eras)
+    assert eras[0] != eras[1]
 
 
 async def test_settings_name_the_store(alone: Commands, path: Path, tmp_path: Path) -> None:

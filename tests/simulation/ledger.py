@@ -5,6 +5,7 @@ The books follow what became durable (`take`) and what reached the outside (`sen
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -172,10 +173,10 @@ class Ledger:
         for step in run.steps:
             old = known.get(step.number)
             if step.state is StepState.INTENDED and (old is None or old.state is not StepState.INTENDED):
-                self._intent(run, step, f"{run.id}/{step.number}", one.snapshot.now)
+                self._intent(run, step, f"{run.key}/{step.number}", one.snapshot.now)
                 self._not_too_much(run, step)
             if step.undo_intended and (old is None or not old.undo_intended):
-                self._intent(run, step, f"{run.id}/{step.number}/undo", one.snapshot.now)
+                self._intent(run, step, f"{run.key}/{step.number}/undo", one.snapshot.now)
         self.runs[run.id] = run
 
     def _intent(self, run: Run, step: Step, key: str, now: datetime) -> None:
@@ -378,7 +379,7 @@ class Ledger:
         self.hold("intended", that=self.intended[key] > 0, words=f"{key} was sent without a durable intent")
         if action == NEVER:
             self.hold("never_twice", that=self.calls[key] == 1, words=f"{key} was sent {self.calls[key]} times")
-        run = self.runs[key.split("/", maxsplit=1)[0]]
+        run = self.runs[re.split("[~/]", key)[0]]
         self.hold("dry_writes", that=not self._dry(run), words=f"{key} of a dry run was sent")
 
     def effective(self, key: str, what: str, process: Process) -> None:
@@ -392,7 +393,7 @@ class Ledger:
         self.hold("effective_twice", that=self.effects[key] == 1 or anew, words=f"{key} took effect {self.effects[key]} times")
         step = key.partition("#")[0]
         self.reached[step] += 1
-        run = self.runs[step.split("/", maxsplit=1)[0]]
+        run = self.runs[re.split("[~/]", step)[0]]
         self.hold("blast", that=self.reached[step] <= self._most(run), words=f"{step} touched {self.reached[step]} things")
 
     def accepted(self, alerts: Iterable[Alert]) -> None:

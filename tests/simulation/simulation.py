@@ -297,7 +297,7 @@ class Simulation:
         await self._books_match(store)
         report = await store.verify_audit()
         self.ledger.hold("audit", that=not report.faults, words="; ".join(report.faults[:3]))
-        told = {key.rsplit("/", 1)[0] for key in self.world.told}
+        told = {key.rpartition("~")[0] for key in self.world.told}
         for key, message in self.ledger.updates.items():
             if message.kind.value == "update" and key not in self.ledger.folded:
                 self.ledger.hold("delivered", that=key in told, words=f"nobody got {key}")

@@ -99,6 +99,19 @@ class StoreContract:
         assert await world.store.incident(incident().id) == incident()
         assert await world.store.approval(asked.id) == asked
 
+    async def test_the_era_stays_until_a_new_one_is_begun(self, world: World) -> None:
+        """Each store has one from its first moment on; it survives restarts, and every snapshot tells it."""
+        era = (await see(world.store)).era
+        assert era
+        await world.reopen()
+        assert (await see(world.store)).era == era
+        with pytest.raises(ZeroDivisionError):
+            await world.store.transact(Reads(), refuse)
+        await put(world.store, era="abcd1234")
+        assert (await see(world.store)).era == "abcd1234"
+        await world.reopen()
+        assert (await see(world.store)).era == "abcd1234"
+
     async def test_an_approval_brings_its_run_and_incident(self, world: World) -> None:
         """`approvals` brings each one's run and incident."""
         asked = approval(run())

@@ -113,6 +113,7 @@ def _sorted(one: Alert) -> Sorted:
 async def _leaves(moments: Sequence[Any], path: Path, *, together: bool) -> dict[str, Any]:
     side = Side(path, together=together)
     await side.store.open()
+    await side.store.transact(Reads(), lambda _snapshot: Changes(era="one"))
     for minutes, end, webhooks in moments:
         side.now += timedelta(minutes=minutes)
         if end is not None:

@@ -240,10 +240,10 @@ async def test_person_who_writes_between_plan_and_apply_is_not_overwritten(page:
 async def test_component_of_another_open_incident_stays_down(page: StatuspageDouble, teller: Teller) -> None:
     """Two incidents, one component: the end of the first does not make it well."""
     await teller.tell("m1", "page")
-    await teller.tell("m2", "page", incident="INC-20260101-002")
+    await teller.tell("m2", "page", incident="INC-20260101-002", page="INC-20260101-002")
     await teller.tell("m3", "resolved")
     assert page.components["comp1"] == "partial_outage"
-    await teller.tell("m4", "resolved", incident="INC-20260101-002")
+    await teller.tell("m4", "resolved", incident="INC-20260101-002", page="INC-20260101-002")
     assert page.components["comp1"] == "operational"
 
 
