@@ -42,6 +42,15 @@ def vote(
     return replace(approval, votes=votes, state=state), Event(approval.incident, Kind.APPROVAL_DECIDED, now, data, actor.name)
 
 
+def lapsed(approval: Approval, voters: Voters) -> str | None:
+    """Return why too few of those who agreed may still decide, by `voters`; None while enough of them may."""
+    agreed = [one.who for one in approval.votes if one.approve]
+    gone = [who for who in agreed if not _may(approval, voters(who))]
+    if not gone or len(agreed) - len(gone) >= approval.quorum:
+        return None
+    return f"{', '.join(gone)}, who agreed to it, may not approve it any more"
+
+
 def denial_of(approval: Approval) -> str:
     """Say who denied it, with their words."""
     who = [f"{one.who} ({one.comment})" if one.comment else one.who for one in approval.votes if not one.approve]

@@ -11,9 +11,8 @@ from typing import Any
 
 from remediator import guards
 from remediator.decide import Choice, choose_remedy, encode_facts, plans_hash, with_checks
-from remediator.engine.authority import changing, mandate_of
+from remediator.engine.authority import approvers, changing, mandate_of
 from remediator.engine.core import Engine
-from remediator.engine.people import approvers
 from remediator.engine.preparing import plan_steps
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError

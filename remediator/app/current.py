@@ -99,7 +99,7 @@ class Current:
 
     def bounds(self, *, identity: Identity, stopped: str, freezes: Freezes) -> Bounds:
         """Return the operator's bounds: `stopped` says what throws the kill switch from outside, or nothing."""
-        return replace(self._bounds, identity=identity, stopped=stopped, freezes=freezes)
+        return replace(self._bounds, identity=identity, stopped=stopped, freezes=freezes, voters=self.authenticator.approver)
 
     def intake(self, bounds: Bounds, *, worker: str, room: int) -> Intake:
         """Return what taking alerts in goes by; `room` is how many runs may begin at once on `worker`."""

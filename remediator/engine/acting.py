@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.engine import freezing, people
-from remediator.engine.authority import holds_approval, lacking
+from remediator.engine.authority import holds_approval, lacking, why_lapsed
 from remediator.engine.following import before_it, follow_up
 from remediator.engine.work import Work, plan_of
 from remediator.errors import RemediatorError, TemporaryError
@@ -52,7 +52,8 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
         if turn.incident.state is IncidentState.RESOLVED:
             turn.move(RunState.CANCELLED, "the alert is resolved")
             return True
-        if lacking(engine, replace(work, snapshot=turn.snapshot), approved=approved):
+        seen = replace(work, snapshot=turn.snapshot)
+        if lacking(engine, seen, approved=approved and holds_approval(seen)):
             return False  # a reload or what is written (a lost watchdog, say) took it away since: it is planned and asked for anew
         turn.begin_acting(plans, touched)
         turn.intend(step)
@@ -144,7 +145,8 @@ async def _authorised(engine: Engine, work: Work) -> bool:
         return await engine.stands(work, approved=approved)
     authority, reasons = lack
     if authority is Authority.APPROVE:
-        await people.ask(engine, work, reasons)
+        lapsed = why_lapsed(work)
+        await people.ask(engine, work, reasons if lapsed is None else [lapsed, *reasons])
     else:
         await engine.stop(work, RunState.ESCALATED, "its authority was taken away while it acted: " + "; ".join(reasons), unjudged=True)
     return False

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from remediator.decide import Mandate, lowered, mandate, trusted, watched
+from remediator.approval import lapsed
+from remediator.decide import Mandate, lowered, mandate, texts_of, trusted, watched
 from remediator.engine.work import Work
 from remediator.freezes.windows import Subject, asks, connections_of
 from remediator.model import ApprovalState, Authority, Plan, Risk
+from remediator.records import Approval
+from remediator.rules.model import ApprovalSpec
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
 
+
+OTHERS_ASKED = "the rule says now that others must agree"
 
 _RANKS = {risk: rank for rank, risk in enumerate(Risk)}
 
@@ -50,10 +55,51 @@ def asked_by_windows(work: Work, plans: Sequence[Plan]) -> list[str]:
     return asks(freezes, Subject(work.run.rule, work.incident.severity, connections_of(plans)), now=work.snapshot.now)
 
 
-def holds_approval(work: Work) -> bool:
-    """Tell whether people agreed to what the run does."""
+def approvers(work: Work) -> ApprovalSpec:
+    """Return who must agree: the stricter of the frozen and the current text (`semantics.md`, 15)."""
+    specs = [text.approval for text in texts_of(work.remedy, work.current) if text.approval is not None]
+    if not specs:
+        return ApprovalSpec()
+    groups = [spec.groups for spec in specs if spec.groups]
+    common = frozenset.intersection(*groups) if groups else frozenset()
+    return ApprovalSpec(
+        # Where no group is in both texts, the current one's is asked: it is what the operator wants now.
+        groups=common or (groups[-1] if groups else common),
+        quorum=max(spec.quorum for spec in specs),
+        expires=min(spec.expires for spec in specs),
+    )
+
+
+def approvers_changed(work: Work, approval: Approval) -> bool:
+    """Tell whether the rule in force wants others, or more, to agree than were asked. Of a run that acts the frozen ones are."""
+    wanted = approvers(work)
+    begun = work.run.ever_wrote if work.run.undoes else work.run.wrote
+    return not begun and (approval.quorum < wanted.quorum or frozenset(approval.groups) != wanted.groups)
+
+
+def given(work: Work) -> Approval | None:
+    """Return the approval that people gave the run, whether it still holds or not."""
     approval = None if work.run.approval is None else work.snapshot.approvals.get(work.run.approval)
-    return approval is not None and approval.state is ApprovalState.APPROVED
+    return approval if approval is not None and approval.state is ApprovalState.APPROVED else None
+
+
+def why_lapsed(work: Work) -> str | None:
+    """Return why the approval that people gave the run holds no more, whatever the world does; None while it holds, or there is none.
+
+    Who agreed must still have the right to at the moment of the call: the token of who is gone, or was someone else, may be why it was
+    taken away. It is asked of the settings in force here and now.
+    """
+    approval = given(work)
+    if approval is None:
+        return None
+    if approvers_changed(work, approval):
+        return OTHERS_ASKED
+    return None if work.bounds.voters is None else lapsed(approval, work.bounds.voters)
+
+
+def holds_approval(work: Work) -> bool:
+    """Tell whether people agreed to what the run does, and enough of them may still."""
+    return given(work) is not None and why_lapsed(work) is None
 
 
 def lacking(engine: Engine, work: Work, *, approved: bool) -> tuple[Authority, Sequence[str]] | None:

@@ -13,7 +13,7 @@ from remediator import guards
 from remediator.approval import denial_of
 from remediator.decide import Mandate, plans_hash
 from remediator.engine import people
-from remediator.engine.authority import holds_approval, mandate_of
+from remediator.engine.authority import approvers, given, mandate_of, why_lapsed
 from remediator.engine.work import Work, plan_of, shown
 from remediator.errors import RemediatorError
 from remediator.events import Kind
@@ -108,7 +108,7 @@ def authority_of(engine: Engine, work: Work) -> Mandate:
 
 async def _authorise(engine: Engine, work: Work) -> None:
     held = authority_of(engine, work)
-    spec, steps = people.approvers(work), ways(work.run)
+    spec, steps = approvers(work), ways(work.run)
     work.say(
         Kind.PLAN_MADE,
         remedy=f"undo of {work.run.undoes}",
@@ -126,9 +126,10 @@ async def _authorise(engine: Engine, work: Work) -> None:
         await engine.stop(work, RunState.REHEARSED, "rehearsed: " + "; ".join(held.reasons))
     elif _agreed(work):
         await _start(engine, work, plans)
-    elif work.run.approval is not None and holds_approval(work):
-        await engine.turn(work, _void)
-        await _ask_or_give_up(engine, work, held)
+    elif given(work) is not None:
+        lapsed = why_lapsed(work)
+        await engine.turn(work, lambda turn: _void(turn, lapsed))
+        await _ask_or_give_up(engine, work, held, lapsed)
     elif held.authority is Authority.APPROVE:
         await _ask_or_give_up(engine, work, held)
     else:
@@ -136,24 +137,30 @@ async def _authorise(engine: Engine, work: Work) -> None:
 
 
 def _agreed(work: Work) -> bool:
-    approval = work.snapshot.approvals.get(work.run.approval or "")
-    return approval is not None and approval.state is ApprovalState.APPROVED and approval.plan_hash == work.run.plan_hash
+    approval = given(work)
+    return approval is not None and approval.plan_hash == work.run.plan_hash and why_lapsed(work) is None
 
 
-def _void(turn: Turn) -> None:
+def unagreed(engine: Engine, work: Work) -> bool:
+    """Tell whether somebody has to agree to the undo who has not, or who may not any more."""
+    return authority_of(engine, work).authority is not Authority.AUTO and not _agreed(work)
+
+
+def _void(turn: Turn, lapsed: str | None) -> None:
     approval = turn.snapshot.approvals.get(turn.run.approval or "")
     if approval is not None:
         turn.approvals.append(replace(approval, state=ApprovalState.VOID))
-        turn.say(Kind.APPROVAL_CLOSED, approval=approval.id, state="void", reason="the world moved: the way back is not the one approved")
-    turn.run = replace(turn.run, approval=None, drifts=turn.run.drifts + 1)
+        reason = lapsed or "the world moved: the way back is not the one approved"
+        turn.say(Kind.APPROVAL_CLOSED, approval=approval.id, state="void", reason=reason)
+    turn.run = replace(turn.run, approval=None, drifts=turn.run.drifts + (lapsed is None))
 
 
-async def _ask_or_give_up(engine: Engine, work: Work, held: Mandate) -> None:
+async def _ask_or_give_up(engine: Engine, work: Work, held: Mandate, lapsed: str | None = None) -> None:
     if work.run.drifts >= people.MOST_DRIFTS:
         await engine.stop(work, RunState.ESCALATED, "two approvals were voided because the world kept changing")
         return
-    spec, steps = people.approvers(work), ways(work.run)
-    reasons = [work.run.reason, *held.reasons]
+    spec, steps = approvers(work), ways(work.run)
+    reasons = [*([lapsed] if lapsed else []), work.run.reason, *held.reasons]
 
     def play(turn: Turn) -> None:
         turn.ask(spec, authority=Authority.APPROVE.value, reasons=reasons, steps=steps)
@@ -175,6 +182,8 @@ async def _start(engine: Engine, work: Work, plans: Sequence[Plan]) -> None:
     domains = [domain.lock(work.run.id) for domain in engine.execution.domains_of(plans)]
     keys = tuple(sorted({*guards.lock_keys(both), *domains}))
 
+    engine.renew(work)
+
     def play(turn: Turn) -> bool:
         against = engine.judge(guards.UNDOING_BY_HAND, work, turn.snapshot, plans) or engine.judge(
             (guards.Locks(),), work, turn.snapshot, both
@@ -182,6 +191,8 @@ async def _start(engine: Engine, work: Work, plans: Sequence[Plan]) -> None:
         if against:
             turn.hold(against, max_wait=engine.max_wait(work))
             return True
+        if unagreed(engine, replace(work, snapshot=turn.snapshot)):
+            return False  # it was taken away a moment ago: it is planned and asked for anew
         turn.move(RunState.UNDOING, _words(work.run))
         turn.take_locks = dict.fromkeys(keys, turn.run.id)
         turn.run = replace(turn.run, locks=keys, waiting_since=None)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from remediator import guards
 from remediator.engine import acting, byhand, people, preparing, stuck, undoing, verifying
-from remediator.engine.authority import holds_approval, lacking, mandate_of
+from remediator.engine.authority import holds_approval, lacking, mandate_of, why_lapsed
 from remediator.engine.freezing import under_way
 from remediator.engine.work import Work
 from remediator.errors import Conflict, LeaseLost, PermanentError, StoreUnavailable
@@ -305,7 +305,8 @@ class Engine:
             held = (byhand.authority_of if work.run.undoes else mandate_of)(self, seen)
             return "nothing may be changed any more" if held.authority is Authority.OBSERVE else None
         lack = lacking(self, seen, approved=holds_approval(seen))
-        return None if lack is None else "its authority was taken away: " + "; ".join(lack[1])
+        words = (why_lapsed(seen), *lack[1]) if lack is not None else ()
+        return None if lack is None else "its authority was taken away: " + "; ".join(one for one in words if one)
 
     # --- what several phases ask or do
 

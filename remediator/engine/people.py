@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.approval import denial_of
-from remediator.decide import texts_of
-from remediator.engine.authority import changing
+from remediator.engine.authority import OTHERS_ASKED, approvers, approvers_changed, changing
 from remediator.engine.work import SETTLED_BY, Work, plan_of
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
-from remediator.records import Approval, Run, Signal, SignalKind
+from remediator.records import Run, Signal, SignalKind
 from remediator.replacing import replace
 from remediator.responders import taking
-from remediator.rules.model import ApprovalSpec
 from remediator.runs.turn import Turn
 
 if TYPE_CHECKING:
@@ -36,21 +34,6 @@ async def ask(engine: Engine, work: Work, reasons: Sequence[str]) -> None:
     await engine.turn(work, lambda turn: turn.ask(spec, authority=Authority.APPROVE.value, reasons=reasons, steps=steps), park=True)
 
 
-def approvers(work: Work) -> ApprovalSpec:
-    """Return who must agree: the stricter of the frozen and the current text (`semantics.md`, 15)."""
-    specs = [text.approval for text in texts_of(work.remedy, work.current) if text.approval is not None]
-    if not specs:
-        return ApprovalSpec()
-    groups = [spec.groups for spec in specs if spec.groups]
-    common = frozenset.intersection(*groups) if groups else frozenset()
-    return ApprovalSpec(
-        # Where no group is in both texts, the current one's is asked: it is what the operator wants now.
-        groups=common or (groups[-1] if groups else common),
-        quorum=max(spec.quorum for spec in specs),
-        expires=min(spec.expires for spec in specs),
-    )
-
-
 async def await_approval(engine: Engine, work: Work) -> None:
     """See what has become of the approval: decided, expired, overtaken by events, or still open."""
     if await engine.gone(work):
@@ -69,7 +52,7 @@ async def await_approval(engine: Engine, work: Work) -> None:
         await engine.stop(work, RunState.DENIED, denial_of(approval))
     elif _rule_changed(work):
         await engine.stop(work, RunState.ESCALATED, "the rule's remedy was changed since the approval was asked for")
-    elif _approvers_changed(work, approval):
+    elif approvers_changed(work, approval):
         await engine.turn(work, _ask_anew)
     elif approval.state is ApprovalState.APPROVED:
         await _approved(engine, work)
@@ -86,15 +69,9 @@ def _rule_changed(work: Work) -> bool:
     return all(remedy.hash != work.run.remedy_hash for remedy in remedies)
 
 
-def _approvers_changed(work: Work, approval: Approval) -> bool:
-    """Tell whether the rule in force wants others, or more, to agree than were asked. Of a run that acts the frozen ones are."""
-    wanted = approvers(work)
-    return not work.run.wrote and (approval.quorum < wanted.quorum or frozenset(approval.groups) != wanted.groups)
-
-
 def _ask_anew(turn: Turn) -> None:
-    turn.close_approval(ApprovalState.VOID, "the rule says now that others must agree")
-    turn.move(RunState.PLANNING, "the rule says now that others must agree")
+    turn.close_approval(ApprovalState.VOID, OTHERS_ASKED)
+    turn.move(RunState.PLANNING, OTHERS_ASKED)
 
 
 async def _approved(engine: Engine, work: Work) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.decide import Choice, choose_remedy, encode_facts, plans_hash, with_checks
 from remediator.engine import acting, people
-from remediator.engine.authority import changing, mandate_of
+from remediator.engine.authority import approvers, changing, given, mandate_of, why_lapsed
 from remediator.engine.following import comes_back
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError, TemporaryError
@@ -164,7 +165,7 @@ async def _authorise(engine: Engine, work: Work) -> None:
     """Go on with a plan: rehearse, ask, or act, as far as the authority goes."""
     held = mandate_of(engine, work)
     authority = Authority.OBSERVE if work.run.dry_run else held.authority
-    spec = people.approvers(work)
+    spec = approvers(work)
     work.say(
         Kind.PLAN_MADE,
         remedy=work.run.remedy,
@@ -179,20 +180,28 @@ async def _authorise(engine: Engine, work: Work) -> None:
         await engine.held(work, against)
     elif authority is Authority.OBSERVE:
         await engine.stop(work, RunState.REHEARSED, "rehearsed: " + "; ".join(held.reasons or ("this run is a rehearsal",)))
+    elif (lapsed := why_lapsed(work)) is not None:
+        await engine.turn(work, lambda turn: turn.close_approval(ApprovalState.VOID, lapsed))
+        await _ask_or_act(engine, work, authority, [lapsed, *held.reasons])
     elif await _approved(engine, work):
         await acting.start(engine, work, changing(engine, work), approved=True)
-    elif work.run.drifts >= people.MOST_DRIFTS:
+    else:
+        await _ask_or_act(engine, work, authority, held.reasons)
+
+
+async def _ask_or_act(engine: Engine, work: Work, authority: Authority, reasons: Sequence[str]) -> None:
+    if work.run.drifts >= people.MOST_DRIFTS:
         await engine.stop(work, RunState.ESCALATED, "two approvals were voided because the world kept changing")
     elif authority is Authority.APPROVE:
-        await people.ask(engine, work, held.reasons)
+        await people.ask(engine, work, reasons)
     else:
         await acting.start(engine, work, changing(engine, work), approved=False)
 
 
 async def _approved(engine: Engine, work: Work) -> bool:
     """Tell whether the run holds an approval of exactly this plan; one of another plan is voided."""
-    approval = None if work.run.approval is None else work.snapshot.approvals.get(work.run.approval)
-    if approval is None or approval.state is not ApprovalState.APPROVED:
+    approval = given(work)
+    if approval is None:
         return False
     if approval.plan_hash == work.run.plan_hash:
         return True

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.engine import acting, byhand, freezing
-from remediator.engine.authority import asked_by_windows, holds_approval, mandate_of
+from remediator.engine.authority import asked_by_windows, holds_approval, mandate_of, why_lapsed
 from remediator.engine.work import Work, plan_of
 from remediator.errors import PermanentError, RemediatorError
 from remediator.events import Kind
@@ -103,12 +103,22 @@ def _held(engine: Engine, work: Work, turn: Turn, step: Step, plan: Plan) -> boo
         turn.hold(against, max_wait=timedelta())
     elif _authority(engine, replace(work, snapshot=turn.snapshot)) is Authority.OBSERVE:
         turn.stop(RunState.ESCALATED, _stays(step))  # it was taken away while the way back was planned
+    elif (lapsed := _lapsed(engine, replace(work, snapshot=turn.snapshot))) is not None:
+        turn.stop(RunState.INTERRUPTED, lapsed)
     elif asked := _asked_about(replace(work, snapshot=turn.snapshot), plan):
         words = f"not undone without a person's word, {'; '.join(asked)}; since: {turn.run.reason}"
         turn.stop(RunState.INTERRUPTED, words)
     else:
         return False
     return True
+
+
+def _lapsed(engine: Engine, work: Work) -> str | None:
+    """Return why nobody agrees any more to an undo by hand that waited before its first call; one that was begun is gone to its end."""
+    if not work.run.undoes or work.run.ever_wrote or not byhand.unagreed(engine, work):
+        return None
+    why = why_lapsed(work) or "nobody has agreed to it"
+    return f"not undone, {why}: `remediator signal {work.run.id} close` ends it, then ask for the undo anew"
 
 
 def _asked_about(work: Work, plan: Plan) -> Sequence[str]:

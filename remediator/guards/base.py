@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from remediator.action import Identity
+from remediator.approval import Voters
 from remediator.freezes.windows import Freezes
 from remediator.model import Authority, Plan
 from remediator.records import Incident, Run
@@ -76,6 +77,8 @@ class Bounds:
     max_chain: int = 3
     freezes: Freezes = field(default_factory=Freezes)
     """Windows in which nothing acts, or nothing without a person."""
+    voters: Voters | None = field(default=None, compare=False)
+    """Who may approve now, by name; None: whoever agreed once still does."""
 
     @property
     def spec(self) -> GuardSpec:

@@ -84,9 +84,10 @@ class Authenticator:
         }
 
     def approver(self, name: str) -> Actor | None:
-        """Return the identity `name`; None when there is none any more, or none that may approve."""
+        """Return the identity `name`; None when there is none any more, none that may approve, or none that could sign in."""
         found = self._actors.get(name)
-        return found if found is not None and allows(found, Operation.APPROVE) else None
+        signs_in = name in self._tokens.values() or self._passwords.get(name) or name in self._subjects.values()
+        return found if found is not None and signs_in and allows(found, Operation.APPROVE) else None
 
     def bearer(self, token: str) -> Actor | None:
         """Return who holds `token`, None when nobody does."""

@@ -51,3 +51,29 @@ async def test_vote_does_not_outlast_the_right_to_vote(tmp_path: Path, fields: M
         await world.daemon.reaches(f"{incident}-1", "succeeded")
         told = [event["data"].get("left_out") for event in await world.daemon.events(incident, "approval.decided")]
         assert told == [None, ["anna"], None]
+
+
+@pytest.mark.parametrize("fields", [None, {"roles": ["responder"]}, {"groups": ["dev"]}, {"token_sha256": []}])
+async def test_s15_full_quorum_does_not_outlast_the_right_to_vote(tmp_path: Path, fields: Mapping[str, Any] | None) -> None:
+    """Both agree while a freeze holds the run back, then Anna's identity, role, group or only token goes: both are asked anew, by name."""
+    async with open_world(tmp_path, rules=RULES, settings={"identities": {name: identity(name) for name in PEOPLE}}) as world:
+        world.daemon.tokens |= {name: f"token of {name}" for name in PEOPLE}
+        (incident,) = (await world.fire("Call", id="full"))["incidents"]
+        approval = await world.daemon.asked(f"{incident}-1")
+        await world.cli("freeze", "-m", "not now", who="responder")
+        for who in ("anna", "ben"):
+            await agrees(world, who, approval)
+        await world.daemon.reaches(f"{incident}-1", "waiting")
+        if fields is None:
+            del world.daemon.settings["identities"]["anna"]
+        world.daemon.write_settings(identities={"anna": identity("anna", **fields)} if fields else {})
+        await world.daemon.call("POST", "/-/reload")
+        await world.cli("thaw", "-m", "now")
+        await world.daemon.reaches(f"{incident}-1", "awaiting_approval")
+        assert world.calls("full") == 0
+        again = (await world.daemon.call("GET", f"/api/v1/approvals/{incident}-1-A2"))["approval"]
+        assert again["reason"].startswith("anna, who agreed to it, may not approve it any more")
+        for who in ("ben", "cleo"):
+            await agrees(world, who, again)
+        await world.daemon.reaches(f"{incident}-1", "succeeded")
+        assert world.calls("full") == 1

@@ -9,7 +9,7 @@ import pytest
 
 from remediator.escalation.words import still_wanted
 from remediator.events import Kind
-from remediator.model import ApprovalState, RunState
+from remediator.model import Actor, ApprovalState, RunState
 from remediator.people import operations
 from remediator.records import SignalKind
 from remediator.rules.model import ApprovalSpec, GuardSpec, OnFailure
@@ -496,3 +496,91 @@ async def test_question_that_was_replaced_is_not_sent_any_more(start: Start) -> 
     incident, run = await harness.incident(), await harness.run()
     wanted = {key: still_wanted(message, incident, run) for key, message in questions.items()}
     assert wanted == {f"{FIRST_RUN}/approval/1": False, f"{FIRST_RUN}/approval/2": True}
+
+
+# --- who agreed, and may not any more
+
+OTHERS = {name: Actor(name, frozenset({"approver"}), frozenset({"sre"})) for name in ("ben", "cleo")}
+
+
+def leave(harness: Harness, *who: str) -> None:
+    """Have some people lose the right to approve, in the settings in force."""
+    known = {"anna": ANNA, **OTHERS}
+    harness.limits = bounds(voters=lambda name: None if name in who else known.get(name))
+
+
+async def agreed(start: Start, *, quorum: int = 1, **fields: Any) -> Harness:
+    """Have a run whose question was answered by as many as were asked, and that has not looked at the answer yet."""
+    harness = await start(playbook(act("both", *TWO, approval=ApprovalSpec(frozenset({"sre"}), quorum=quorum), **fields)))
+    leave(harness)
+    await harness.send(alert())
+    await harness.work()
+    for who in (ANNA, *OTHERS.values())[:quorum]:
+        await decide(harness, who=who, work=False)
+    return harness
+
+
+@pytest.mark.parametrize("quorum", [1, 2])
+async def test_s15_approval_does_not_outlast_the_right_to_approve(start: Start, quorum: int) -> None:
+    """Somebody who agreed may not approve any more when the run is about to act: it asks anew, and says who that was."""
+    harness = await agreed(start, quorum=quorum)
+    leave(harness, "anna")
+    await harness.work()
+    assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
+    asked = await harness.store.approval(f"{FIRST_RUN}-A2")
+    assert asked is not None
+    assert asked.reason.startswith("anna, who agreed to it, may not approve it any more")
+    assert (await approvals(harness))[f"{FIRST_RUN}-A"] is ApprovalState.VOID
+    for who in [*OTHERS.values()][:quorum]:
+        await decide(harness, who=who, approval=f"{FIRST_RUN}-A2")
+    assert harness.world.writes == ["a=good", "b=good"]
+
+
+async def test_s15_approval_that_others_gave_too_still_holds(start: Start) -> None:
+    """As long as as many as were asked may still approve, nobody is asked twice."""
+    harness = await agreed(start)
+    leave(harness, "ben", "cleo")
+    await harness.work()
+    assert harness.world.writes == ["a=good", "b=good"]
+
+
+async def test_s15_approval_is_looked_at_in_the_transaction_that_begins_to_act(start: Start) -> None:
+    """A reload while Alertmanager is asked, right before the first intent, counts."""
+    harness = await agreed(start)
+    stands = harness.engine.stands
+
+    async def reloads(*args: Any, **fields: Any) -> bool:
+        leave(harness, "anna")
+        return await stands(*args, **fields)
+
+    harness.engine.stands = reloads  # type: ignore[method-assign]
+    await harness.work()
+    assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
+
+
+async def test_s15_further_step_needs_an_approval_that_still_holds(start: Start) -> None:
+    """Who agreed goes between two steps: the second is asked about, and what was done stays done."""
+    harness = await agreed(start)
+    harness.world.fault = lambda point: leave(harness, "anna") if point == "after" else None
+    await harness.work()
+    assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, ["a=good"])
+    asked = await harness.store.approval(f"{FIRST_RUN}-A2")
+    assert asked is not None
+    assert "anna, who agreed to it" in asked.reason
+    await decide(harness, who=OTHERS["ben"], approval=f"{FIRST_RUN}-A2")
+    assert harness.world.writes == ["a=good", "b=good"]
+
+
+async def test_s15_rule_that_asks_others_while_an_approved_run_waits_is_heard(start: Start) -> None:
+    """The question is answered, a guard holds the run back, and meanwhile the rule names other approvers."""
+    harness = await agreed(start)
+    harness.limits = bounds(max_acting=0)
+    await harness.work()
+    assert await harness.state() is RunState.WAITING
+    harness.rules["site-down"] = playbook(act("both", *TWO, approval=ApprovalSpec(frozenset({"dba"}))), hash="newer")
+    harness.limits = bounds()
+    await harness.tick(MINUTE)
+    assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
+    asked = await harness.store.approval(f"{FIRST_RUN}-A2")
+    assert asked is not None
+    assert asked.groups == ("dba",)

@@ -286,6 +286,57 @@ async def test_s12_undo_is_not_what_was_approved_when_the_world_moved(start: Sta
     assert len(harness.world.writes) == 2
 
 
+async def test_s15_undo_asks_anew_when_who_agreed_may_not_any_more(start: Start) -> None:
+    """The right is looked at when the undo is about to begin, as for any other run."""
+    harness = await approved(start)
+    await ask(harness)
+    await decide(harness, approval=f"{UNDO}-A", work=False)
+    harness.limits = bounds(voters=lambda name: None if name == "anna" else BEN)
+    await harness.work()
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.AWAITING_APPROVAL, 2)
+    first, second = [await harness.store.approval(name) for name in (f"{UNDO}-A", f"{UNDO}-A2")]
+    assert first is not None
+    assert second is not None
+    assert first.state is ApprovalState.VOID
+    assert second.reason.startswith("anna, who agreed to it, may not approve it any more")
+    assert second.requester == "ben"
+
+
+async def test_s15_undo_is_not_begun_without_who_agreed(start: Start) -> None:
+    """It was agreed to and has its locks; before its first call, the one who agreed loses the right to."""
+    harness = await approved(start)
+    await ask(harness)
+    await decide(harness, approval=f"{UNDO}-A", work=False)
+    reached: list[str] = []
+
+    def fault(point: str) -> None:
+        reached.append(point)
+        if reached.count("undo") == 3:  # two were planned before it began; this is the first that is to be called
+            leaves(harness)
+
+    harness.world.fault = fault
+    await harness.work()
+    run = await harness.run(2)
+    assert (run.state, len(harness.world.writes)) == (RunState.INTERRUPTED, 2)
+    assert f"anna, who agreed to it, may not approve it any more: `remediator signal {UNDO} close`" in run.reason
+    await tell(harness, SignalKind.CLOSE, run=UNDO)
+    assert (await harness.state(2), await harness.store.locks()) == (RunState.CANCELLED, {})
+
+
+def leaves(harness: Harness) -> None:
+    """Have Anna lose the right to approve."""
+    harness.limits = bounds(voters=lambda name: None if name == "anna" else BEN)
+
+
+async def test_s15_begun_undo_is_gone_to_its_end(start: Start) -> None:
+    """Half a way back helps nobody: who agreed and goes after the first call stops nothing."""
+    harness = await approved(start)
+    await ask(harness)
+    harness.world.fault = lambda point: leaves(harness) if point == "before b=bad" else None
+    await decide(harness, approval=f"{UNDO}-A")
+    assert (await harness.state(2), harness.world.things) == (RunState.UNDONE, RESTORED)
+
+
 async def test_unanswered_undo_expires(start: Start) -> None:
     """A question does not stand for ever, and a voided approval is none."""
     harness = await approved(start)

@@ -68,6 +68,21 @@ def test_certificate_matches_its_whole_subject(authenticator: Authenticator) -> 
     assert authenticator.certificate("") is None
 
 
+def test_s15_approver_is_who_could_still_say_so() -> None:
+    """Who is gone, whose role was taken away, and who has no token, password or certificate left may not have approved."""
+    anna = IDENTITIES["anna"]
+    bare = anna.model_copy(update={"token_sha256": ()})
+    for update, may in (
+        ({"roles": frozenset({Role.VIEWER})}, False),
+        ({"certificate_subject": "CN=a"}, True),
+        ({"password_sha256": (sha("a"),)}, True),
+    ):
+        assert (Authenticator({"anna": bare.model_copy(update=update)}).approver("anna") is not None) is may
+    assert Authenticator({"anna": bare}).approver("anna") is None
+    assert Authenticator({}).approver("anna") is None
+    assert Authenticator({"anna": anna}).approver("anna") == Actor("anna", frozenset({"approver"}), frozenset({"sre"}))
+
+
 def test_every_role_has_its_permissions() -> None:
     """The table covers all roles, and each operation belongs to somebody besides the admin or is named here."""
     assert set(PERMISSIONS) == set(Role)
