@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from remediator.errors import NotReversible
+from remediator.errors import NotReversible, PlanRefused
 from remediator.model import Plan, Receipt, Repeat, Risk, Value, Verdict, digest
 
 # --- parameters --------------------------------------------------------------------------------------------------------
@@ -243,6 +243,10 @@ class Audit:
 # --- actions -----------------------------------------------------------------------------------------------------------
 
 
+SETTLED_BY = "settled_by"
+"""Key of a receipt that a person stands for, since the call's own answer is lost. It holds nothing else."""
+
+
 class Settled(StrEnum):
     """What a read after a crash or a lost answer could tell about an intended call."""
 
@@ -338,6 +342,21 @@ class Action(ABC, Generic[P]):
         Classes `conditional` and `detectable` override it; class `never` can't tell.
         """
         return Reconciled(Settled.UNKNOWN, f"{self.name} leaves no trace that a read could find")
+
+    async def recall(self, plan: Plan, receipt: Receipt, ctx: Context) -> Receipt:
+        """Return the receipt that `undo` is given; of a call of which only a person says that it was made, one that is found by reading.
+
+        `ctx` is the call's own, with its key. Raises `PlanRefused` when nothing shows any more what the call did. An action whose `undo`
+        needs no receipt returns what it is given.
+        """
+        if SETTLED_BY not in receipt.data or not self.reversible:
+            return receipt
+        found = await self.reconcile(plan, ctx)
+        if found.settled is Settled.APPLIED and found.receipt is not None:
+            return found.receipt
+        raise PlanRefused(
+            f"it was {receipt.message}; its own result is lost, and can't be found out by reading: {found.message}. Take it back by hand"
+        )
 
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan the way back: a plan of this same action (`undoes=True`) which `apply` carries out. Writes nothing.

@@ -306,13 +306,18 @@ class Execution:
         except RemediatorError as error:
             return Verdict(Health.UNKNOWN, self.words(error))
 
-    async def plan_undo(self, plan: Plan, receipt: Receipt, *, key: str) -> Plan:
-        """Plan the way back. Raises `NotReversible` or `PlanRefused`."""
+    async def plan_undo(self, plan: Plan, receipt: Receipt, *, key: str, made: str) -> Plan:
+        """Plan the way back of the call that was made with the key `made`. Raises `NotReversible` or `PlanRefused`."""
         action = self.action(plan.action)
         if (moved := self._moved(plan)) is not None:
             raise PlanRefused(f"{moved}, and what was done stands where it led then")
-        made = await self._reading(action.undo(plan, receipt, self._context(key, {})), PLAN_TIMEOUT, "plan", f"undo of {plan.action}")
-        return replace(made, leads_to=plan.leads_to or self._leads_to(action, made.connection))
+
+        async def way_back() -> Plan:
+            known = await action.recall(plan, receipt, self._context(made, {}))
+            return await action.undo(plan, known, self._context(key, {}))
+
+        back: Plan = await self._reading(way_back(), PLAN_TIMEOUT, "plan", f"undo of {plan.action}")
+        return replace(back, leads_to=plan.leads_to or self._leads_to(action, back.connection))
 
     # --- for the daemon itself
 

@@ -6,7 +6,7 @@ Derive a test class from `ActionConformance`, tell it how to reach a real system
 * planning, verifying and planning the undo write nothing (the system's state is compared before and after);
 * apply refuses a changed world; a second apply of the same plan never has a second effect;
 * a crash at any suspension point of apply leaves a state that the declared class of repetition tells truly;
-* undo restores what it declares to restore.
+* undo restores what it declares to restore, also where only a person says that the call was made, or says why it can't.
 
 `assert_facts_match` holds a check's result against its declaration.
 """
@@ -26,8 +26,8 @@ from typing import Any, ClassVar, NoReturn, TypeVar
 
 import pytest
 
-from remediator.action import Action, Check, Connection, FactType, Identity, SecretRef, Settled
-from remediator.errors import NotFound, NotReversible, OutcomeUnknown, PermanentError, PreconditionChanged
+from remediator.action import SETTLED_BY, Action, Check, Connection, FactType, Identity, SecretRef, Settled
+from remediator.errors import NotFound, NotReversible, OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged
 from remediator.model import JSON, Health, Plan, Receipt, Repeat, Value, canonical, encode_value, from_json, to_json
 
 C = TypeVar("C", bound=Connection)
@@ -394,3 +394,31 @@ class ActionConformance(ABC):
             raise AssertionError("undo lost its answer on a healthy system") from None
         await self.settle(back, undone, ctx)
         assert canonical(await self.state()) == before
+
+    @pytest.mark.parametrize("moved", [False, True])
+    async def test_undo_without_a_result_restores_or_says_why(self, world: Any, *, moved: bool) -> None:
+        """The answer was lost and a person settled it as applied: the result is found by reading, or the undo is refused in words.
+
+        Also where somebody changed the world since (`moved`), when there is mostly nothing to find.
+        """
+        ctx, params = world
+        plan = await self.action.plan(params, ctx)
+        before = canonical(await self.state())
+        await self.settle(plan, await self.action.apply(plan, ctx), ctx)
+        if moved and self.action.reversible:
+            await self.disturb()
+        after = canonical(await self.state())
+        said = Receipt("settled as applied by anna: I looked", {SETTLED_BY: "anna"})
+        back, refusal = None, ""
+        try:
+            back = await self.action.undo(plan, await self.action.recall(plan, said, ctx), ctx)
+        except (PlanRefused, NotReversible) as error:
+            refusal = str(error)
+        assert back is not None or refusal
+        assert moved or back is not None or not self.action.reversible, refusal
+        assert canonical(await self.state()) == after, "planning the undo wrote something"
+        if back is not None and not moved:
+            assert back.undoes
+            assert not back.noop
+            await self.settle(back, await self.action.apply(from_json(Plan, to_json(back)), ctx), ctx)
+            assert canonical(await self.state()) == before

@@ -189,6 +189,10 @@ class Run(Action[RunParams]):
         touched = tuple(target.id for target in plan.targets)
         return Reconciled(Settled.APPLIED, "detect says that it is done", Receipt("detect says that it is done", {"ran": True}, touched))
 
+    async def recall(self, plan: Plan, receipt: Receipt, ctx: Context) -> Receipt:  # noqa: ARG002
+        """Return what it is given: the command that takes it back needs no result."""
+        return receipt
+
     async def undo(self, plan: Plan, receipt: Receipt, ctx: Context) -> Plan:
         """Plan the command that takes it back. Nothing is run."""
         if "undo" not in plan.intent["commands"]:

@@ -5,7 +5,7 @@ The alert is not asked about: it may be over for long, and a way back is wanted 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,7 @@ async def plan(engine: Engine, work: Work) -> None:
     if work.run.state is RunState.DIAGNOSING:
         work.move(RunState.PLANNING, work.run.reason)
     try:
-        steps = await engine.visibly(work, planned(engine, work.run))
+        steps = await engine.visibly(work, planned(engine, work.run, work.made))
     except RemediatorError as error:
         await engine.stop(work, RunState.FAILED, str(error))
         return
@@ -52,10 +52,11 @@ async def plan(engine: Engine, work: Work) -> None:
     await _authorise(engine, work)
 
 
-async def planned(engine: Engine, run: Run) -> tuple[Step, ...]:
+async def planned(engine: Engine, run: Run, made: Callable[[int], str]) -> tuple[Step, ...]:
     """Return the run's steps with the plans of their undo. Raises `RemediatorError` naming the step that can't be undone now.
 
-    A step whose target a later one touched too can only be planned once that one is undone: what it compares with is not there yet.
+    `made` gives the key with which a step was carried out. A step whose target a later one touched too can only be planned once that one
+    is undone: what it compares with is not there yet.
     """
     steps = []
     for step in run.steps:
@@ -63,7 +64,8 @@ async def planned(engine: Engine, run: Run) -> tuple[Step, ...]:
             steps.append(replace(step, undo_plan=None))
             continue
         try:
-            way = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=f"{run.key}/{step.number}/undo")
+            key, did = f"{run.key}/{step.number}/undo", made(step.number)
+            way = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=key, made=did)
         except RemediatorError as error:
             raise type(error)(f"step {step.number} ({step.action}) can't be undone: {error}") from error
         steps.append(replace(step, undo_plan=way))
@@ -284,7 +286,7 @@ async def _verdict(engine: Engine, work: Work, step: Step) -> Verdict:
 async def preview(engine: Engine, run: Run) -> Mapping[str, JSON]:
     """Return what undoing a run would do now, or why it would be refused. Writes nothing."""
     try:
-        steps = await planned(engine, run)
+        steps = await planned(engine, run, lambda number: f"{run.key}/{number}")
     except RemediatorError as error:
         return {"run": run.id, "possible": False, "reason": str(error), "steps": []}
     return {"run": run.id, "possible": True, "reason": "", "steps": ways(replace(run, steps=steps))}

@@ -7,9 +7,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
+from remediator.action import SETTLED_BY
 from remediator.approval import denial_of
 from remediator.engine.authority import OTHERS_ASKED, approvers, approvers_changed, changing
-from remediator.engine.work import SETTLED_BY, Work, plan_of
+from remediator.engine.work import Work, plan_of
 from remediator.model import ApprovalState, Authority, IncidentState, Receipt, RunState, StepState
 from remediator.records import Run, Signal, SignalKind
 from remediator.replacing import replace

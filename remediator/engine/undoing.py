@@ -63,7 +63,7 @@ def _is_left(engine: Engine, step: Step) -> bool:
 
 async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
     try:
-        plan = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=key)
+        plan = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=key, made=work.made(step.number))
     except RemediatorError as error:
         await engine.stop(work, RunState.ESCALATED, f"step {step.number} ({step.action}) can't be undone: {error}")
         return

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from remediator import guards
+from remediator.action import SETTLED_BY
 from remediator.decide import CheckResult, with_checks
 from remediator.engine.following import superseded
-from remediator.engine.work import SETTLED_BY, Work, plan_of
+from remediator.engine.work import Work, plan_of
 from remediator.events import Kind
 from remediator.expressions import Facts, Unknown
 from remediator.model import Health, RunState, StepState, Verdict

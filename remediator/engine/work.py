@@ -21,8 +21,6 @@ from remediator.revalidation import Standing
 from remediator.rules.model import GuardSpec, Remedy, Rule, StepSpec
 from remediator.store.protocol import Snapshot
 
-SETTLED_BY = "settled_by"
-"""Key of a receipt that a person stands for, since the call's own answer is lost."""
 SHOWN = 20
 """Most targets and changes of a step that an event lists."""
 
@@ -124,6 +122,11 @@ class Work:
     def key(self, number: int) -> str:
         """Return the key that all repetitions of one step share."""
         return f"{self.run.key}/{number}"
+
+    def made(self, number: int) -> str:
+        """Return the key with which a step was carried out that is undone: an undo by hand undoes another run's."""
+        other = self.snapshot.runs.get(self.run.undoes) if self.run.undoes else self.run
+        return f"{other.key if other is not None else self.run.undoes}/{number}"
 
     def values(self) -> Mapping[str, Value]:
         """Return the incident's facts for people's eyes."""

@@ -20,7 +20,7 @@ from remediator.store.protocol import Changes, Reads
 from remediator.web.views import question
 from tests.builders import alert, bounds
 from tests.engine.conftest import Start
-from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedRegistry, dies_at, fails_at
+from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedAction, ScriptedRegistry, dies_at, fails_at
 from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
 
 BEN = Actor("ben", frozenset({"approver"}), frozenset({"sre"}))
@@ -473,6 +473,60 @@ async def test_undo_that_does_not_hold_is_not_called_undone_silently(start: Star
     run = await harness.run(2)
     assert run.state is RunState.ESCALATED
     assert "it was undone, but does not look so" in run.reason
+
+
+# --- what only a person says was done ------------------------------------------------------------------------------------------------
+
+
+async def settled(start: Start, **fields: Any) -> Harness:
+    """Have a step's answer be lost for good, and a person say that it was applied."""
+    harness = await start(playbook(act("one", step(1, thing="a"), **fields)))
+
+    def fault(point: str) -> None:
+        if point in ("after", "reconcile"):
+            raise LOST if point == "after" else BROKEN
+
+    harness.world.fault = fault
+    await harness.send(alert())
+    await harness.work()
+    assert await harness.state() is RunState.OUTCOME_UNKNOWN
+    harness.world.fault = lambda _point: None
+    await tell(harness, SignalKind.SETTLE_APPLIED)
+    return harness
+
+
+async def test_settled_step_is_undone_by_what_a_reading_finds(start: Start) -> None:
+    """Its own result is lost; what the call set, and what was there before, is found out again, under the call's own key."""
+    harness = await settled(start)
+    harness.world.firing = False
+    await harness.tick(timedelta(minutes=2))
+    await harness.tick(timedelta(minutes=2))
+    harness.world.firing = True
+    assert await harness.state() is RunState.SUCCEEDED
+    keys = []
+    recall = ScriptedAction.reconcile
+
+    async def reconcile(self: Any, plan: Any, ctx: Any) -> Any:
+        keys.append(ctx.key)
+        return await recall(self, plan, ctx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptedAction, "reconcile", reconcile)
+        await ask(harness)
+    assert await harness.state(2) is RunState.UNDONE
+    assert harness.world.writes == ["a=good", "a=bad"]
+    assert set(keys) == {f"{(await harness.run()).key}/1"}
+
+
+async def test_settled_step_that_nothing_shows_is_taken_back_by_hand(start: Start) -> None:
+    """Where a reading finds no trace of it, the undo is refused: who said that it was applied, and what to do."""
+    harness = await settled(start, on_failure=OnFailure.UNDO)
+    harness.world.things["a"] = "bad"  # whoever settled it erred
+    await harness.tick(timedelta(minutes=20))
+    run = await harness.run()
+    assert (run.state, harness.world.writes) == (RunState.ESCALATED, ["a=good"])
+    assert "it was settled as applied by anna: I looked; its own result is lost, and can't be found out by reading: a is bad" in run.reason
+    assert "Take it back by hand" in run.reason
 
 
 # --- showing it ----------------------------------------------------------------------------------------------------------------------
