@@ -127,6 +127,8 @@ class Incident:
     """When its latest page began to go out; None while nobody was paged."""
     policy: str = ""
     """The escalation policy by which people were paged."""
+    climb_from: int | None = None
+    """The firing (its number of `relapses`) whose page began the climb that goes on; None before it, and after an end that lasted."""
     era: str = ""
     """The store's era in which it was opened; empty for one opened before there were any."""
 

@@ -3,6 +3,9 @@
 Before a page is sent the next one is queued, in one transaction that sees the incident as it is: whatever happens to the process or to
 the receivers of one level, the next level's row is there. The keys of a page's rows begin with the page's own: `INC/page/0` is the
 first, `INC/page/0/2` the second, `INC/page/0/update/1` the first update; `0` counts the incident's relapses.
+
+What comes and goes within `QUIET` is one thing to whoever is on call: the page of a relapse climbs on from where the one before it had
+come, and tells at once only those who believe that it is over, or were never reached.
 """
 
 from __future__ import annotations
@@ -33,6 +36,10 @@ JOINED = "joined"
 """In the body of such a page: the fingerprint of the alert that it is for. When that is over before the page is due, so is the page."""
 SINGLY = "singly"
 """In the body of a page that no storm's digest stands for."""
+BACK = "back"
+"""In the body of a page about a relapse: the marks of those who were told of this incident before, and must hear that it is not over."""
+QUIET = timedelta(minutes=15)
+"""An end that lasts no longer is none to whoever is on call. Once it has come back, people hear of its next end only after so long."""
 REPLACES = "replaces"
 """In the body of a page that is told again: key and level of the one before it, which need not go out beside this one."""
 
@@ -153,8 +160,11 @@ def _written(climb: Climb) -> dict[str, JSON]:
 # --- a message that is due -------------------------------------------------------------------------------------------
 
 
-def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) -> Step:
-    """Decide about a page or a regular update. `snapshot` holds its incident; `run` is the incident's latest."""
+def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, *, rows: Sequence[Message] = ()) -> Step:
+    """Decide about a page or a regular update. `snapshot` holds its incident; `run` is the incident's latest.
+
+    `rows` are all of the incident's messages where `may_climb_on` says so.
+    """
     incident = snapshot.incidents[message.incident]
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
         return Step(Drop("resolved, or another page stands for it"))
@@ -167,6 +177,9 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy) 
         return _update(snapshot, message, incident, policy)
     if message.body.get("sending"):
         return Step(_again(message, incident, policy, now=snapshot.now))
+    climb = carried(rows, incident) if may_climb_on(message, incident) else None
+    if climb is not None:
+        return _climb_on(snapshot, message, run, policy, rows=rows, climb=climb)
     return _page(snapshot, message, incident, run, policy)
 
 
@@ -190,10 +203,15 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     if STORM in snapshot.pauses:  # it is told although digests tell of all else, and so is what follows
         message, body = replace(message, body={**message.body, SINGLY: True}), {**body, SINGLY: True}
     rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
-    paged = incident if climb.done else replace(incident, paged_at=now, policy=message.policy)
+    paged = incident if climb.done else _paged(incident, message, now=now)
     sent = replace(message, body={**body, "again": due.again, "sending": True})
     changes = Changes(incidents=[] if paged is incident else [paged], messages=rows, cancel_messages=_replaced(message, due))
     return Step(Send(sent, due.level.receivers), changes)
+
+
+def _paged(incident: Incident, message: Message, *, now: datetime) -> Incident:
+    begun = incident.relapses if incident.climb_from is None else incident.climb_from
+    return replace(incident, paged_at=now, policy=message.policy, climb_from=begun)
 
 
 def _settled(run: Run | None) -> datetime | None:
@@ -234,6 +252,9 @@ def _bare(message: Message) -> dict[str, JSON]:
 
 def _again(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Verdict:
     """Try again to reach those of a level who could not be reached, unless somebody has taken the incident over meanwhile."""
+    if BACK in message.body:
+        marks = message.body[BACK]
+        return _to(message, set(map(str, marks)) if isinstance(marks, list | tuple) else set(), policy)
     number = message.body.get("level")
     level = next((level for level in policy.levels if level.number == number), None)
     held = held_until(policy, incident.acknowledged_at)
@@ -242,6 +263,86 @@ def _again(message: Message, incident: Incident, policy: Policy, *, now: datetim
     if level is None:  # it is gone from the policy
         return Send(message, policy.first_at(incident.severity, now)[0])
     return Send(message, level.receivers)
+
+
+# --- relapses --------------------------------------------------------------------------------------------------------
+
+
+def may_climb_on(message: Message, incident: Incident) -> bool:
+    """Tell whether a page is the first look at a relapse that came so soon that it goes on with the climb before it."""
+    fresh = message.kind is MessageKind.PAGE and climbs(message) and not follows(message) and "climb" not in message.body
+    return fresh and has_come_back(incident)
+
+
+def carried(rows: Iterable[Message], incident: Incident) -> Climb | None:
+    """Return how far the pages of the firings before had come; None where the climb begins anew, since somebody had acknowledged it.
+
+    An acknowledgement that was kept over the relapse holds levels off as any does.
+    """
+    rows, since = list(rows), incident.climb_from or 0
+    pages = [row for row in rows if row.kind is MessageKind.PAGE and _is_between(row, since, incident.relapses) and "climb" in row.body]
+    last = max(pages, key=_how_far, default=None)
+    if last is None:
+        return None
+    climb = climb_of(last, now=last.due_at)
+    taken = any(row.kind is MessageKind.ACKNOWLEDGED and str(row.body.get("at", "")) >= climb.began.isoformat() for row in rows)
+    if taken and incident.acknowledged_at is None:
+        return None
+    number = last.body.get("level")
+    if not last.body.get("sending") or BACK in last.body or not isinstance(number, int) or number in climb.done:
+        return climb
+    return replace(climb, done=(*climb.done, number), last=last.delivered_at or last.due_at)  # the last level, which has no row after it
+
+
+def _is_between(row: Message, since: int, upto: int) -> bool:
+    relapse = relapse_of(row)
+    return relapse is not None and since <= relapse < upto
+
+
+def _how_far(row: Message) -> tuple[int, int, int, int]:
+    climb = climb_of(row, now=row.due_at)
+    return relapse_of(row) or 0, len(climb.done), climb.again, _place(row)
+
+
+def _climb_on(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, *, rows: Sequence[Message], climb: Climb) -> Step:
+    """Decide about the page of a relapse whose climb goes on.
+
+    Whoever has a page that nobody called over knows; who was told that it is over, or was never reached, hears of it now. Where
+    somebody has it, only those who are told first do.
+    """
+    now, incident = snapshot.now, snapshot.incidents[message.incident]
+    severity, held = policy.taken_for(incident.severity), held_until(policy, incident.acknowledged_at)
+    message = replace(message, body={**message.body, "climb": _written(climb)})
+    updates = _same_updates(message, incident, policy, rows, now=now)
+    unaware = _unaware(incident, policy, rows, climb, held=held is not None and held > now)
+    if not unaware:
+        step_ = _page(snapshot, message, incident, run, policy)
+        return replace(step_, changes=replace(step_.changes, messages=[*step_.changes.messages, *updates]))
+    if STORM in snapshot.pauses:
+        message = replace(message, body={**message.body, SINGLY: True})
+    following = [*_next(message, climb, severity, policy, held=held), *updates]
+    first = policy.first(severity)
+    back = {BACK: [one.mark for one in unaware], "sending": True, "level": first[0].number if first else 1}
+    changes = Changes(incidents=[_paged(incident, message, now=now)], messages=following)
+    return Step(Send(replace(message, body={**message.body, **back}), unaware), changes)
+
+
+def _unaware(incident: Incident, policy: Policy, rows: Sequence[Message], climb: Climb, *, held: bool) -> tuple[Receiver, ...]:
+    knowing = who_was_told(rows, all_well=True)
+    told_first = {level.number for level in policy.first(incident.severity)}
+    levels = [level for _, level in policy.ladder(incident.severity) if level.number in climb.done]
+    everybody = [one for level in levels if not held or level.number in told_first for one in level.receivers]
+    return tuple({one.mark: one for one in everybody if one.mark not in knowing}.values())
+
+
+def _same_updates(message: Message, incident: Incident, policy: Policy, rows: Sequence[Message], *, now: datetime) -> Sequence[Message]:
+    """Return the first regular update, due when the one of the firing before was: what comes and goes faster must not be without any."""
+    if policy.update_every is None:
+        return ()
+    since = incident.climb_from or 0
+    before = [row for row in rows if row.kind is MessageKind.UPDATE and _is_between(row, since, incident.relapses)]
+    last = max(before, key=lambda row: (relapse_of(row) or 0, _place(row)), default=None)
+    return (_update_row(message, 1, now + policy.update_every if last is None else max(now, last.due_at)),)
 
 
 # --- updates ---------------------------------------------------------------------------------------------------------
@@ -313,12 +414,22 @@ def acknowledged(incident: Incident) -> Sequence[Message]:
 
 
 def resolved(incident: Incident, *, dry_run: bool, after: timedelta = timedelta()) -> Sequence[Message]:
-    """Return the word to those who were paged that the incident is over; `after` so long, in which that may turn out to be untrue."""
+    """Return the word to those who were paged that the incident is over; `after` so long, in which that may turn out to be untrue.
+
+    What has come back before is over only once it stays away: a pager is not made quiet and rung again with each flap.
+    """
     at = incident.resolved_at
     if at is None or incident.paged_at is None:
         return ()
+    if has_come_back(incident):
+        after = max(after, QUIET)
     body: dict[str, JSON] = {"subject": "resolved", "rule": incident.rule, "relapses": incident.relapses, "dry_run": dry_run}
     return (Message(f"{incident.id}/resolved/{incident.relapses}", MessageKind.RESOLVED, incident.policy, incident.id, body, at + after),)
+
+
+def has_come_back(incident: Incident) -> bool:
+    """Tell whether an incident has fired again since the page from which on it climbs: its ends are not told at once any more."""
+    return incident.climb_from is not None and incident.climb_from < incident.relapses
 
 
 def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:

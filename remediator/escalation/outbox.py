@@ -248,10 +248,11 @@ class Outbox:
             return climbing.other(message, incident, policy, now=self._clock())
         if message.body.get(climbing.UNLESS_PAGED) and await self._leaves_it(message, incident):
             return climbing.Drop("another page stands for it")
+        rows = await self._store.messages(incident.id) if climbing.may_climb_on(message, incident) else []
         made: list[climbing.Step] = []
 
         def build(snapshot: Snapshot) -> Changes:
-            made[:] = [climbing.step(snapshot, message, run, policy)]
+            made[:] = [climbing.step(snapshot, message, run, policy, rows=rows)]
             return made[0].changes
 
         await self._store.transact(Reads(incidents=[incident.id]), build)

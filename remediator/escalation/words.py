@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from remediator.duration import format_duration
 from remediator.escalation import digest, notice
-from remediator.escalation.climbing import relapse_of
+from remediator.escalation.climbing import BACK, relapse_of
 from remediator.model import IncidentState, RunState, StepState, Value
 from remediator.records import Incident, Message, MessageKind, Run, Step
 
@@ -179,7 +179,7 @@ def _said(message: Message, values: Mapping[str, Value]) -> Iterator[str]:
         yield f"It lasted {values.get('duration', '')}. {values.get('outcome', '')}".rstrip()
         yield from _done(values)
     elif message.kind is MessageKind.UPDATE and relapse_of(message) is not None:
-        yield f"Open for {values.get('duration', '')}, {_owner(values)}."
+        yield f"Open for {values.get('duration', '')}, {_owner(values)}." + (f" It came back {_times(message)}." if relapse_of(message) else "")
         yield from _done(values) if values.get("actions_taken") else ("Nothing has been done yet.",)
         yield f"It waits for {values.get('awaits', '')}."
     elif message.kind is MessageKind.UPDATE:
@@ -197,7 +197,14 @@ def _question(message: Message, values: Mapping[str, Value]) -> Iterator[str]:
     yield f"Approve: remediator approve {values['approval']}   Deny: remediator deny {values['approval']}"
 
 
+def _times(message: Message) -> str:
+    times = relapse_of(message) or 0
+    return "once" if times == 1 else f"{times} times"
+
+
 def _page(message: Message, values: Mapping[str, Value]) -> Iterator[str]:
+    if message.body.get(BACK):
+        yield f"It is not over: it came back {_times(message)}, the first time it fired was {values.get('duration', '')} ago."
     if message.body.get("again") or values.get("level", 1) > 1:
         again = " Told again." if message.body.get("again") else ""
         yield f"Level {values['level']}: open for {values.get('duration', '')}, {_owner(values)}.{again}"

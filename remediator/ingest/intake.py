@@ -333,7 +333,7 @@ def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, jo
         again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=alert.fingerprint)
         draft.put(_attended(draft, again, rule, alert))
         return
-    page = _page(draft, joined, rule)
+    page = _page(draft, joined, rule, joins=True)
     body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True, climbing.JOINED: alert.fingerprint}
     draft.messages.append(replace(page, key=climbing.joined_key(joined, alert), body=body))
 
@@ -432,7 +432,7 @@ def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
 def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
     """Open a resolved incident again. A run that is still at work on it goes on."""
     incident = replace(
-        _relapsed(draft, latest, rule, draft.snapshot.now, fingerprint=item.alert.fingerprint),
+        _relapsed(draft, latest, rule, draft.snapshot.now, fingerprint=item.alert.fingerprint, ended=latest.resolved_at),
         state=IncidentState.OPEN,
         fingerprints=(item.alert.fingerprint,),
         resolved_at=None,
@@ -442,8 +442,16 @@ def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
     return incident.id
 
 
-def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "") -> Incident:
-    """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8)."""
+def _relapsed(
+    draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "", ended: datetime | None = None
+) -> Incident:
+    """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8).
+
+    `ended`: when people heard, or were to hear, that it was over; None where nobody said so. What was away for a moment only goes on:
+    its pages climb on, and an acknowledgement holds until people were told that it is over.
+    """
+    goes_on = draft.snapshot.now - (ended or since) <= climbing.QUIET
+    kept = goes_on and (ended is None or climbing.has_come_back(known))
     lately = draft.snapshot.now - since <= draft.relapse_window(rule)
     counts = lately and bool(known.succeeded_remedies)
     if counts:
@@ -456,7 +464,8 @@ def _relapsed(draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fi
         relapses=known.relapses + 1,
         succeeded_remedies=(),
         relapsed_remedies=tuple(remedies),
-        acknowledged_at=None,
+        acknowledged_at=known.acknowledged_at if kept else None,
+        climb_from=known.climb_from if goes_on else None,
         relapsed_at=(*known.relapsed_at, draft.snapshot.now)[-MOST_RELAPSES:] if counts else known.relapsed_at,
     )
     draft.event(
@@ -479,10 +488,12 @@ def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
     return incident
 
 
-def _page(draft: _Draft, incident: Incident, rule: Rule) -> Message:
+def _page(draft: _Draft, incident: Incident, rule: Rule, *, joins: bool = False) -> Message:
     """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
     bounds, pauses = draft.intake.bounds, draft.in_force()
     held = trusted(watched(mandate(rule, bounds), pauses, incident), [rule], pauses, earn=bounds.earn).authority is Authority.AUTO
+    if climbing.has_come_back(incident) and not joins:  # people were paged moments ago: so long it has had to help by itself
+        held = False
     hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
     body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
     return Message(climbing.page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)

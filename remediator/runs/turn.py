@@ -179,7 +179,7 @@ class Turn:
 
     def _page_anew(self) -> None:
         """Page for an incident whose remedy was taken back: its page may have been cancelled when that was a success."""
-        self.incident = replace(self.incident, relapses=self.incident.relapses + 1)
+        self.incident = replace(self.incident, relapses=self.incident.relapses + 1, climb_from=None)
         body: dict[str, JSON] = {"subject": "page", "rule": self.run.rule, "runbook": self.rule.runbook, "dry_run": self.run.dry_run}
         self.messages.append(Message(page_key(self.incident), MessageKind.PAGE, self.rule.escalation, self.incident.id, body, self.now))
 

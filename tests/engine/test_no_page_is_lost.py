@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from remediator.escalation.climbing import relapse_of
 from remediator.escalation.levels import Policy, held_until
 from remediator.lifecycle import HOLDS_PAGE
 from remediator.model import Authority, IncidentState, RunState
-from remediator.records import Incident
+from remediator.records import Incident, Message, MessageKind
 from remediator.rules.model import Rule
 from tests.builders import rule
 from tests.engine.paging import FIRST, MINUTE, Paging, level
@@ -106,9 +107,14 @@ class Story(Paging):
         return run.state not in HOLDS_PAGE or run.created_at + 3 * MINUTE <= self.now
 
     async def _all_levels(self, incident: Incident) -> bool:
-        rows = await self.store.messages(incident.id)
-        begun = {row.body["level"] for row in rows if row.key.startswith(f"{FIRST}/page/{incident.relapses}") and row.body.get("sending")}
+        begun = {row.body["level"] for row in await self._climbing(incident) if row.body.get("sending")}
         return begun == {one.number for one in self.policy.levels}
+
+    async def _climbing(self, incident: Incident) -> list[Message]:
+        """Return the pages of the firings whose climb goes on."""
+        since = incident.relapses if incident.climb_from is None else incident.climb_from
+        rows = [row for row in await self.store.messages(incident.id) if row.kind is MessageKind.PAGE]
+        return [row for row in rows if (relapse_of(row) or 0) >= since]
 
     async def _reaches_everybody(self) -> None:
         """In the end: with all receivers alive, everybody is told of what stays open, unless somebody has it for good."""
@@ -121,8 +127,7 @@ class Story(Paging):
             await self.passes(60 * MINUTE, by=10 * MINUTE)
         incident = await self.incident()
         if await self._needs_a_person(incident) and not self._acknowledged_for_good(incident):
-            rows = await self.store.messages(FIRST)
-            pages = [row for row in rows if row.key.startswith(f"{FIRST}/page/{incident.relapses}") and "/update/" not in row.key]
+            pages = await self._climbing(incident)
             got = {mark.partition("#")[0] for row in pages for mark in row.delivered_to}
             gave_up = {row.body.get("level") for row in pages if row.cancelled and row.body.get("sending")}
             for one in self.policy.levels:

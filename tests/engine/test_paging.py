@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from remediator.escalation.climbing import QUIET
 from remediator.escalation.levels import Hours, Level, Policy, Receiver, Unless
 from remediator.escalation.notice import notice
 from remediator.escalation.outbox import MOST_ATTEMPTS, Outbox
@@ -183,7 +184,7 @@ async def test_resolved_message_says_whether_the_remedy_helped(begin: Begin) -> 
 
 
 async def test_relapse_pages_anew_and_asks_for_a_new_acknowledgement(begin: Begin) -> None:
-    """What somebody acknowledged yesterday is not acknowledged today: the relapse climbs from level 1."""
+    """What somebody acknowledged, and was told to be over, is not acknowledged when it comes back: the relapse climbs from level 1."""
     paging = await begin()
     await paging.fires()
     await paging.acknowledge()
@@ -191,10 +192,103 @@ async def test_relapse_pages_anew_and_asks_for_a_new_acknowledgement(begin: Begi
     paging.line.sent.clear()
     await paging.passes(6 * MINUTE)
     await paging.fires()
-    await paging.passes(10 * MINUTE)
+    await paging.passes(9 * MINUTE)
+    assert paging.told() == ["level-1"]
+    await paging.passes(MINUTE)
     assert paging.told() == ["level-1", "level-2"]
     await paging.ends()
+    await paging.passes(QUIET)
     assert paging.told("resolved") == ["level-1", "level-2"]
+
+
+async def flaps(paging: Paging, times: int) -> None:
+    """Have the alert end and begin again every three minutes."""
+    for _ in range(times):
+        await paging.passes(2 * MINUTE)
+        await paging.ends()
+        await paging.passes(MINUTE)
+        await paging.fires()
+
+
+@pytest.mark.parametrize("mode", [Authority.APPROVE, Authority.AUTO])
+async def test_what_comes_and_goes_every_three_minutes_climbs_by_the_clock_of_its_first_page(begin: Begin, mode: Authority) -> None:
+    """Its levels are told by their delays from the first page on, each as soon as it fires then; nobody hears the same at each flap."""
+    paging = await begin(playbook(mode=mode), policy=three(update_every=20 * MINUTE))
+    if mode is Authority.AUTO:
+        paging.world.fault = fails_at("before", BROKEN)
+    await paging.fires()
+    assert paging.told() == ["level-1"]
+    began = paging.now
+    await flaps(paging, 3)
+    assert paging.told() == ["level-1", "level-1"]  # told that it was over, its pager must ring again
+    assert paging.told("resolved") == ["level-1"]
+    await paging.passes(began + 10 * MINUTE - paging.now)
+    assert paging.told() == ["level-1", "level-1", "level-2"]
+    (_, again, _) = [text for kind, _, text in paging.line.sent if kind == "page"]
+    assert "It is not over: it came back once, the first time it fired was 3m ago." in again
+    await flaps(paging, 7)
+    assert paging.told() == ["level-1", "level-1", "level-2", "level-3"]
+    assert paging.told("resolved") == ["level-1"]
+    updates = [text for kind, who, text in paging.line.sent if (kind, who) == ("update", "level-1") and "Open for" in text]
+    assert len(updates) == 1
+    assert "It came back" in updates[0]
+    await paging.ends()
+    await paging.passes(QUIET)
+    assert paging.told("resolved") == ["level-1", "level-1", "level-2", "level-3"]
+
+
+async def test_acknowledgement_holds_while_it_comes_and_goes(begin: Begin) -> None:
+    """Whoever has it is not asked again with each flap, as long as nobody was told that it is over; it runs out as any does."""
+    paging = await begin()
+    await paging.fires()
+    await flaps(paging, 1)
+    await paging.acknowledge()
+    began = paging.now
+    await flaps(paging, 10)
+    assert paging.told() == ["level-1", "level-1"]
+    assert (await paging.incident()).acknowledged_at == began
+    await paging.passes(began + 61 * MINUTE - paging.now)
+    assert paging.told() == ["level-1", "level-1", "level-2"]
+
+
+async def test_relapse_after_an_end_that_lasted_is_paged_from_the_first_level_on(begin: Begin) -> None:
+    """Whoever heard of the end a while ago has gone back to bed: the clock begins anew, and so does the hold of a remedy at work."""
+    paging = await begin()
+    await paging.fires()
+    await paging.passes(9 * MINUTE)
+    await paging.ends()
+    await paging.passes(QUIET + MINUTE)
+    await paging.fires()
+    await paging.passes(9 * MINUTE)
+    assert paging.told() == ["level-1", "level-1"]
+    await paging.passes(MINUTE)
+    assert paging.told() == ["level-1", "level-1", "level-2"]
+
+
+async def test_level_that_was_not_reached_before_the_relapse_is_tried_on(begin: Begin) -> None:
+    """Its page was dropped with the end; the relapse climbs on for the others, and tells whoever never heard of it."""
+    paging = await begin()
+    paging.line.dead.add("level-1")
+    await paging.fires()
+    await flaps(paging, 1)
+    assert paging.told() == []
+    paging.line.dead.clear()
+    await paging.passes(6 * MINUTE)
+    assert paging.told() == ["level-1"]
+    await paging.passes(MINUTE)
+    assert paging.told() == ["level-1", "level-2"]
+
+
+async def test_relapse_that_nobody_was_paged_about_before_is_held_for_its_remedy(begin: Begin) -> None:
+    """Its first firing was over before its page was due: nothing climbs, and the next page waits for the remedy as any."""
+    paging = await begin(playbook())
+    await paging.fires()
+    await paging.passes(2 * MINUTE)
+    await paging.ends()
+    await paging.passes(MINUTE)
+    await paging.send(alert(starts_at=paging.now))
+    (page,) = await paging.waiting(await paging.incident())
+    assert (page.key, page.due_at) == (f"{FIRST}/page/1", paging.now + 3 * MINUTE)
 
 
 async def test_late_word_of_an_end_never_closes_what_fires_again(begin: Begin) -> None:
@@ -208,9 +302,10 @@ async def test_late_word_of_an_end_never_closes_what_fires_again(begin: Begin) -
     paging.line.dead.clear()
     await paging.passes(6 * MINUTE)
     assert paging.told("resolved") == []
-    assert paging.told() == ["level-1", "level-1"]
+    assert paging.told() == ["level-1", "level-2"]  # the page that the first one has was never called over
     await paging.ends()
-    assert paging.told("resolved") == ["level-1"]
+    await paging.passes(QUIET)
+    assert paging.told("resolved") == ["level-1", "level-2"]
 
 
 async def test_undecided_approval_climbs_with_its_page(begin: Begin) -> None:
@@ -470,7 +565,9 @@ async def test_what_is_no_page_is_given_up_after_a_day(begin: Begin) -> None:
     assert (kept.key, kept.attempts) == (f"{FIRST}/page/0", MOST_ATTEMPTS)
     given_up = [one for one in await paging.store.messages(FIRST_RUN) if one.cancelled]
     assert [one.kind for one in given_up] == [MessageKind.UPDATE]
-    assert paging.said(Kind.MESSAGE_FAILED)[-1]["error"].startswith(f"given up after {MOST_ATTEMPTS} attempts")
+    last = (await paging.store.events(FIRST))[-1]
+    assert (last.kind, last.data["key"]) == (Kind.MESSAGE_FAILED, given_up[0].key)
+    assert str(last.data["error"]).startswith(f"given up after {MOST_ATTEMPTS} attempts")
 
 
 async def test_receivers_that_were_away_for_hours_hear_everything_once(begin: Begin) -> None:
