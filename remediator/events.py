@@ -69,6 +69,7 @@ class Kind(StrEnum):
     RULE_DEMOTED = "rule.demoted"  # scope, rule, to, why, run (the failure that cost it the trust; none when a person demoted it)
     RULE_PROMOTED = "rule.promoted"  # scope, rule, to, why, forced, lacks (what its record lacks, when forced)
     REMEDY_STOPPED = "remedy.stopped"  # scope, rule, remedy, why, run
+    CLOCK_SET_BACK = "clock.set_back"  # seconds, now, runs (what waits waits no longer for it)
     STORE_RESTORED = "store.restored"  # era, was (somebody said that the store was restored: keys of calls and pages are new from then on)
     AUDIT_CHECKPOINTED = "audit.checkpointed"  # chains
     AUDIT_ARCHIVED = "audit.archived"  # chains, file, sha256

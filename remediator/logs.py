@@ -43,6 +43,7 @@ _WARNINGS = frozenset(
         Kind.ACTION_FAILED,
         Kind.MESSAGE_FAILED,
         Kind.PAUSE_SET,
+        Kind.CLOCK_SET_BACK,
         Kind.RULE_DEMOTED,
         Kind.FREEZE_SET,
         Kind.FREEZE_DOUBTED,

@@ -202,6 +202,9 @@ class Metrics:
         self.clock_skew = self._gauge(
             "clock_skew_seconds", "How far ahead of our clock the newest alert of the last webhook says that it began."
         )
+        self.clock_steps = self._counter(
+            "clock_steps_total", "How often the store's clock was found to have been set, by direction.", ["direction"]
+        )
         self.audit_checkpoint = self._gauge("audit_checkpoint_timestamp_seconds", "When the audit trail was last checkpointed.")
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -222,6 +225,7 @@ class Metrics:
             (self.pages_sent, LEVELS),
             (self.stop_unreadable, ("file", "configmap")),
             (self.heartbeats, ("sent", "failed", "withheld")),
+            (self.clock_steps, ("back", "forward")),
             (self.reconciliation_rounds, ("complete", "doubtful", "failed")),
             (self.reconciliation_recovered, RECOVERED),
             (self.reconciliation_cut_groups, ("recovered", "failed", "left")),
@@ -394,6 +398,7 @@ class Metrics:
             Kind.MESSAGE_FAILED: lambda _: self.messages.labels("failed").inc(),
             Kind.MESSAGE_FOLDED: lambda _: self.messages.labels("folded").inc(),
             Kind.STORM_TRIPPED: lambda _: self.storms.inc(),
+            Kind.CLOCK_SET_BACK: lambda _: self.clock_steps.labels("back").inc(),
             Kind.RULE_DEMOTED: lambda _: self.demotions.inc(),
             Kind.REMEDY_STOPPED: lambda _: self.remedies_stopped.inc(),
             Kind.AUDIT_CHECKPOINTED: lambda event: self.audit_checkpoint.set(event.at.timestamp()),

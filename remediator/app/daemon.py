@@ -58,6 +58,7 @@ class Daemon:
         self._watchdogs = parts.make_watchdogs(ground, self._receiving)
         self._heartbeat = parts.make_heartbeat(ground, ended=self._ails, busy=lambda: not self._runner.free)
         self._takes = parts.make_takes(ground)
+        self._clock = parts.make_clock(ground)
         self._keeper = parts.make_keeper(ground)
         self.desk = parts.make_desk(ground, held=lambda: self._runner.held, kill_switches=self._kill_switches)
         self._reloading = Reloading(ground, self._freezer, path=path)
@@ -73,6 +74,7 @@ class Daemon:
         await self._ground.learn_secrets(self.settings)
         self._store.on_commit(self._committed)
         await self._store.open()
+        await self._clock.begin()
         facts = {"version": __version__, "dry_run": self.settings.dry_run, **self._current.rules_facts()}
         await self._ground.note(Kind.DAEMON_STARTED, facts)
         self._reloading.tell()
@@ -86,6 +88,7 @@ class Daemon:
 
     def _start_loops(self) -> None:
         loops = {
+            "clock": self._clock.keep(),
             "checkpoints": self._keeper.checkpoints(),
             "housekeeping": self._keeper.rounds(),
             "counts": self._telling.counts(),

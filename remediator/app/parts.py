@@ -8,6 +8,7 @@ from datetime import datetime
 
 from remediator.alerts import Webhook
 from remediator.app.ground import Ground
+from remediator.clock.keeper import ClockKeeper
 from remediator.engine.core import Engine
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.freezes.keeper import Freezer
@@ -195,6 +196,11 @@ def _say_alive(ground: Ground) -> Callable[[AliveAlert, datetime, datetime], Awa
 
 
 # --- the store
+
+
+def make_clock(ground: Ground) -> ClockKeeper:
+    """Make what notices that the store's clock was set."""
+    return ClockKeeper(ground.store, metrics=ground.metrics, tolerance=lambda: ground.current.settings.limits.clock_skew)
 
 
 def make_keeper(ground: Ground) -> Keeper:

@@ -132,18 +132,20 @@ def is_paged_by_another(message: Message, rows: Sequence[Message]) -> bool:
     return any(not row.cancelled and row.key != message.key for row in pages)
 
 
-def climb_of(message: Message, *, now: datetime) -> Climb:
-    """Read how far a page has come; one that has not been looked at begins now."""
+def climb_of(message: Message, *, now: datetime, set_back: timedelta | None = None) -> Climb:
+    """Read how far a page has come, by a clock that was `set_back` (None: its own); one that has not been looked at begins now."""
     raw = message.body.get("climb")
     if not isinstance(raw, Mapping):
-        return Climb(now)
-    last = raw.get("last")
+        return Climb(now, set_back=set_back or timedelta())
+    last, then = raw.get("last"), timedelta(seconds=float(raw.get("set_back", 0)))
+    by = timedelta() if set_back is None else set_back - then
     return Climb(
-        datetime.fromisoformat(str(raw["began"])),
+        datetime.fromisoformat(str(raw["began"])) - by,
         tuple(int(number) for number in raw["done"]),
         timedelta(seconds=float(raw["late"])),
         int(raw["again"]),
-        None if last is None else datetime.fromisoformat(str(last)),
+        None if last is None else datetime.fromisoformat(str(last)) - by,
+        then + by,
     )
 
 
@@ -154,6 +156,7 @@ def _written(climb: Climb) -> dict[str, JSON]:
         "late": climb.late.total_seconds(),
         "again": climb.again,
         "last": None if climb.last is None else climb.last.isoformat(),
+        "set_back": climb.set_back.total_seconds(),
     }
 
 
@@ -187,7 +190,7 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     now, severity = snapshot.now, policy.taken_for(incident.severity)
     if WITHHELD_BY in message.body and not message.body.get("let_out") and run is not None and run.state in _WORKS:
         return Step(Later(replace(message, body={**message.body, "let_out": True}, due_at=now + AT_WORK), "its remedy is at work"))
-    climb = climb_of(message, now=now)
+    climb = climb_of(message, now=now, set_back=snapshot.set_back)
     held = held_until(policy, incident.acknowledged_at)
     due = next_due(policy, severity, climb, held=held)
     if due is None:
@@ -484,10 +487,10 @@ def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
 # --- what people see -------------------------------------------------------------------------------------------------
 
 
-def ahead(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Due | None:
+def ahead(message: Message, incident: Incident, policy: Policy, *, now: datetime, set_back: timedelta) -> Due | None:
     """Return what a pending page will do next as things stand: an acknowledgement, hours and levels in force counted in."""
     if not climbs(message) or message.kind is not MessageKind.PAGE or message.body.get("sending"):
         return None
     held = held_until(policy, incident.acknowledged_at)
-    due = next_due(policy, incident.severity, climb_of(message, now=max(now, message.due_at)), held=held)
+    due = next_due(policy, incident.severity, climb_of(message, now=max(now, message.due_at), set_back=set_back), held=held)
     return due if due is None or due.at >= message.due_at else replace(due, at=message.due_at)

@@ -171,6 +171,8 @@ class Climb:
     """How often the last level was told again."""
     last: datetime | None = None
     """When a level was told last."""
+    set_back: timedelta = timedelta()
+    """By how much the store's clock had been set back when these times were written: they move when it is again."""
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def told(severity: str, climb: Climb, due: Due, *, now: datetime) -> Climb:
     if not due.again and due.level.unless is Unless.ACKNOWLEDGED:
         late = max(late, now - climb.began - delay)
     done = climb.done if due.level.number in climb.done else (*climb.done, due.level.number)
-    return Climb(climb.began, done, late, due.again, now)
+    return Climb(climb.began, done, late, due.again, now, climb.set_back)
 
 
 def reached(policy: Policy, severity: str, since: timedelta) -> tuple[Receiver, ...]:

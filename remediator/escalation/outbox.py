@@ -294,7 +294,8 @@ class Outbox:
         by_mark = {receiver.mark: receiver for receiver in receivers}
         left = [receiver for mark, receiver in by_mark.items() if mark not in message.delivered_to]
         # A store that was restored makes messages of the same keys again: these are others to whoever remembers the first ones.
-        key = keyed(message.key, (await self._store.read(Reads())).era)
+        before = await self._store.read(Reads())
+        key = keyed(message.key, before.era)
         faults = await asyncio.gather(*(self._send(receiver, f"{key}/{receiver.mark}", values) for receiver in left))
         reached = [receiver.mark for receiver, fault in zip(left, faults, strict=True) if fault is None]
         errors = [f"{receiver.name}: {fault}" for receiver, fault in zip(left, faults, strict=True) if fault is not None]
@@ -302,6 +303,8 @@ class Outbox:
             severity = "" if incident is None else f" for {incident.severity}"
             self._log.error("message.without_receivers", key=message.key, policy=message.policy)
             errors = [f"escalation policy {message.policy!r} names nobody{severity}: this reaches no one until its `notify` is filled in"]
+        if errors and (moved := (await self._store.read(Reads())).set_back - before.set_back):
+            message = replace(message, due_at=message.due_at - moved)  # the clock was set back meanwhile, and what waits moved with it
         await self._note(message, (*message.delivered_to, *reached), errors)
 
     async def _values(self, message: Message, incident: Incident | None, run: Run | None) -> Mapping[str, Value]:

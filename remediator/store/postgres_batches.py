@@ -387,9 +387,11 @@ class Batches:
             await connection.execute(self._sql(sql.MESSAGES_SET_BACK), span, DELIVERING // timedelta(microseconds=1))
             await connection.execute(sql.SET_BACK, span)
             await connection.execute(sql.KEEPER_SET_BACK, span)
-            await self._flush(connection, made)
+            if state.writes:
+                await self._flush(connection, made)
             await connection.execute(self._sql(sql.LEASES_SET_BACK), self._lease)
         state.set_back += span
+        made.wrote = True
 
     def _sql(self, query: str) -> str:
         return query.replace("{now}", self._clock)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from aiohttp import web
@@ -14,6 +14,7 @@ from remediator.escalation.levels import FOREVER, Policy, held_until
 from remediator.model import IncidentState, to_json
 from remediator.people.authentication import Operation
 from remediator.records import Incident, Message, MessageKind, Run
+from remediator.store.protocol import Reads
 from remediator.web.routes import Answer, Call, Route, missing, ok
 
 MOST_RUNS = 100
@@ -75,16 +76,19 @@ async def show_escalation(call: Call) -> web.Response:
     page = await store.runs(incident=name, limit=MOST_RUNS)
     runs = [cast("Run", one).id for one in reversed(page.items)]
     messages = [message for owner in (name, *runs) for message in await store.messages(owner)]
-    return ok(to_json(escalation_of(incident, messages, call.service.settings.policy, now=datetime.now(UTC))))
+    set_back = (await store.read(Reads())).set_back
+    return ok(to_json(escalation_of(incident, messages, call.service.settings.policy, now=datetime.now(UTC), set_back=set_back)))
 
 
-def escalation_of(incident: Incident, messages: list[Message], policies: Callable[[str], Policy], *, now: datetime) -> Escalation:
-    """Put together what was told and what is to come. Pure."""
+def escalation_of(
+    incident: Incident, messages: list[Message], policies: Callable[[str], Policy], *, now: datetime, set_back: timedelta
+) -> Escalation:
+    """Put together what was told and what is to come; `set_back` is the store's. Pure."""
     page = next((one.policy for one in messages if one.kind is MessageKind.PAGE), "")
     held = held_until(policies(incident.policy or page), incident.acknowledged_at)
     tried = [one for one in messages if one.attempts]
     pending = [one for one in messages if one.delivered_at is None and not one.cancelled]
-    found = [due for one in pending if (due := _next(one, incident, policies(one.policy), now=now)) is not None]
+    found = [due for one in pending if (due := _next(one, incident, policies(one.policy), now=now, set_back=set_back)) is not None]
     return Escalation(
         incident.id,
         incident.state,
@@ -108,11 +112,11 @@ def _told(message: Message) -> Told:
     return Told(message.key, message.kind, _level(message), receivers, message.delivered_at, message.attempts, message.error)
 
 
-def _next(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Next | None:
+def _next(message: Message, incident: Incident, policy: Policy, *, now: datetime, set_back: timedelta) -> Next | None:
     """Return what a waiting message will do as things stand, None when it will do nothing."""
     (receivers, _), at, why, number = policy.first_at(incident.severity, message.due_at), message.due_at, "", _level(message)
     if message.kind is MessageKind.PAGE and not message.body.get("sending"):
-        due = ahead(message, incident, policy, now=now)
+        due = ahead(message, incident, policy, now=now, set_back=set_back)
         if due is None or incident.state is IncidentState.RESOLVED:
             return None
         receivers, at, why, number = due.level.receivers, due.at, due.why, due.level.number

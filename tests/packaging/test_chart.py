@@ -520,6 +520,7 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
         f"remediator_watchdog_stale{{{labels}}}": "0x300",
         f'remediator_kill_switch_unreadable{{{labels}, source="configmap"}}': "0x300",
         f"remediator_freezes_unreadable{{{labels}}}": "0x300",
+        f'remediator_clock_steps_total{{{labels}, direction="back"}}': "0x300",
         f'remediator_heartbeats_total{{{labels}, outcome="withheld"}}': "0x300",
         f'remediator_alerts_rejected_total{{{labels}, reason="size"}}': "0x300",
     }
@@ -551,7 +552,7 @@ def test_alerts_fire_when_they_should(groups: Document, tmp_path: Path) -> None:
     for command in (["check", "rules", "rules.yaml"], ["test", "rules", "test.yaml"]):
         done = subprocess.run([promtool, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-    assert len(alerts) == 18
+    assert len(alerts) == 19
 
 
 def test_example_holds_the_same_alerts(groups: Document, tmp_path: Path) -> None:

@@ -12,14 +12,19 @@ from datetime import date, timedelta
 from typing import Any, Protocol
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from remediator import audit
+from remediator.clock.keeper import ClockKeeper
 from remediator.errors import Conflict, LeaseLost, NotFound
+from remediator.metrics import Metrics
 from remediator.model import ApprovalState, Event, IncidentState, Plan, Receipt, RunState, StepState, Target
 from remediator.records import EVERYWHERE, SYSTEM_CHAIN, MessageKind, Pause, Run, Step, Use, Vote
 from remediator.store.protocol import Changes, Committed, Reads, Snapshot, Store
 from tests.builders import faults_of
 from tests.store.make import LEASE, NOW, alert, approval, episode, event, incident, message, run, signal
+
+HOUR = timedelta(hours=1)
 
 
 class World(Protocol):
@@ -111,6 +116,67 @@ class StoreContract:
         assert (await see(world.store)).era == "abcd1234"
         await world.reopen()
         assert (await see(world.store)).era == "abcd1234"
+
+    # --- a clock that is set back
+
+    async def test_what_waits_in_the_outbox_waits_no_longer_when_the_clock_is_set_back(self, world: World) -> None:
+        """Undelivered messages are due earlier by as much; those that come with the word, and what was delivered, are not moved."""
+        kept = message("told", due_at=NOW + HOUR, delivered_at=NOW)
+        await put(world.store, messages=[message("soon", due_at=NOW + HOUR), message("now"), kept])
+        world.forward(-2 * HOUR)
+        await put(world.store, set_back=2 * HOUR, messages=[message("new", due_at=NOW)])
+        assert [one.key for one in await world.store.due_messages(limit=9)] == ["now"]
+        world.forward(HOUR)
+        assert [one.key for one in await world.store.due_messages(limit=9)] == ["now", "soon"]
+        assert {one.key: one.due_at for one in await world.store.messages("told")} == {}
+        world.forward(HOUR)
+        assert len(await world.store.due_messages(limit=9)) == 3
+        await world.reopen()
+        assert (await see(world.store)).set_back == 2 * HOUR
+        await put(world.store, set_back=HOUR)
+        assert (await see(world.store)).set_back == 3 * HOUR
+
+    async def test_a_clock_that_was_set_back_is_handled_once(self, world: World) -> None:
+        """Two daemons notice it; one of them moves what waits and says so; runs and approvals keep what is left of their time."""
+        waiting = run(wake_at=NOW + HOUR, deadline=NOW + HOUR, state=RunState.AWAITING_APPROVAL, approval=f"{run().id}-A1")
+        ended = run(2, wake_at=None, ended_at=NOW, state=RunState.SUCCEEDED)
+        rows = {"incidents": [incident()], "approvals": [approval(waiting)], "episodes": [episode(confirmed_at=NOW)]}
+        await put(
+            world.store, runs=[waiting, ended], messages=[message("held", due_at=NOW + HOUR)], uses=[Use(ended.id, "r", "t", NOW)], **rows
+        )
+        seconds = [0.0]
+        metrics = Metrics(CollectorRegistry())
+        first, second = (ClockKeeper(world.store, metrics=metrics, tolerance=timedelta, clock=lambda: seconds[0]) for _ in range(2))
+        world.forward(timedelta(minutes=1))
+        for keeper in (first, second):
+            await keeper.begin()
+        world.forward(timedelta(seconds=5) - 2 * HOUR)
+        seconds[0] += 5
+        for keeper in (first, second, first):
+            await keeper.look()
+        seen = await see(world.store, runs=[waiting.id, ended.id], fingerprints=["f1"], usage=[("r", "t")], usage_window=24 * HOUR)
+        found = seen.runs[waiting.id]
+        assert (found.wake_at, found.deadline, found.entered_at) == (NOW - HOUR, NOW - HOUR, NOW - 2 * HOUR)
+        assert seen.approvals[f"{run().id}-A1"].expires_at == NOW + timedelta(minutes=30) - 2 * HOUR
+        assert (seen.runs[ended.id], seen.uses[0].at) == (ended, NOW)
+        assert seen.episodes["f1"].confirmed_at <= seen.now
+        assert [one.kind for one in await world.store.events(SYSTEM_CHAIN)] == ["clock.set_back"]
+        world.forward(timedelta(minutes=59))
+        assert [one.key for one in await world.store.due_messages(limit=9)] == ["held"]
+        assert [one.id for one in await world.store.claim("w", limit=9, lease=LEASE)] == [waiting.id]
+
+    async def test_a_clock_that_was_set_back_while_nobody_ran_is_noticed_at_the_start(self, world: World) -> None:
+        """The newest event lies in the future: what waits is due when it would have been, had the time stood still since."""
+        await put(world.store, events=[event(SYSTEM_CHAIN, "daemon.started")], messages=[message("held", due_at=NOW + HOUR)])
+        world.forward(-3 * HOUR)
+        metrics = Metrics(CollectorRegistry())
+        for _ in range(2):
+            await ClockKeeper(world.store, metrics=metrics, tolerance=lambda: timedelta(minutes=2), clock=lambda: 0.0).begin()
+        assert (await see(world.store)).set_back == 3 * HOUR
+        world.forward(HOUR)
+        assert [one.key for one in await world.store.due_messages(limit=9)] == ["held"]
+
+    # --- more of what comes back
 
     async def test_an_approval_brings_its_run_and_incident(self, world: World) -> None:
         """`approvals` brings each one's run and incident."""

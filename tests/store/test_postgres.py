@@ -206,6 +206,23 @@ async def test_s24_times_are_the_databases(server: PostgresServer) -> None:
     await store.aclose()
 
 
+async def test_leases_end_in_time_though_the_clock_was_set_back(world: PostgresWorld, second: PostgresStore) -> None:
+    """A daemon that died holds nothing for longer than a lease lasts; one that lives keeps what it has renewed since."""
+    await put(world.store, runs=[run(), run(2)], messages=[message()])
+    dead, alive = await world.store.claim("w", limit=2, lease=LEASE)
+    assert len(await world.store.due_messages(limit=9)) == 1
+    world.forward(-timedelta(hours=2))
+    assert await world.store.renew("w", [alive.id], lease=LEASE) == {alive.id}
+    await put(second, set_back=timedelta(hours=2))
+    assert await second.claim("w", limit=9, lease=LEASE) == []
+    world.forward(LEASE - timedelta(seconds=1))
+    await world.store.renew("w", [alive.id], lease=LEASE)
+    world.forward(timedelta(seconds=1))
+    assert [one.id for one in await second.claim("w", limit=9, lease=LEASE)] == [dead.id]
+    world.forward(timedelta(seconds=31))
+    assert [one.key for one in await second.due_messages(limit=9)] == [message().key]
+
+
 # --- batches
 
 

@@ -5,18 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from remediator.app.daemon import Daemon
+from remediator.clock import keeper
 from remediator.errors import InvalidFiles
+from remediator.escalation.notice import alarm
 from remediator.model import Actor, Alert
 from remediator.records import SYSTEM_CHAIN
 from remediator.registry import Registry
 from remediator.rules.loading import load_rules
 from remediator.settings import Settings, StoreSettings, load_settings
+from remediator.store.protocol import Changes, Reads
+from remediator.store.sqlite import SqliteStore
+from tests.servers.ports import eventually
 
 RULE = """
 rules:
@@ -86,6 +91,30 @@ async def test_a_large_body_does_not_hold_up_the_others(tmp_path: Path) -> None:
     await daemon.aclose()
     assert (await accepting).alerts == 24
     assert longest < 1
+
+
+async def test_a_clock_that_is_set_back_holds_no_page_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The daemon's own clock, an hour ahead, is set right: what was due within seconds is due within seconds, and it is said."""
+    monkeypatch.setattr(keeper, "EVERY", timedelta(milliseconds=100))
+    daemon = Daemon(Settings(store=StoreSettings(url=f"sqlite://{tmp_path}/state.sqlite")), environ={})
+    store = daemon.store
+    assert isinstance(store, SqliteStore)
+    store._clock = lambda: datetime.now(UTC) + timedelta(hours=1)
+    await daemon.start()
+    try:
+        held = alarm("test@1", "A test", "words", policy="default", due=store._clock() + timedelta(seconds=2), dry_run=False)
+        await store.transact(Reads(), lambda _snapshot: Changes(messages=[held]))
+        store._clock = lambda: datetime.now(UTC)
+
+        async def tried() -> bool:
+            return any(one.attempts for one in await store.messages(held.key.partition("/")[0]))
+
+        await eventually(tried, what="the page was tried", within=15)
+        kinds = [event.kind for event in await store.events(SYSTEM_CHAIN)]
+        assert kinds.count("clock.set_back") == 1
+        assert daemon.metrics.registry.get_sample_value("remediator_clock_steps_total", {"direction": "back"}) == 1
+    finally:
+        await daemon.aclose()
 
 
 async def test_secret_that_a_plan_met_stays_out_of_its_rehearsal(tmp_path: Path) -> None:

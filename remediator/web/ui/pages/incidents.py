@@ -11,6 +11,7 @@ from remediator.people.authentication import Operation
 from remediator.records import Incident, Run
 from remediator.responders.taking import scope_of
 from remediator.store.protocol import Page as Rows
+from remediator.store.protocol import Reads
 from remediator.web.escalation import escalation_of
 from remediator.web.routes import missing
 from remediator.web.taking import hold_of
@@ -82,6 +83,7 @@ async def show(page: Page) -> Shown:
     hold = hold_of(await store.pauses(), incident.id)
     rule = page.service.rules.rule(incident.rule)
     messages = [message for owner in (incident.id, *(run.id for run in reversed(runs))) for message in await store.messages(owner)]
+    set_back = (await store.read(Reads())).set_back
     data = {
         "incident": incident,
         "rule": rule,
@@ -92,7 +94,7 @@ async def show(page: Page) -> Shown:
         "hold": hold,
         "hold_scope": scope_of(incident.id),
         "mine": hold is not None and (hold.who == page.actor.name or "admin" in page.actor.roles),
-        "told": escalation_of(incident, messages, page.service.settings.policy, now=page.now),
+        "told": escalation_of(incident, messages, page.service.settings.policy, now=page.now, set_back=set_back),
         "approval": next((run.approval for run in runs if run.state.value == "awaiting_approval"), None),
     }
     return Shown("incident.html", incident.id, data, chain=incident.id)

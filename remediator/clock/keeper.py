@@ -1,0 +1,172 @@
+"""Notices that the store's clock was set: the daemon's own on SQLite, the database's on PostgreSQL. Any replica does it, one says it.
+
+The store's time is held against a clock that nobody sets, and that goes on while the machine sleeps, every few seconds. At the start
+it is held against the newest event of the system chain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import cast
+
+import structlog
+
+from remediator.clock import stepping
+from remediator.clock.stepping import TOLERANCE
+from remediator.errors import RemediatorError
+from remediator.lifecycle import ENDS
+from remediator.metrics import Metrics
+from remediator.model import Episode, RunState
+from remediator.records import SYSTEM_CHAIN, Approval, Run
+from remediator.store.protocol import Changes, Reads, Snapshot, Store
+
+EVERY = timedelta(seconds=5)
+PORTION = 200
+"""Rows that are moved by one transaction."""
+LOOK_AFTER = timedelta(minutes=15)
+"""So long a worker that held a run when that was moved may write its old times back: longer than calls last."""
+_LIVE = tuple(state for state in RunState if state not in ENDS)
+
+
+def elapsed() -> float:
+    """Return the seconds of a clock that nobody sets. Where the system has one, it counts the time in which the machine was suspended."""
+    try:
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    except (AttributeError, OSError):
+        return time.monotonic()
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What the store's clock showed, and between which two moments of the other clock."""
+
+    now: datetime
+    set_back: timedelta
+    after: float
+    before: float
+
+
+@dataclass
+class _Moving:
+    """What is moved, as it was before."""
+
+    by: timedelta
+    runs: dict[str, Run]
+    approvals: dict[str, Approval]
+    until: float
+    confirmed: bool = False
+    """Whether the times at which episodes were confirmed are moved too."""
+
+
+class ClockKeeper:
+    """Looks at the store's clock. One instance a daemon: `begin` once, before anything is noted, then `keep`."""
+
+    def __init__(self, store: Store, *, metrics: Metrics, tolerance: Callable[[], timedelta], clock: Callable[[], float] = elapsed) -> None:
+        """`tolerance` says how far in the future the newest event may lie at the start; `clock` gives seconds that nobody sets."""
+        self._store = store
+        self._metrics = metrics
+        self._tolerance = tolerance
+        self._clock = clock
+        self._last: _Look | None = None
+        self._moving: _Moving | None = None
+        self._log = structlog.get_logger("clock")
+
+    async def begin(self) -> None:
+        """Hold the clock against the newest event, which another process may have written. Raises `StoreUnavailable`."""
+        self._last = await self._read()
+        newest = await self._store.events(SYSTEM_CHAIN, after=max(0, await self._store.length(SYSTEM_CHAIN) - 1))
+        ahead = newest[-1].at - self._last.now if newest else timedelta()
+        if ahead > max(TOLERANCE, self._tolerance()):
+            await self._set_back(ahead, self._last, window=timedelta())
+            self._last = await self._read()
+            await self._move()
+
+    async def keep(self) -> None:
+        """Look every few seconds, for ever."""
+        while True:
+            await asyncio.sleep(EVERY.total_seconds())
+            try:
+                await self.look()
+            except RemediatorError as error:
+                self._log.warning("clock.delayed", error=str(error))
+            except Exception:  # noqa: BLE001 - without this loop a clock that is set back would keep pages waiting
+                self._log.exception("clock.crashed")
+
+    async def look(self) -> None:
+        """Compare the two clocks; move what waits when the store's was set back. Raises `StoreUnavailable`."""
+        seen, last = await self._read(), self._last
+        if last is not None:
+            # Answers take their time: what is surely a step counts, and a clock that is slewed makes none between two looks.
+            least = last.now + timedelta(seconds=seen.after - last.before)
+            most = last.now + timedelta(seconds=seen.before - last.after)
+            if (back := least - seen.now) > TOLERANCE:
+                await self._set_back(back, last, window=timedelta(seconds=seen.before - last.after) + TOLERANCE)
+            elif (ahead := seen.now - most) > TOLERANCE:
+                self._metrics.clock_steps.labels("forward").inc()
+                self._log.warning("clock.set_forward", seconds=round(ahead.total_seconds(), 3), now=seen.now.isoformat())
+        self._last = seen
+        await self._move()
+
+    async def _read(self) -> _Look:
+        after = self._clock()
+        seen = await self._store.read(Reads())
+        return _Look(seen.now, seen.set_back, after, self._clock())
+
+    async def _set_back(self, found: timedelta, last: _Look, *, window: timedelta) -> None:
+        """Say so, and move what waits, unless another replica has done that."""
+        moving = await self._waiting(window)
+
+        def build(snapshot: Snapshot) -> Changes:
+            moving.by = stepping.unhandled(found, seen=last.set_back, snapshot=snapshot)
+            return stepping.begin(snapshot, moving.by, runs=len(moving.runs)) if moving.by > TOLERANCE else Changes()
+
+        await self._store.transact(Reads(), build)
+        if moving.by > TOLERANCE:
+            self._moving = moving
+
+    async def _waiting(self, window: timedelta) -> _Moving:
+        """Read what is to be moved, as it is now."""
+        moving = _Moving(timedelta(), {}, {}, self._clock() + LOOK_AFTER.total_seconds())
+        before: str | None = None
+        while True:
+            page = await self._store.runs(states=_LIVE, before=before, limit=PORTION)
+            seen = await self._store.read(Reads(runs=[run.id for run in cast("tuple[Run, ...]", page.items)]))
+            found = stepping.waiting(seen, window=window)
+            moving.runs |= found
+            moving.approvals |= {one.id: one for one in seen.approvals.values() if one.run in found}
+            before = page.next
+            if before is None:
+                return moving
+
+    async def _move(self) -> None:
+        """Move what is not moved yet, and what a worker wrote back as it was. Begun again by the next look where it fails."""
+        moving = self._moving
+        if moving is None:
+            return
+        names = list(moving.runs)
+        for begin in range(0, len(names), PORTION):
+            reads = Reads(runs=names[begin : begin + PORTION])
+            build = functools.partial(stepping.moved, before=moving.runs, asked=moving.approvals, by=moving.by)
+            if (left := build(await self._store.read(reads))).runs or left.approvals:
+                await self._store.transact(reads, build)
+        if not moving.confirmed:
+            await self._move_episodes(moving.by)
+            moving.confirmed = True
+        if self._clock() > moving.until:
+            self._moving = None
+
+    async def _move_episodes(self, by: timedelta) -> None:
+        """Move when open episodes were confirmed, as far as that is in the future now."""
+        before: str | None = None
+        while True:
+            page = await self._store.episodes(open_only=True, before=before, limit=PORTION)
+            reads = Reads(fingerprints=[one.fingerprint for one in cast("tuple[Episode, ...]", page.items)])
+            await self._store.transact(reads, functools.partial(stepping.confirmed, by=by))
+            before = page.next
+            if before is None:
+                return

@@ -1,0 +1,89 @@
+"""What follows from the store's clock being set back: what waits for a time is to wait as long as it was meant to, not longer. Pure.
+
+Only what waits is moved, and what its waiting is counted from: runs that have not ended, their approvals, and the outbox
+(`Changes.set_back`). What holds back stays as it is written, hence holds for longer: budgets, cooldowns, breakers, freezes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from remediator.events import Kind
+from remediator.model import ApprovalState, Event
+from remediator.records import SYSTEM_CHAIN, WATCHDOG_AWAITED, Approval, Run, Step
+from remediator.replacing import replace
+from remediator.store.protocol import Changes, Snapshot
+
+TOLERANCE = timedelta(seconds=5)
+"""Steps that are not longer change nothing worth a word."""
+
+_TIMES = ("wake_at", "deadline", "entered_at", "waiting_since", "healthy_since", "applied_at", "planned_at", "word_at")
+_LIVE = (ApprovalState.PENDING, ApprovalState.APPROVED)
+
+
+def unhandled(found: timedelta, *, seen: timedelta, snapshot: Snapshot) -> timedelta:
+    """Return what is left of a step of `found`, where all steps until then came to `seen`: another replica may have been quicker."""
+    return found - (snapshot.set_back - seen)
+
+
+def begin(snapshot: Snapshot, by: timedelta, *, runs: int) -> Changes:
+    """Say that the clock was set back, and have what waits in the outbox wait no longer for it."""
+    words = {"seconds": round(by.total_seconds(), 3), "now": snapshot.now.isoformat(), "runs": runs}
+    awaited = snapshot.pauses.get(WATCHDOG_AWAITED)
+    return Changes(
+        set_back=by,
+        pauses=[] if awaited is None or awaited.at <= snapshot.now else [replace(awaited, at=snapshot.now)],
+        events=[Event(SYSTEM_CHAIN, Kind.CLOCK_SET_BACK, snapshot.now, words)],
+    )
+
+
+def waiting(snapshot: Snapshot, *, window: timedelta) -> dict[str, Run]:
+    """Return the runs that are to be moved. Those that entered their state within `window` may have done so by the clock as it is now."""
+    runs = [run for run in snapshot.runs.values() if run.ended_at is None]
+    return {run.id: run for run in runs if not snapshot.now - window <= run.entered_at <= snapshot.now}
+
+
+def moved(snapshot: Snapshot, before: Mapping[str, Run], asked: Mapping[str, Approval], by: timedelta) -> Changes:
+    """Move runs and their approvals, as far as their times are those of `before` and `asked`: once, however often this is done.
+
+    A worker that holds a run writes it back as it knew it, with the times of before, which are moved the next time.
+    """
+    runs = [(run, earlier(run, before[run.id], by)) for run in snapshot.runs.values() if run.ended_at is None and run.id in before]
+    known = [(one, asked[one.id]) for one in snapshot.approvals.values() if one.state in _LIVE and one.id in asked]
+    return Changes(
+        runs=[new for old, new in runs if new != old],
+        approvals=[_asked_earlier(one, then, by) for one, then in known if one.expires_at == then.expires_at],
+    )
+
+
+def earlier(run: Run, before: Run, by: timedelta) -> Run:
+    """Return a run whose times are earlier by as much, as far as they are still those that it had before."""
+    times: dict[str, Any] = {
+        name: value - by for name in _TIMES if isinstance(value := getattr(run, name), datetime) and value == getattr(before, name)
+    }
+    steps = {step.number: step for step in before.steps}
+    return replace(run, **times, steps=tuple(_step_earlier(step, steps.get(step.number), by) for step in run.steps))
+
+
+def _step_earlier(step: Step, before: Step | None, by: timedelta) -> Step:
+    if before is None:
+        return step
+    begun, done = step.intended_at, step.finished_at
+    return replace(
+        step,
+        intended_at=begun - by if begun is not None and begun == before.intended_at else begun,
+        finished_at=done - by if done is not None and done == before.finished_at else done,
+    )
+
+
+def _asked_earlier(one: Approval, then: Approval, by: timedelta) -> Approval:
+    votes = tuple(replace(vote, at=vote.at - by) if vote in then.votes else vote for vote in one.votes)
+    return replace(one, requested_at=one.requested_at - by, expires_at=one.expires_at - by, votes=votes)
+
+
+def confirmed(snapshot: Snapshot, *, by: timedelta) -> Changes:
+    """Have open episodes that were confirmed in what is the future now be as old as they are: a watchdog, and `max_age`, go by that."""
+    found = [one for one in snapshot.episodes.values() if one.open and one.confirmed_at > snapshot.now]
+    return Changes(episodes=[replace(one, confirmed_at=min(snapshot.now, one.confirmed_at - by)) for one in found])

@@ -1,0 +1,217 @@
+"""A clock that is set: everything waits as long as it was meant to, what holds automation back holds, and it is said."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from remediator.clock import stepping
+from remediator.clock.keeper import ClockKeeper
+from remediator.logs import level_of
+from remediator.metrics import Metrics
+from remediator.model import RunState
+from remediator.records import SYSTEM_CHAIN
+from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
+from remediator.store.protocol import Changes, Reads
+from tests.builders import alert, rule
+from tests.engine.paging import MINUTE, Paging
+from tests.stories import act, decide, playbook
+
+HOUR = timedelta(hours=1)
+HOPELESS = rule(remedies=(), severity="sev2")
+"""A rule without remedies: its incidents need a person at once."""
+
+
+class Timed(Paging):
+    """A harness with a keeper of the clock, which is looked at as often as a daemon does; the clock may be set."""
+
+    def __init__(self, path: Path, *rules: Rule) -> None:
+        super().__init__(path, *rules)
+        self.seconds = 0.0
+        self.metrics = Metrics(CollectorRegistry())
+
+    async def start(self) -> Timed:
+        await super().start()
+        self.clock = ClockKeeper(self.store, metrics=self.metrics, tolerance=lambda: 2 * MINUTE, clock=lambda: self.seconds)
+        await self.clock.begin()
+        return self
+
+    async def passes(self, span: timedelta, *, by: timedelta = MINUTE) -> None:
+        """Let time pass on both clocks, with the keeper at work too."""
+        left = span
+        while left > timedelta():
+            part = min(by, left)
+            self.now += part
+            self.seconds += part.total_seconds()
+            left -= part
+            await self.clock.look()
+            await self.work()
+            await self.deliver()
+
+    def is_set(self, by: timedelta) -> None:
+        """Set the clock, forward or back."""
+        self.now += by
+
+    def steps(self, direction: str) -> float:
+        """Return how many steps were counted."""
+        return self.metrics.registry.get_sample_value("remediator_clock_steps_total", {"direction": direction}) or 0.0
+
+
+Begin = Callable[..., Awaitable[Timed]]
+
+
+@pytest.fixture
+async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
+    """Start a harness with one rule; it is closed at the end."""
+    made: list[Timed] = []
+
+    async def start(one: Rule = HOPELESS) -> Timed:
+        timed = Timed(tmp_path / "state.sqlite", one)
+        await timed.start()
+        made.append(timed)
+        return timed
+
+    yield start
+    for timed in made:
+        await timed.store.aclose()
+
+
+async def test_nobody_s_page_waits_when_the_clock_is_set_back(begin: Begin) -> None:
+    """Level 2 hears of it ten minutes after level 1, though the clock was set back by an hour in between, twice."""
+    timed = await begin()
+    await timed.fires()
+    await timed.passes(4 * MINUTE)
+    timed.is_set(-HOUR)
+    await timed.passes(3 * MINUTE)
+    timed.is_set(-HOUR)
+    await timed.passes(2 * MINUTE)
+    assert timed.told() == ["level-1"]
+    await timed.passes(MINUTE)
+    assert timed.told() == ["level-1", "level-2"]
+    await timed.passes(20 * MINUTE)
+    assert timed.told() == ["level-1", "level-2", "level-3"]
+
+
+async def test_a_step_is_said_once_and_a_second_is_none(begin: Begin) -> None:
+    """It stands in the audit trail, in the log and in a metric; what NTP does all the time does not."""
+    timed = await begin()
+    timed.is_set(-timedelta(seconds=1))
+    await timed.passes(MINUTE)
+    assert timed.said("clock.set_back") == []
+    timed.is_set(-HOUR)
+    await timed.passes(MINUTE)
+    (said,) = timed.said("clock.set_back")
+    assert said["seconds"] == pytest.approx(3600, abs=1)
+    assert [level_of(event) for event in timed.events if event.kind == "clock.set_back"] == [logging.WARNING]
+    assert [event.kind for event in await timed.store.events(SYSTEM_CHAIN)] == ["clock.set_back"]
+
+
+async def test_a_step_forward_is_said_and_moves_nothing(begin: Begin) -> None:
+    """What waits is due by then as ever; whoever looks knows why all of it came at once. Set back again it waits no longer than meant."""
+    timed = await begin()
+    await timed.fires()
+    timed.is_set(4 * MINUTE)
+    with capture_logs() as logs:
+        await timed.passes(MINUTE)
+    assert [one["event"] for one in logs if one["event"].startswith("clock.")] == ["clock.set_forward"]
+    assert (timed.steps("forward"), timed.said("clock.set_back")) == (1, [])
+    timed.is_set(-4 * MINUTE)
+    await timed.passes(5 * MINUTE)
+    assert timed.told() == ["level-1", "level-2"]
+
+
+async def test_an_approval_ends_when_it_was_meant_to(begin: Begin) -> None:
+    """Thirty minutes are not an hour and a half; a person's word within them counts."""
+    timed = await begin(playbook(act(approval=ApprovalSpec())))
+    await timed.fires()
+    assert await timed.state() is RunState.AWAITING_APPROVAL
+    await timed.passes(10 * MINUTE)
+    timed.is_set(-HOUR)
+    await timed.passes(19 * MINUTE)
+    assert await timed.state() is RunState.AWAITING_APPROVAL
+    await timed.passes(2 * MINUTE)
+    assert await timed.state() is RunState.EXPIRED
+
+
+async def test_a_word_given_after_the_clock_was_set_back_counts(begin: Begin) -> None:
+    """The run goes on as if nothing had been: it acts, once, and is verified within its time."""
+    timed = await begin(playbook(act(approval=ApprovalSpec())))
+    await timed.fires()
+    timed.is_set(-HOUR)
+    await timed.passes(MINUTE)
+    await decide(timed)
+    assert timed.world.writes == ["a=good"]
+    assert await timed.state() is RunState.VERIFYING
+    await timed.passes(11 * MINUTE)
+    assert await timed.state() is RunState.FAILED
+
+
+async def test_a_verification_that_holds_ends_when_it_was_meant_to(begin: Begin) -> None:
+    """It neither fails at once, nor waits an hour more for its end."""
+    timed = await begin(playbook(act()))
+    await timed.fires()
+    assert await timed.state() is RunState.VERIFYING
+    await timed.passes(3 * MINUTE)
+    timed.is_set(-HOUR)
+    await timed.passes(6 * MINUTE)
+    assert await timed.state() is RunState.VERIFYING
+    await timed.passes(2 * MINUTE)
+    assert await timed.state() is RunState.FAILED
+
+
+async def test_what_entered_its_state_just_before_it_was_noticed_keeps_its_time(begin: Begin) -> None:
+    """Begun by the clock as it is now, it would fail at once were it moved: what can't be told is left as it is."""
+    timed = await begin(playbook(act()))
+    timed.is_set(-HOUR)
+    await timed.fires()
+    assert await timed.state() is RunState.VERIFYING
+    await timed.passes(timedelta(seconds=5))
+    assert len(timed.said("clock.set_back")) == 1
+    assert await timed.state() is RunState.VERIFYING
+
+
+async def test_a_cooldown_does_not_end_early(begin: Begin) -> None:
+    """What was used stays used: after a step back the next run waits for longer, never for less."""
+    timed = await begin(playbook(act(), guards=GuardSpec(cooldown=30 * MINUTE, max_wait=5 * MINUTE)))
+    await timed.fires()
+    timed.world.firing = False
+    await timed.ends()
+    assert await timed.state() is RunState.SUCCEEDED
+    await timed.passes(25 * MINUTE)
+    timed.is_set(-20 * MINUTE)
+    timed.world.firing = True
+    timed.world.things["a"] = "bad"
+    await timed.send(alert(starts_at=timed.now))
+    await timed.passes(10 * MINUTE)
+    assert timed.world.writes == ["a=good"]
+
+
+async def test_times_that_a_worker_wrote_back_are_moved_when_it_lets_go(begin: Begin) -> None:
+    """A run that was at work while it was moved is written as its worker knew it, with the times of before."""
+    timed = await begin(playbook(act(approval=ApprovalSpec())))
+    await timed.fires()
+    before = await timed.run()
+    timed.is_set(-HOUR)
+    await timed.passes(timedelta(seconds=5))
+    moved = await timed.run()
+    assert before.deadline is not None
+    assert moved.deadline == pytest.approx(before.deadline - HOUR, abs=timedelta(seconds=1))
+    await timed.store.transact(Reads(), lambda _snapshot: Changes(runs=[before]))
+    await timed.passes(timedelta(seconds=5))
+    assert (await timed.run()).deadline == moved.deadline
+
+
+def test_only_what_is_as_before_is_moved() -> None:
+    """A time that was written since, by the clock as it is now, stays."""
+    from tests.store.make import NOW, run
+
+    before = run(deadline=NOW + HOUR, healthy_since=NOW)
+    now: Any = stepping.earlier(run(deadline=NOW + HOUR, healthy_since=NOW - 3 * HOUR), before, HOUR)
+    assert (now.deadline, now.healthy_since, now.waiting_since) == (NOW, NOW - 3 * HOUR, None)
