@@ -167,17 +167,20 @@ async def _no_further(engine: Engine, work: Work, reason: str) -> None:
 async def _call(engine: Engine, work: Work, step: Step) -> None:
     """Make one intended call, or find out what became of one that another process intended; write down the outcome."""
     plan, key, values = plan_of(step), work.key(step.number), work.values()
-    if work.calling == step.number:
-        work.calling = None
+    if work.calling != step.number:
+        lost = engine.seen.lost(work.run, step)
+        await _record(engine, work, step, await engine.execution.settle(plan, key=key, values=values, lost=lost))
+        return
+    work.calling = None
+    with engine.seen.call(work.run, step) as call:
         outcome = await not_made(engine, work)
         if outcome is None:
             engine.on_call(work.run)
             halted = functools.partial(engine.halted, work)
             outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)
             outcome = await _or_came_late(engine, work, step, outcome)
-    else:
-        outcome = await engine.execution.settle(plan, key=key, values=values, lost="the daemon stopped during the call")
-    await _record(engine, work, step, outcome)
+        call.answered(outcome)
+        await _record(engine, work, step, outcome)
 
 
 async def _or_came_late(engine: Engine, work: Work, step: Step, outcome: Outcome) -> Outcome:

@@ -13,6 +13,7 @@ from remediator import guards
 from remediator.engine import acting, byhand, people, preparing, stuck, undoing, verifying
 from remediator.engine.authority import holds_approval, lacking, mandate_of, why_lapsed
 from remediator.engine.freezing import under_way
+from remediator.engine.seen import Seen
 from remediator.engine.work import Work
 from remediator.errors import Conflict, LeaseLost, PermanentError, StoreUnavailable
 from remediator.execution import Execution
@@ -78,6 +79,7 @@ class Engine:
         self.revalidation = revalidation
         self.rule = rule
         self.on_call = on_call
+        self.seen = Seen()
         self._frozen = frozen
         self.bounds = bounds
         self._scrub = scrub

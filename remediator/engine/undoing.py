@@ -34,7 +34,7 @@ async def undo(engine: Engine, work: Work) -> None:
         return
     key = f"{work.key(step.number)}/undo"
     if step.undo_intended:
-        lost = "the daemon stopped during the undo"
+        lost = engine.seen.lost(work.run, step, undo=True)
         outcome = await engine.execution.settle(_undo_plan(step), key=key, values=work.values(), lost=lost)
         await _record(engine, work, step, outcome)
         return
@@ -87,10 +87,12 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
         return
     intended = work.step(step.number)
     halted = functools.partial(engine.halted, work, undo=True)
-    outcome = await acting.not_made(engine, work, undo=True)
-    if outcome is None:
-        outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout, halted=halted)
-    await _record(engine, work, intended, outcome)
+    with engine.seen.call(work.run, intended, undo=True) as call:
+        outcome = await acting.not_made(engine, work, undo=True)
+        if outcome is None:
+            outcome = await engine.execution.apply(plan, key=key, values=work.values(), timeout=work.spec(step).timeout, halted=halted)
+        call.answered(outcome)
+        await _record(engine, work, intended, outcome)
 
 
 def _held(engine: Engine, work: Work, turn: Turn, step: Step, plan: Plan) -> bool:
