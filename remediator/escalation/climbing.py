@@ -180,7 +180,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, 
         return _update(snapshot, message, incident, policy)
     if message.body.get("sending"):
         return Step(_again(message, incident, policy, now=snapshot.now))
-    climb = carried(rows, incident) if may_climb_on(message, incident) else None
+    climb = carried(rows, incident, set_back=snapshot.set_back) if may_climb_on(message, incident) else None
     if climb is not None:
         return _climb_on(snapshot, message, run, policy, rows=rows, climb=climb)
     return _page(snapshot, message, incident, run, policy)
@@ -277,7 +277,7 @@ def may_climb_on(message: Message, incident: Incident) -> bool:
     return fresh and has_come_back(incident)
 
 
-def carried(rows: Iterable[Message], incident: Incident) -> Climb | None:
+def carried(rows: Iterable[Message], incident: Incident, *, set_back: timedelta | None = None) -> Climb | None:
     """Return how far the pages of the firings before had come; None where the climb begins anew, since somebody had acknowledged it.
 
     An acknowledgement that was kept over the relapse holds levels off as any does.
@@ -287,7 +287,7 @@ def carried(rows: Iterable[Message], incident: Incident) -> Climb | None:
     last = max(pages, key=_how_far, default=None)
     if last is None:
         return None
-    climb = climb_of(last, now=last.due_at)
+    climb = climb_of(last, now=last.due_at, set_back=set_back)
     taken = any(row.kind is MessageKind.ACKNOWLEDGED and str(row.body.get("at", "")) >= climb.began.isoformat() for row in rows)
     if taken and incident.acknowledged_at is None:
         return None

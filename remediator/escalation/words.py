@@ -179,7 +179,8 @@ def _said(message: Message, values: Mapping[str, Value]) -> Iterator[str]:
         yield f"It lasted {values.get('duration', '')}. {values.get('outcome', '')}".rstrip()
         yield from _done(values)
     elif message.kind is MessageKind.UPDATE and relapse_of(message) is not None:
-        yield f"Open for {values.get('duration', '')}, {_owner(values)}." + (f" It came back {_times(message)}." if relapse_of(message) else "")
+        back = f" It came back {_times(message)}." if relapse_of(message) else ""
+        yield f"Open for {values.get('duration', '')}, {_owner(values)}.{back}"
         yield from _done(values) if values.get("actions_taken") else ("Nothing has been done yet.",)
         yield f"It waits for {values.get('awaits', '')}."
     elif message.kind is MessageKind.UPDATE:
