@@ -67,6 +67,9 @@ FREEZE_RULE = "freeze:rule:"
 FREEZE_CONNECTION = "freeze:connection:"
 """Beginning of the scopes of manual freezes of one connection: `freeze:connection:NAME`."""
 
+LOADED = "loaded:"
+"""Beginning of scopes that stop nothing: `loaded:HASH` says when a set of rules was first loaded anywhere (`remediator.guards.rollout`)."""
+
 DEMOTED = "demoted:"
 """Begins the scope that lowers a rule's authority to the pause's `mark`: `demoted:RULE`. Only a person lifts it, by promoting."""
 
@@ -229,6 +232,8 @@ class Run:
     """Holds (`taking.seal`) whose holder told it to go on; under these it is not stopped."""
     word_at: datetime | None = None
     """When a person last said that it shall go on: approved it, or resumed it."""
+    left_since: datetime | None = None
+    """Since when it is left to replicas that know its rule; None: by whoever has it now the rule is known."""
     era: str = ""
     """The store's era in which it was made; empty for one made before there were any."""
 

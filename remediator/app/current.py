@@ -60,6 +60,11 @@ class Current:
         """Say in an event which rules they are."""
         return {"rules": len(self.rules.rules), "rules_hash": self.rules.hash}
 
+    @property
+    def shared_rules(self) -> str:
+        """The hash of the rules where other daemons may have other ones on the same store; else empty."""
+        return self.rules.hash if self.settings.store.url is not None else ""
+
     # --- people
 
     def approver(self, name: str) -> Actor | None:
@@ -99,7 +104,9 @@ class Current:
 
     def bounds(self, *, identity: Identity, stopped: str, freezes: Freezes) -> Bounds:
         """Return the operator's bounds: `stopped` says what throws the kill switch from outside, or nothing."""
-        return replace(self._bounds, identity=identity, stopped=stopped, freezes=freezes, voters=self.authenticator.approver)
+        return replace(
+            self._bounds, identity=identity, stopped=stopped, freezes=freezes, rules=self.shared_rules, voters=self.authenticator.approver
+        )
 
     def intake(self, bounds: Bounds, *, worker: str, room: int) -> Intake:
         """Return what taking alerts in goes by; `room` is how many runs may begin at once on `worker`."""

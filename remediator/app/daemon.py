@@ -76,6 +76,7 @@ class Daemon:
         await self._store.open()
         await self._clock.begin()
         facts = {"version": __version__, "dry_run": self.settings.dry_run, **self._current.rules_facts()}
+        await self._ground.tell_rules(self.rules.hash)
         await self._ground.note(Kind.DAEMON_STARTED, facts)
         self._reloading.tell()
         self.metrics.pauses(tuple(await self._store.pauses()))

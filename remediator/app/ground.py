@@ -14,7 +14,7 @@ from remediator.app.current import Current
 from remediator.connections import Connections
 from remediator.events import Kind
 from remediator.execution import Execution
-from remediator.guards import ALL_GUARDS
+from remediator.guards import ALL_GUARDS, rollout
 from remediator.identity import find_identity
 from remediator.metrics import Metrics
 from remediator.model import JSON, SYSTEM, Actor, Event
@@ -65,6 +65,14 @@ class Ground:
     async def learn_secrets(self, settings: Settings) -> None:
         """Teach the scrubber every secret that `settings` refer to. Raises `RemediatorError` when one can't be read."""
         await self.secrets.learn(settings.model_dump(mode="json", exclude_none=True))
+
+    async def tell_rules(self, rules: str, *, before: str = "") -> None:
+        """Have other daemons on the same store know how new the rules are that this one is about to use; `rules` is their hash.
+
+        Raises `StoreUnavailable`.
+        """
+        if self.current.shared_rules:
+            await self.store.transact(Reads(), lambda snapshot: rollout.loaded(snapshot, rules, before=before, who=self.host))
 
     async def note(self, kind: Kind, data: Mapping[str, JSON], actor: Actor = SYSTEM) -> Committed:
         """Append an event to the system chain. Raises `StoreUnavailable`."""

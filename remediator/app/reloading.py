@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,8 @@ class Reloading:
             return await self._refuse(error, actor)
         retired = list(self._current.rules.rules)
         await self._freezer.use(settings.freezes)
+        with suppress(TemporaryError):  # before they are in force: no run of a new rule may be another daemon's before it knows of them
+            await self._ground.tell_rules(rules.hash, before=self._current.rules.hash)
         # Nothing is awaited between these: no run may come to a new address by the old rules, or in a dry run that is none yet.
         clients = self._ground.connections.reload(settings, identity=identity)
         self._current.replace(settings, rules)

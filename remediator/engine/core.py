@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 from remediator import guards
-from remediator.engine import acting, byhand, people, preparing, stuck, undoing, verifying
+from remediator.engine import acting, byhand, leaving, people, preparing, stuck, undoing, verifying
 from remediator.engine.authority import holds_approval, lacking, mandate_of, why_lapsed
 from remediator.engine.freezing import under_way
 from remediator.engine.seen import Seen
@@ -112,6 +112,8 @@ class Engine:
         goes wrong is told to people and ends the run or leaves it to them, and is raised then.
         """
         try:
+            if await leaving.left_to_others(self, run):
+                return
             work = await self._load(run)
             try:
                 while not work.parked:
@@ -129,6 +131,7 @@ class Engine:
 
     async def _load(self, run: Run) -> Work:
         current = self.rule(run.rule)
+        run = run if run.left_since is None or current is None else replace(run, left_since=None)
         frozen = current if current is not None and current.hash == run.rule_hash else await self._frozen_rule(run)
         work = Work(run, frozen, current, Snapshot(now=run.entered_at), self.bounds())
         await self.look(work)

@@ -77,6 +77,8 @@ class Bounds:
     max_chain: int = 3
     freezes: Freezes = field(default_factory=Freezes)
     """Windows in which nothing acts, or nothing without a person."""
+    rules: str = ""
+    """Hash of the rules in force; empty where no other daemon shares the store."""
     voters: Voters | None = field(default=None, compare=False)
     """Who may approve now, by name; None: whoever agreed once still does."""
 

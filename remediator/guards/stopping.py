@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from remediator.duration import format_duration
 from remediator.guards.base import Answer, Case, Guard, Judgement
+from remediator.guards.rollout import LEFT_FOR, newer, unknown
 from remediator.model import ApprovalState
 from remediator.records import EVERYWHERE, ONE_RULE, STORM
 
@@ -41,6 +43,9 @@ class Enabled(Guard):
 
     def judge(self, case: Case) -> Judgement:
         """Deny when the rule is gone or disabled."""
+        if case.current is None and (newest := newer(case.snapshot.pauses, case.bounds.rules)) is not None:
+            waited = f"and no daemon that may know it took the run within {format_duration(LEFT_FOR)}"
+            return self.deny(f"{unknown(case.run.rule, newest)}, {waited}; give all daemons the same rules")
         if case.current is None:
             return self.deny(f"rule {case.run.rule!r} was deleted")
         if not case.current.enabled or not case.frozen.enabled:

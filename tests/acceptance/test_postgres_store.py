@@ -269,6 +269,28 @@ async def test_s15_the_stricter_of_two_daemons_rules_wins(pair: Pair) -> None:
         await pair.other.call("POST", "/-/reload")
 
 
+async def test_s15_a_daemon_with_older_rules_leaves_a_run_of_a_new_rule_to_those_that_know_it(pair: Pair) -> None:
+    """A roll-out: the daemon that has the new rule dies while its run waits; the other one waits for it to be back, and says so."""
+    pair.first.write_rules(RULES + RULES[RULES.index("  - name: patient") :].replace("patient", "fresh").replace("Patient", "Fresh"))
+    await pair.first.call("POST", "/-/reload")
+    try:
+        await pair.world.fire("Fresh", id="new")
+        incident = (await pair.first.opened(rule="fresh", id="new"))["id"]
+        pair.first.kill()
+
+        async def left() -> bool:
+            denied = [event["data"] for event in await pair.other.events(incident) if event["kind"] == "guard.denied"]
+            return any(data["guard"] == "enabled" and "older than those" in data["reason"] for data in denied)
+
+        await eventually(left, what="the other one leaves the run", within=2 * WITHIN)
+        await pair.first.start()
+        await pair.first.reaches(f"{incident}-1", "succeeded")
+        assert pair.world.calls("new") == 1
+    finally:
+        pair.first.write_rules(RULES)
+        await pair.first.call("POST", "/-/reload")
+
+
 async def test_a_daemon_cut_off_from_the_database_calls_nothing_more(pair: Pair, tmp_path: Path) -> None:
     """A partition from the database, the target still reachable: another daemon goes on, the cut-off one makes no further call."""
     async with Partition(pair.postgres.port) as partition:
