@@ -177,6 +177,10 @@ class Execution:
 
     # --- actions
 
+    def kind(self, name: str) -> type[Action[Any]] | None:
+        """Return the action of that name, None when there is none any more."""
+        return self._registry.action(name)
+
     def action(self, name: str) -> Action[Any]:
         """Return an instance of the action. Raises `PermanentError` when there is none of that name."""
         kind = self._registry.action(name)

@@ -227,6 +227,8 @@ class Daemon:
     async def undo(self, run: str, why: str, actor: Actor) -> Run:
         """Make the run that undoes an ended one. Raises `NotFound`, `IllegalTransition` saying why it can't be undone."""
         why, kinds, dry_run = self.scrubber.text(why), self.registry.action, self.settings.dry_run
+        if (found := await self._store.run(run)) is not None:
+            await byhand.refuse_stacked(self._engine, found)
         committed = await self._store.transact(
             Reads(runs=[run]), lambda snapshot: undo.begin(snapshot, run, why=why, actor=actor, kinds=kinds, dry_run=dry_run)
         )

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from remediator import guards
 from remediator.approval import denial_of
-from remediator.decide import Mandate, plans_hash
+from remediator.decide import Mandate, lowered, plans_hash
 from remediator.engine import people
 from remediator.engine.authority import approvers, given, mandate_of, why_lapsed
 from remediator.engine.work import Work, plan_of, shown
-from remediator.errors import RemediatorError
+from remediator.errors import IllegalTransition, PlanRefused, RemediatorError
 from remediator.events import Kind
 from remediator.model import JSON, ApprovalState, Authority, Health, Plan, Receipt, RunState, StepState, Verdict
 from remediator.records import Run, Step
@@ -43,13 +43,35 @@ async def plan(engine: Engine, work: Work) -> None:
     if work.run.state is RunState.DIAGNOSING:
         work.move(RunState.PLANNING, work.run.reason)
     try:
+        work.stacked = await stacked(engine, work.run, work.snapshot.runs.get(work.run.undoes, work.run))
         steps = await engine.visibly(work, planned(engine, work.run, work.made))
     except RemediatorError as error:
         await engine.stop(work, RunState.FAILED, str(error))
         return
     work.run = replace(work.run, steps=steps, planned_at=work.snapshot.now)
-    work.run = replace(work.run, plan_hash=plans_hash([_bound(step) for step in steps], work.run.remedy_hash))
+    work.run = replace(work.run, plan_hash=plans_hash([_bound(step) for step in steps], "; ".join((work.run.remedy_hash, *work.stacked))))
     await _authorise(engine, work)
+
+
+async def stacked(engine: Engine, run: Run, other: Run) -> tuple[str, ...]:
+    """Return, in words, what acted since on the things that `other` changed and has no way back. Raises `PlanRefused` for what has one.
+
+    `run` is the undo, or `other` itself before there is one. Values alone can't tell: a later run may have set the same one again.
+    """
+    left = {step.number for step in run.steps if step.state is StepState.APPLIED}
+    found = await engine.later(other, [step for step in other.steps if step.number in left])
+    refusing = [one.words for one in found if one.refuses]
+    if refusing:
+        raise PlanRefused("; ".join(refusing))
+    return tuple(one.words for one in found)
+
+
+async def refuse_stacked(engine: Engine, run: Run) -> None:
+    """Refuse to begin an undo that would be refused once it is planned. Raises `IllegalTransition`, saying what to undo first."""
+    try:
+        await stacked(engine, run, run)
+    except PlanRefused as error:
+        raise IllegalTransition(str(error)) from error
 
 
 async def planned(engine: Engine, run: Run, made: Callable[[int], str]) -> tuple[Step, ...]:
@@ -109,7 +131,7 @@ def authority_of(engine: Engine, work: Work) -> Mandate:
 
 
 async def _authorise(engine: Engine, work: Work) -> None:
-    held = authority_of(engine, work)
+    held = lowered(authority_of(engine, work), work.stacked)
     spec, steps = approvers(work), ways(work.run)
     work.say(
         Kind.PLAN_MADE,
@@ -145,7 +167,8 @@ def _agreed(work: Work) -> bool:
 
 def unagreed(engine: Engine, work: Work) -> bool:
     """Tell whether somebody has to agree to the undo who has not, or who may not any more."""
-    return authority_of(engine, work).authority is not Authority.AUTO and not _agreed(work)
+    asked = given(work) is not None or authority_of(engine, work).authority is not Authority.AUTO
+    return asked and not _agreed(work)
 
 
 def _void(turn: Turn, lapsed: str | None) -> None:
@@ -286,7 +309,9 @@ async def _verdict(engine: Engine, work: Work, step: Step) -> Verdict:
 async def preview(engine: Engine, run: Run) -> Mapping[str, JSON]:
     """Return what undoing a run would do now, or why it would be refused. Writes nothing."""
     try:
+        above = await stacked(engine, run, run)
         steps = await planned(engine, run, lambda number: f"{run.key}/{number}")
     except RemediatorError as error:
         return {"run": run.id, "possible": False, "reason": str(error), "steps": []}
-    return {"run": run.id, "possible": True, "reason": "", "steps": ways(replace(run, steps=steps))}
+    reason = f"people are asked: {'; '.join(above)}" if above else ""
+    return {"run": run.id, "possible": True, "reason": reason, "steps": ways(replace(run, steps=steps))}

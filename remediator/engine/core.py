@@ -20,12 +20,12 @@ from remediator.execution import Execution
 from remediator.expressions import Facts
 from remediator.guards import Bounds, Case, Guard, Judgement
 from remediator.model import JSON, Authority, IncidentState, Plan, RunState, decode_value
-from remediator.records import Run
+from remediator.records import Run, Step
 from remediator.replacing import replace
 from remediator.revalidation import Revalidation, Standing
 from remediator.rules.model import OnFailure, Rule
 from remediator.runs.turn import HistoryWantedError, Turn
-from remediator.runs.undo import mirrored
+from remediator.runs.undo import Later, ids_of, later, mirrored, moment
 from remediator.silences.ours import Own
 from remediator.silences.silencing import followed, of_incident
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
@@ -314,6 +314,14 @@ class Engine:
         return None if lack is None else "its authority was taken away: " + "; ".join(one for one in words if one)
 
     # --- what several phases ask or do
+
+    async def later(self, run: Run, steps: Sequence[Step]) -> list[Later]:
+        """Return what other runs have done since to the things that `steps` of a run touched, and what is still in force of it."""
+        ids = ids_of(steps)
+        if not ids:
+            return []
+        others = await self.store.touching(ids, since=min(moment(run, step) for step in steps))
+        return later(run, steps, others, self.execution.kind)
 
     async def gone(self, work: Work) -> bool:
         """Cancel a run whose alert is resolved before anything was begun; tell whether the alert was."""

@@ -11,13 +11,14 @@ from remediator import guards
 from remediator.engine import acting, byhand, freezing
 from remediator.engine.authority import asked_by_windows, holds_approval, mandate_of, why_lapsed
 from remediator.engine.work import Work, plan_of
-from remediator.errors import PermanentError, RemediatorError
+from remediator.errors import PermanentError, PlanRefused, RemediatorError
 from remediator.events import Kind
 from remediator.execution import Outcome, Result
 from remediator.model import Authority, Plan, Receipt, RunState, StepState
 from remediator.records import Step
 from remediator.replacing import replace
 from remediator.runs.turn import Turn
+from remediator.runs.undo import moment
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
@@ -61,8 +62,22 @@ def _is_left(engine: Engine, step: Step) -> bool:
     return step.state is StepState.APPLIED and not engine.execution.action(step.action).notifies
 
 
+async def _above(engine: Engine, work: Work, step: Step) -> str | None:
+    """Return what another run has done to the same things since, which the way back would take away; None when there is nothing.
+
+    The locks are held, so that nothing comes after this look. An undo by hand asked, when it was planned, about what has no way back.
+    """
+    run = work.snapshot.runs.get(work.run.undoes, work.run)
+    found = await engine.later(run, [one for one in run.steps if one.number == step.number])
+    asked = work.run.planned_at if work.run.undoes else None
+    new = [one.words for one in found if one.refuses or asked is None or moment(one.run, one.step) >= asked]
+    return "; ".join(new) or None
+
+
 async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
     try:
+        if (above := await _above(engine, work, step)) is not None:
+            raise PlanRefused(above)
         plan = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=key, made=work.made(step.number))
     except RemediatorError as error:
         await engine.stop(work, RunState.ESCALATED, f"step {step.number} ({step.action}) can't be undone: {error}")

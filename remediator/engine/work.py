@@ -60,6 +60,8 @@ class Work:
 
     vouched_at: datetime | None = None
     """When a person said that the run shall go on, where Alertmanager has just confirmed its alert."""
+    stacked: tuple[str, ...] = ()
+    """What later runs did to the same things, in words, where an undo by hand asks people about it."""
     alert_over: bool = False
     """True once verification saw the alert resolved."""
 

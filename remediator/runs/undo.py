@@ -8,6 +8,8 @@ nothing is undone twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from remediator.action import Action
@@ -69,6 +71,89 @@ def _check_reversible(run: Run, left: Sequence[Step], kinds: Kinds) -> None:
         if kind is None or not kind.reversible or step.receipt is None:
             why = "is not known any more" if kind is None else "can't be undone"
             raise IllegalTransition(f"step {step.number} of run {run.id}: {step.action} {why}, so the run is not undone")
+
+
+# --- what later runs did to the same things -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Later:
+    """A step of another run that has acted on the same thing since, and of which nothing says that it stands no more."""
+
+    run: Run
+    step: Step
+    target: str
+    undoable: bool
+
+    @property
+    def words(self) -> str:
+        """Say which it is and what to do about it."""
+        what = f"on {self.target} too (step {self.step.number}, {self.step.action})"
+        if self.run.ended_at is None:
+            return f"run {self.run.id} is at work {what}: wait for its end"
+        if self.undoable:
+            back = f"undo that first (`remediator undo {self.run.id}`), or take back by hand what this one did"
+            return f"run {self.run.id} has acted {what} since, and that is in force: {back}"
+        if self.step.state is not StepState.APPLIED:
+            return f"run {self.run.id} may have acted {what} since, and nobody knows whether it did"
+        return f"run {self.run.id} has acted {what} since, which can't be undone"
+
+    @property
+    def refuses(self) -> bool:
+        """True when nothing is undone below it; else a person may decide so, as there is no way to take it away first."""
+        return self.undoable or self.run.ended_at is None
+
+
+def moment(run: Run, step: Step) -> datetime:
+    """Return when a step of a run was carried out, as well as that is known."""
+    return step.intended_at or run.applied_at or run.created_at
+
+
+def ids_of(steps: Sequence[Step]) -> list[str]:
+    """Return the canonical ids of all that these steps touched."""
+    return sorted({target.id for step in steps if step.plan is not None for target in step.plan.targets})
+
+
+def later(run: Run, steps: Sequence[Step], others: Sequence[Run], kinds: Kinds) -> list[Later]:
+    """Return what other runs have done since to the things that `steps` of a run touched, and what is still in force of it.
+
+    Values can't tell that: a later run may have set what the earlier one had set. What was undone, by hand or by itself, is over; so is
+    what an undo did, for its steps are those of another run.
+    """
+    rest = [other for other in others if other.id != run.id and not other.undoes and not other.dry_run]
+    pairs = ((other, step) for other in rest for step in other.steps if _in_force(step, kinds))
+    found = []
+    for other, step in pairs:
+        same = next((ident for mine in steps if _is_after((other, step), (run, mine)) and (ident := _shared(step, mine))), None)
+        if same is not None:
+            kind = kinds(step.action)
+            undoable = step.state is StepState.APPLIED and kind is not None and kind.reversible
+            found.append(Later(other, step, same, undoable))
+    return found
+
+
+def _in_force(step: Step, kinds: Kinds) -> bool:
+    acted = step.state in (StepState.APPLIED, StepState.UNKNOWN, StepState.INTENDED)
+    return acted and step.plan is not None and not step.plan.noop and not getattr(kinds(step.action), "notifies", False)
+
+
+def _is_after(one: tuple[Run, Step], other: tuple[Run, Step]) -> bool:
+    """Tell which came later: no two that touch the same thing are carried out at once. Within a tick of the clock runs go by their age."""
+    (run, step), (before, earlier) = one, other
+    return (moment(run, step), run.created_at, run.id) > (moment(before, earlier), before.created_at, before.id)
+
+
+def _shared(step: Step, mine: Step) -> str | None:
+    """Return one thing that both touched, at the place where each one's connection led."""
+    if step.plan is None or mine.plan is None:
+        return None
+    if step.plan.leads_to and mine.plan.leads_to and step.plan.leads_to != mine.plan.leads_to:
+        return None
+    ids = {target.id for target in mine.plan.targets}
+    return next((target.id for target in step.plan.targets if target.id in ids), None)
+
+
+# --- beginning ------------------------------------------------------------------------------------------------------------------------
 
 
 def begin(snapshot: Snapshot, run: str, *, why: str, actor: Actor, kinds: Kinds, dry_run: bool) -> Changes:

@@ -33,7 +33,7 @@ from remediator.store.postgres_session import load
 from remediator.store.postgres_state import State, plain, stored
 from remediator.store.postgres_wakes import Wakes
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Pressing, Reads, Snapshot
-from remediator.store.rows import from_micros, micros, named, new_era, unpack, unpack_attempt, unpack_run
+from remediator.store.rows import from_micros, micros, named, new_era, quoted, unpack, unpack_attempt, unpack_run
 
 T = TypeVar("T")
 
@@ -333,6 +333,10 @@ class PostgresStore:
     async def locks(self) -> dict[str, str]:
         """Return all held locks: run id by key."""
         return {plain(key): plain(run) for key, run in await self._rows(sql.LOCKS)}
+
+    async def touching(self, ids: Sequence[str], *, since: datetime) -> list[Run]:
+        """Return runs that may have changed something, have not ended before `since`, and name any of these canonical ids."""
+        return [unpack_run(*row) for row in await self._rows(sql.RUNS_TOUCHING, micros(since), quoted(ids))]
 
     async def attempts(self, *, since: datetime, rule: str | None = None, limit: int = 10_000) -> list[Attempt]:
         """Return attempts that ended after `since`, tried or not, newest first."""

@@ -235,6 +235,11 @@ RUN = "SELECT body, fence, wake_at FROM run WHERE id = $1"
 APPROVAL = "SELECT body FROM approval WHERE id = $1"
 PAUSES = "SELECT body FROM pause ORDER BY scope"
 LOCKS = "SELECT key, run FROM lock"
+RUNS_TOUCHING = """
+SELECT body, fence, wake_at FROM run WHERE wrote AND (ended_at IS NULL OR ended_at >= $1)
+    AND EXISTS (SELECT 1 FROM unnest($2::bytea[]) AS s(name) WHERE position(s.name IN run.body) > 0)
+ORDER BY n
+"""
 ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > $1 ORDER BY ended_at DESC, run DESC LIMIT $2"
 ATTEMPTS_OF_RULE = """
 SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = $1 AND tried = $2 AND ended_at > $3

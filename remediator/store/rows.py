@@ -107,6 +107,11 @@ def named(severities: Sequence[str]) -> list[bytes]:
     return [_codec(str)[0](severity)[1:] for severity in severities]
 
 
+def quoted(texts: Sequence[str]) -> list[bytes]:
+    """Return texts as they stand in a body, with their quotes: no text within another one looks like these."""
+    return [_codec(str)[0](text) for text in texts]
+
+
 def new_era() -> str:
     """Return a name for a new life of a store: short, and no other's."""
     return uuid.uuid4().hex[:8]

@@ -375,6 +375,10 @@ class SqliteStore:
         """Return all held locks: run id by key."""
         return dict(self._rows(sql.LOCKS))
 
+    async def touching(self, ids: Sequence[str], *, since: datetime) -> list[Run]:
+        """Return runs that may have changed something, have not ended before `since`, and name any of these canonical ids."""
+        return await self._list(functools.partial(sqlite_lists.touching, ids=ids, since=since))
+
     async def attempts(self, *, since: datetime, rule: str | None = None, limit: int = 10_000) -> list[Attempt]:
         """Return attempts that ended after `since`, tried or not, newest first."""
         return await self._list(functools.partial(sqlite_lists.attempts, since=since, rule=rule, limit=limit))

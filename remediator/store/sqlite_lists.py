@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -9,11 +10,11 @@ from typing import Any
 
 from remediator import audit
 from remediator.model import ApprovalState, ChainedEvent, Episode, IncidentState, RunState
-from remediator.records import Approval, Attempt, Incident
+from remediator.records import Approval, Attempt, Incident, Run
 from remediator.store import sqlite_queries as sql
 from remediator.store.paging import page_of, row_before
 from remediator.store.protocol import Page, Pressing
-from remediator.store.rows import ACKNOWLEDGED, SEVERITY, micros, named, unpack, unpack_attempt, unpack_run
+from remediator.store.rows import ACKNOWLEDGED, SEVERITY, micros, named, quoted, unpack, unpack_attempt, unpack_run
 
 
 def page(
@@ -56,6 +57,15 @@ def runs(
 ) -> Page:
     """List runs."""
     return page(connection, "run", read=unpack_run, equal={"incident": incident, "rule": rule}, states=states, before=before, limit=limit)
+
+
+def touching(connection: sqlite3.Connection, *, ids: Sequence[str], since: datetime) -> list[Run]:
+    """Find runs by what they name."""
+    names = json.dumps([name.decode() for name in quoted(ids)])
+    # Those at work first: one that ends between the two readings is found twice, never missed.
+    rows = connection.execute(sql.RUNS_AT_WORK_TOUCHING, (names,)).fetchall()
+    rows += connection.execute(sql.RUNS_ENDED_TOUCHING, (micros(since), names)).fetchall()
+    return [unpack_run(*row) for _, row in sorted({n: row for n, *row in rows}.items())]
 
 
 def approvals(connection: sqlite3.Connection, *, states: Sequence[str], before: str | None, limit: int) -> Page:

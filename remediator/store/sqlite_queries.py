@@ -171,6 +171,14 @@ EVENTS = "SELECT hash, CAST(body AS BLOB) FROM event WHERE chain = ? AND seq > ?
 CHAIN_COUNT = "SELECT count FROM chain WHERE name = ?"
 CHAINS = "SELECT name, count, head FROM chain WHERE name > ? ORDER BY name LIMIT ?"
 LOCKS = "SELECT key, run FROM lock"
+RUNS_AT_WORK_TOUCHING = """
+SELECT n, body, fence, wake_at FROM run WHERE wrote = 1 AND ended_at IS NULL
+  AND EXISTS (SELECT 1 FROM json_each(?) AS wanted WHERE instr(run.body, CAST(wanted.value AS BLOB)) > 0)
+"""
+RUNS_ENDED_TOUCHING = """
+SELECT n, body, fence, wake_at FROM run WHERE wrote = 1 AND ended_at >= ?
+  AND EXISTS (SELECT 1 FROM json_each(?) AS wanted WHERE instr(run.body, CAST(wanted.value AS BLOB)) > 0)
+"""
 ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?"
 RULE_TEXT = "SELECT body FROM rule_text WHERE hash = ?"
 

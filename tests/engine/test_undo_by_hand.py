@@ -18,7 +18,7 @@ from remediator.rules.model import ApprovalSpec, OnFailure, StepSpec
 from remediator.runs.undo import begin, to_do
 from remediator.store.protocol import Changes, Reads
 from remediator.web.views import question
-from tests.builders import alert, bounds
+from tests.builders import alert, bounds, rule
 from tests.engine.conftest import Start
 from tests.scripted import BROKEN, LOST, Death, Harness, ScriptedAction, ScriptedRegistry, dies_at, fails_at
 from tests.stories import ANNA, FIRST_RUN, TWO, act, decide, due, lift, pause, playbook, step, tell
@@ -473,6 +473,109 @@ async def test_undo_that_does_not_hold_is_not_called_undone_silently(start: Star
     run = await harness.run(2)
     assert run.state is RunState.ESCALATED
     assert "it was undone, but does not look so" in run.reason
+
+
+# --- what later runs did to the same thing ------------------------------------------------------------------------------------------
+
+LATER_RUN = "INC-20261121-002-1"
+
+
+async def acted_again(start: Start, *steps: StepSpec, first: Sequence[StepSpec] = (step(1, thing="a"),), **fields: Any) -> Harness:
+    """Have a run set `a`, somebody set it back, and a run of another rule act on it too; both end well."""
+    harness = await succeeded(start, act("one", *first))
+    harness.world.things["a"] = "bad"
+    again = rule("again", alertname="Again", remedies=(act("again", *(steps or (step(1, thing="a"),)), **fields),))
+    harness.rules["again"] = harness.texts["again"] = again
+    harness.now += timedelta(minutes=1)
+    await harness.send(alert("Again"))
+    await harness.work()
+    harness.world.firing = False
+    await harness.tick(timedelta(minutes=2))
+    await harness.tick(timedelta(minutes=2))
+    harness.world.firing = True
+    found = await harness.store.run(LATER_RUN)
+    assert found is not None
+    assert found.state is RunState.SUCCEEDED
+    return harness
+
+
+async def test_undo_does_not_take_back_what_a_later_run_has_set_again(start: Start) -> None:
+    """The values are those that the earlier run left; they are the later one's, which is named, and undone first."""
+    harness = await acted_again(start)
+    found = await byhand.preview(harness.engine, await harness.run())
+    assert (found["possible"], f"undo that first (`remediator undo {LATER_RUN}`)" in found["reason"]) == (False, True)
+    with pytest.raises(IllegalTransition, match=LATER_RUN):
+        await byhand.refuse_stacked(harness.engine, await harness.run())
+    await ask(harness)
+    run = await harness.run(2)
+    assert (run.state, harness.world.writes) == (RunState.FAILED, ["a=good", "a=good"])
+    said = f"run {LATER_RUN} has acted on test:world/-/thing/a too (step 1, test.set) since, and that is in force: undo that first"
+    assert said in run.reason
+
+
+async def test_undo_goes_on_once_the_later_run_is_undone(start: Start) -> None:
+    """Last to first: the later run's undo is no later act itself, and leaves the earlier one to be undone."""
+    harness = await acted_again(start)
+    await ask(harness, LATER_RUN)
+    harness.world.things["a"] = "good"
+    await ask(harness)
+    assert await harness.state(2) is RunState.UNDONE
+    assert harness.world.writes == ["a=good", "a=good", "a=bad", "a=bad"]
+
+
+async def test_undo_below_what_has_no_way_back_asks_people(start: Start) -> None:
+    """There is nothing that could be undone first: another person decides, knowing which run that was."""
+    harness = await acted_again(start, step(1, "test.once", thing="a"))
+    found = await byhand.preview(harness.engine, await harness.run())
+    assert (found["possible"], "people are asked: run" in found["reason"]) == (True, True)
+    await ask(harness)
+    assert (await harness.state(2), len(harness.world.writes)) == (RunState.AWAITING_APPROVAL, 2)
+    asked = await harness.store.approval(f"{UNDO}-A")
+    assert asked is not None
+    assert f"run {LATER_RUN} has acted on test:world/-/thing/a too (step 1, test.once) since, which can't be undone" in asked.reason
+    await decide(harness, approval=f"{UNDO}-A")
+    assert (await harness.state(2), harness.world.writes[2:]) == (RunState.UNDONE, ["a=bad"])
+
+
+async def test_undo_is_not_stopped_by_later_runs_on_other_things(start: Start) -> None:
+    """Only what acted later, and on the same thing, speaks against it."""
+    harness = await acted_again(start, step(1, thing="b"))
+    harness.world.things["a"] = "good"
+    await ask(harness)
+    assert await harness.state(2) is RunState.UNDONE
+
+
+async def test_undo_looks_for_later_runs_once_it_holds_the_locks(start: Start) -> None:
+    """What another daemon's run does between the plan of the undo and its locks is seen: nothing is undone below it."""
+    harness = await succeeded(start, act("one", step(1, thing="a")))
+    plans = harness.engine.execution.plan_undo
+    first = await harness.run()
+
+    async def planned(*arguments: Any, **named: Any) -> Any:
+        back = await plans(*arguments, **named)
+        harness.now += timedelta(seconds=1)
+        once = replace(first.steps[0], action="test.once", intended_at=harness.now)
+        await harness.store.transact(Reads(), lambda _seen: Changes(runs=[replace(first, id="INC-1-1", incident="INC-1", steps=(once,))]))
+        return back
+
+    harness.engine.execution.plan_undo = planned  # type: ignore[method-assign]
+    await ask(harness)
+    run = await harness.run(2)
+    assert (run.state, harness.world.writes) == (RunState.ESCALATED, ["a=good"])
+    assert "run INC-1-1 has acted on test:world/-/thing/a too" in run.reason
+
+
+async def test_s20_automatic_undo_is_not_begun_below_a_later_run(start: Start) -> None:
+    """It holds its locks all the time; should another run have acted all the same, nothing is taken back without a person."""
+    harness = await fixed(start, act("one", step(1, thing="a"), on_failure=OnFailure.UNDO), resolved=False)
+    first = await harness.run()
+    later = replace(first.steps[0], intended_at=harness.now)
+    other = replace(first, id="INC-1-1", incident="INC-1", steps=(later,), state=RunState.SUCCEEDED, ended_at=harness.now)
+    await harness.store.transact(Reads(), lambda _seen: Changes(runs=[other]))
+    await harness.tick(timedelta(minutes=20))
+    run = await harness.run()
+    assert (run.state, harness.world.writes) == (RunState.ESCALATED, ["a=good"])
+    assert "undo that first (`remediator undo INC-1-1`)" in run.reason
 
 
 # --- what only a person says was done ------------------------------------------------------------------------------------------------

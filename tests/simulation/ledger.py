@@ -299,7 +299,7 @@ class Ledger:
             if other.ended_at is not None
             and (other.rule, other.target) == (run.rule, run.target)
             and (other.incident, other.chain) not in open_chains
-            and (other.wrote or other.chain_wrote)
+            and other.ever_wrote
         ]
         last = max(ends, default=None)
         cool = last is None or now >= last + rule.guards.cooldown

@@ -14,7 +14,7 @@ from remediator.errors import RemediatorError
 from remediator.events import Kind
 from remediator.lifecycle import ENDS
 from remediator.model import ApprovalState, Authority, RunState, StepState
-from remediator.records import Run
+from remediator.records import Run, Step
 from remediator.runs import undo
 from remediator.store.protocol import Committed, Reads
 from tests.simulation.daemon import GoneError
@@ -75,12 +75,34 @@ class UndoingLedger(Ledger):
             super()._run(run, before, one)
             return
         done = {step.number for step in by.steps if step.state is StepState.UNDONE}
+        self._nothing_above(before, {step.number for step in run.steps if step.state is StepState.UNDONE}, by)
         for old, new in zip(before.steps, run.steps, strict=True):
             legal = old == new or (old.state is StepState.APPLIED and new.state is StepState.UNDONE and old.number in done)
             self.hold("undone_once", that=legal, words=f"{run.id}/{old.number} goes from {old.state} to {new.state} by {by.id}")
         same = (run.state, run.ended_at, run.fence) == (before.state, before.ended_at, before.fence)
         self.hold("ended_stays", that=same, words=f"{run.id} was {before.state} and is {run.state}")
         self.runs[run.id] = run
+
+    def _nothing_above(self, before: Run, done: set[int], by: Run) -> None:
+        """What is taken back was not done again by a later run, which would be taken back with it."""
+        for step in before.steps:
+            if step.number not in done or step.state is not StepState.APPLIED or step.intended_at is None:
+                continue
+            mine = _targets(step)
+            above = [
+                other.id
+                for other in self.runs.values()
+                if other.id != before.id and not other.undoes
+                for one in other.steps
+                if one.state is StepState.APPLIED and one.intended_at is not None and one.intended_at > step.intended_at
+                if mine & _targets(one)
+            ]
+            agreed = by.approval is not None  # where the later one has no way back
+            self.hold("undone_last_first", that=agreed or not above, words=f"{by.id} undoes {before.id} below {', '.join(above)}")
+
+
+def _targets(step: Step) -> set[str]:
+    return {target.id for target in step.plan.targets} if step.plan is not None and not step.plan.noop else set()
 
 
 class Undoing(Simulation):
@@ -148,7 +170,7 @@ def test_invariants_hold_while_people_undo(seeds: list[Undoing]) -> None:
     assert undone
     assert refused
     checks = {check for one in seeds for check in one.ledger.checks}
-    assert {"undo_asked", "undo_approved", "undone_once", "undo_plan", "undo_not_own"} <= checks
+    assert {"undo_asked", "undo_approved", "undone_once", "undone_last_first", "undo_plan", "undo_not_own"} <= checks
 
 
 @pytest.mark.parametrize("seed", sorted(FOUND))

@@ -765,6 +765,34 @@ class StoreContract:
         assert await _numbers(world.store, incident=incident(1).id, limit=1) == [4]
         assert await _numbers(world.store, incident="none") == []
 
+    async def test_runs_are_found_by_what_they_touched(self, world: World) -> None:
+        """Those that wrote and name an id as a whole text, whatever it holds, that have not ended before; also the ones at work."""
+
+        def wrote(number: int, ident: str, **fields: Any) -> Run:
+            plan = Plan("a.b", "sets it", (Target(ident, ident),), {})
+            return run(number, steps=(Step(1, "a.b", StepState.APPLIED, plan),), **fields)
+
+        old, later = NOW - timedelta(hours=1), NOW + timedelta(hours=1)
+        odd = 'k:c/-/x/"%_\\ü\0\n'
+        rows = [
+            wrote(1, "k:c/-/x/a", ended_at=old),
+            wrote(2, "k:c/-/x/a", ended_at=NOW),
+            wrote(3, "k:c/-/x/ab", ended_at=later),
+            wrote(4, "k:c/-/x/a", ended_at=None),
+            replace(wrote(5, "k:c/-/x/a", ended_at=later), steps=()),
+            wrote(6, odd, ended_at=later),
+        ]
+        await put(world.store, runs=rows)
+
+        async def found(*ids: str) -> list[int]:
+            return [one.number for one in await world.store.touching(ids, since=NOW)]
+
+        assert await found("k:c/-/x/a") == [2, 4]
+        assert await found(odd, "k:c/-/x/ab") == [3, 6]
+        assert await found("k:c/-/x/", "%", "a") == []
+        assert await found() == []
+        assert await world.store.touching(["k:c/-/x/ab"], since=NOW) == [rows[2]]
+
     async def test_lists_of_incidents_episodes_and_approvals_are_filtered(self, world: World) -> None:
         """By state, by rule, open ones only."""
         first, second = incident(1), incident(2, state=IncidentState.RESOLVED, rule="other")
