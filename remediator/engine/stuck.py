@@ -15,6 +15,7 @@ from remediator.records import MessageKind, Run, SignalKind
 from remediator.replacing import replace
 from remediator.rules.model import Rule
 from remediator.runs.turn import Turn
+from remediator.runs.undo import mirrored
 from remediator.silences.silencing import followed
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.trust import standing
@@ -35,9 +36,13 @@ async def give_up(engine: Engine, run: Run, error: Exception) -> None:
         turn = Turn(stored, snapshot, rule, bounds=bounds, current=engine.rule(run.rule))
         if stored.ended_at is None:
             _lead_out(turn, words)
-        return followed(engine.scrubbed(turn).changes(release=True), turn.run, rule, snapshot)
+        return mirrored(followed(engine.scrubbed(turn).changes(release=True), turn.run, rule, snapshot), turn.run, snapshot)
 
-    reads = Reads(runs=[run.id], attempts=[run.rule], attempts_window=standing.window_of([bounds.spec, rule.guards]))
+    reads = Reads(
+        runs=[run.id, *([run.undoes] if run.undoes else [])],
+        attempts=[run.rule],
+        attempts_window=standing.window_of([bounds.spec, rule.guards]),
+    )
     await engine.store.transact(reads, build)
 
 

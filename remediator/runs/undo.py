@@ -60,9 +60,8 @@ def check(run: Run, incident: Incident, kinds: Kinds) -> tuple[Step, ...]:
 def _check_steps(run: Run) -> None:
     for step in run.steps:
         if step.state in (StepState.UNKNOWN, StepState.INTENDED):
-            raise IllegalTransition(
-                f"nobody knows whether step {step.number} ({step.action}) of run {run.id} took effect: look at it yourself"
-            )
+            what = f"{'the undo of ' if step.undo_intended else ''}step {step.number} ({step.action}) of run {run.id}"
+            raise IllegalTransition(f"nobody knows whether {what} took effect: look at it yourself")
 
 
 def _check_reversible(run: Run, left: Sequence[Step], kinds: Kinds) -> None:
@@ -211,11 +210,15 @@ def way_back(step: Step, *, planned: bool = True) -> Plan | None:
 
 
 def mirrored(changes: Changes, run: Run, snapshot: Snapshot) -> Changes:
-    """Add to the changes of an undo what it means for the run that it undoes: its steps are undone for good."""
+    """Add to the changes of an undo what it means for the run that it undoes: its steps are undone for good.
+
+    Where it ended and nobody can say whether a step of it took effect, nobody can say that of the step either: it is not undone twice.
+    """
     other = snapshot.runs.get(run.undoes) if run.undoes else None
     if other is None:
         return changes
-    done = {step.number: step for step in run.steps if step.state is StepState.UNDONE}
+    unknown = (StepState.UNKNOWN,) if run.ended_at is not None else ()
+    done = {step.number: step for step in run.steps if step.state in (StepState.UNDONE, *unknown)}
     steps = tuple(_undone(step, done[step.number]) if step.number in done else step for step in other.steps)
     return replace(changes, runs=[*changes.runs, replace(other, steps=steps)]) if steps != other.steps else changes
 
@@ -223,4 +226,5 @@ def mirrored(changes: Changes, run: Run, snapshot: Snapshot) -> Changes:
 def _undone(step: Step, by: Step) -> Step:
     if step.state is not StepState.APPLIED:
         return step
-    return replace(step, state=StepState.UNDONE, undo_plan=by.undo_plan, undo_receipt=by.undo_receipt, message=by.message)
+    back = replace(step, state=by.state, undo_plan=by.undo_plan, undo_receipt=by.undo_receipt, message=by.message)
+    return replace(back, undo_intended=True) if by.state is StepState.UNKNOWN else back

@@ -462,6 +462,25 @@ async def test_s17_lost_answer_of_an_undo_is_looked_into(start: Start) -> None:
     assert await harness.state(2) is RunState.UNDONE
 
 
+async def test_s17_undo_that_nobody_can_tell_of_is_not_made_a_second_time(start: Start) -> None:
+    """Its outcome was never settled, and somebody closed it: the run that it was to undo says so, and asking again is refused."""
+    harness = await succeeded(start)
+
+    def fault(point: str) -> None:
+        if point in ("after", "reconcile"):
+            raise LOST if point == "after" else BROKEN
+
+    harness.world.fault = fault
+    await ask(harness)
+    assert await harness.state(2) is RunState.OUTCOME_UNKNOWN
+    await tell(harness, SignalKind.CLOSE, run=UNDO)
+    assert await harness.state(2) is RunState.ESCALATED
+    harness.world.fault = lambda _point: None
+    with pytest.raises(IllegalTransition, match=r"nobody knows whether the undo of step 2 \(test.set\) of run .* took effect"):
+        await ask(harness)
+    assert harness.world.writes == ["a=good", "b=good", "b=bad"]
+
+
 async def test_undo_that_does_not_hold_is_not_called_undone_silently(start: Start) -> None:
     """What was restored is looked at; what does not look so at its deadline goes to people."""
     harness = await succeeded(start)

@@ -77,7 +77,9 @@ class UndoingLedger(Ledger):
         done = {step.number for step in by.steps if step.state is StepState.UNDONE}
         self._nothing_above(before, {step.number for step in run.steps if step.state is StepState.UNDONE}, by)
         for old, new in zip(before.steps, run.steps, strict=True):
-            legal = old == new or (old.state is StepState.APPLIED and new.state is StepState.UNDONE and old.number in done)
+            undone = new.state is StepState.UNDONE and old.number in done
+            unknown = new.state is StepState.UNKNOWN and by.ended_at is not None
+            legal = old == new or (old.state is StepState.APPLIED and (undone or unknown))
             self.hold("undone_once", that=legal, words=f"{run.id}/{old.number} goes from {old.state} to {new.state} by {by.id}")
         same = (run.state, run.ended_at, run.fence) == (before.state, before.ended_at, before.fence)
         self.hold("ended_stays", that=same, words=f"{run.id} was {before.state} and is {run.state}")
