@@ -20,7 +20,6 @@ TOLERANCE = timedelta(seconds=5)
 """Steps that are not longer change nothing worth a word."""
 
 _TIMES = ("wake_at", "deadline", "entered_at", "waiting_since", "healthy_since", "applied_at", "planned_at", "word_at")
-_LIVE = (ApprovalState.PENDING, ApprovalState.APPROVED)
 
 
 def unhandled(found: timedelta, *, seen: timedelta, snapshot: Snapshot) -> timedelta:
@@ -51,7 +50,7 @@ def moved(snapshot: Snapshot, before: Mapping[str, Run], asked: Mapping[str, App
     A worker that holds a run writes it back as it knew it, with the times of before, which are moved the next time.
     """
     runs = [(run, earlier(run, before[run.id], by)) for run in snapshot.runs.values() if run.ended_at is None and run.id in before]
-    known = [(one, asked[one.id]) for one in snapshot.approvals.values() if one.state in _LIVE and one.id in asked]
+    known = [(one, asked[one.id]) for one in snapshot.approvals.values() if one.state is ApprovalState.PENDING and one.id in asked]
     return Changes(
         runs=[new for old, new in runs if new != old],
         approvals=[_asked_earlier(one, then, by) for one, then in known if one.expires_at == then.expires_at],

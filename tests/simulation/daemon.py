@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import structlog
 
 from remediator import execution, runner
+from remediator.clock.keeper import ClockKeeper
 from remediator.engine.core import Engine
 from remediator.errors import RemediatorError, StoreUnavailable, TemporaryError
 from remediator.escalation import outbox
@@ -85,8 +86,8 @@ class _NoMetrics:
     def __getattr__(self, _name: str) -> Any:
         return self
 
-    def __call__(self, *_values: Any, **_more: Any) -> None:
-        return None
+    def __call__(self, *_values: Any, **_more: Any) -> Any:
+        return self
 
 
 @dataclass
@@ -145,6 +146,7 @@ class SimDaemon:
         self.storms = Storms(store, limits=lambda: STORMS, rule=loaded.rule, severities=lambda: ("sev1",), **keeper)
         self.watchdogs = Watchdogs(store, watch=lambda: WATCHED, recover=self.receiving.recover, **keeper)
         about = InForce(counted=self.storms.counted, digest_every=lambda: STORMS.digest_every)
+        self.clock = ClockKeeper(store, metrics=nothing, tolerance=lambda: timedelta(minutes=2), clock=loop.time)
         self.outbox = Outbox(store, self.execution, lambda _name: policy, public_url=lambda: None, about=about)
         self.loops: list[asyncio.Task[None]] = []
 
@@ -158,10 +160,11 @@ class SimDaemon:
         """As `Daemon.start`."""
         self.store.on_commit(lambda _events: self.outbox.wake())
         await self.store.open()
+        await self.clock.begin()
         await self.note(Kind.DAEMON_STARTED)
         self.runner.start()
         self.outbox.start()
-        self.loops = [asyncio.create_task(self._checkpoint())]
+        self.loops = [asyncio.create_task(self._checkpoint()), asyncio.create_task(self.clock.keep())]
         if self.weather:
             self.loops += [asyncio.create_task(self.storms.keep()), asyncio.create_task(self.watchdogs.keep())]
         self.ready = True

@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 from remediator.errors import StoreUnavailable
 from remediator.model import ChainedEvent
 from remediator.store import sqlite_file
+from remediator.store import sqlite_queries as sql
 from remediator.store.commit import GroupCommit
 from remediator.store.protocol import Build, Changes, Committed, Reads, Snapshot
 from remediator.store.sqlite import SqliteStore
@@ -113,7 +114,8 @@ class SimStore(SqliteStore):
         for pragma in ("foreign_keys = ON", "journal_mode = WAL", "synchronous = OFF", "temp_store = MEMORY"):
             self._writer.execute(f"PRAGMA {pragma}")
         sqlite_file.migrate(self._writer, path)
-        self._begin()
+        self._writer.execute(sql.ERA_BEGIN, ("51515151",))
+        self._void_leases()
         self._reader = self._keep(sqlite_file.connect_reader(path))
         self._lock = cast("Any", _NoLock())
         self._commits = StepCommit(
@@ -128,11 +130,9 @@ class SimStore(SqliteStore):
         )
         self._pool = cast("Any", _NoPool())
 
-    def _begin(self) -> None:
-        from remediator.store import sqlite_queries as sql
+    def _void_leases(self) -> None:
         from remediator.store.rows import micros
 
-        self._writer.execute(sql.ERA_BEGIN, ("51515151",))
         self._writer.execute(sql.RUN_VOID_LEASES, (micros(self._clock()),))
 
     def _writing(self, snapshot: Snapshot) -> Writing:

@@ -126,7 +126,7 @@ async def test_sqlite_to_postgres_and_back(source: Path, tmp_path: Path, server:
     target, back, _ = await fresh("sqlite", tmp_path, server)
     await copy(middle, target)
     before, after = await content(SqliteSource(source)), await content(back)
-    for table in ("episode", "run", "signal", "approval", "lock", "use", "message", "pause", "rule_text"):
+    for table in ("episode", "run", "signal", "approval", "lock", "use", "message", "pause", "rule_text", "era"):
         assert after[table] == before[table], table
     assert after["incident"][:-1] == before["incident"]
     assert len(after["event"]) == len(before["event"]) + 1
