@@ -17,12 +17,12 @@ from typing import cast
 import structlog
 
 from remediator.clock import stepping
-from remediator.clock.stepping import TOLERANCE
+from remediator.clock.stepping import TOLERANCE, ApprovalTimes, RunTimes
 from remediator.errors import RemediatorError
 from remediator.lifecycle import ENDS
 from remediator.metrics import Metrics
 from remediator.model import Episode, RunState
-from remediator.records import SYSTEM_CHAIN, Approval, Run
+from remediator.records import SYSTEM_CHAIN, Run
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
 EVERY = timedelta(seconds=5)
@@ -56,8 +56,8 @@ class _Moving:
     """What is moved, as it was before."""
 
     by: timedelta
-    runs: dict[str, Run]
-    approvals: dict[str, Approval]
+    runs: dict[str, RunTimes]
+    approvals: dict[str, ApprovalTimes]
     until: float
     confirmed: bool = False
     """Whether the times at which episodes were confirmed are moved too."""
@@ -136,9 +136,9 @@ class ClockKeeper:
         while True:
             page = await self._store.runs(states=_LIVE, before=before, limit=PORTION)
             seen = await self._store.read(Reads(runs=[run.id for run in cast("tuple[Run, ...]", page.items)]))
-            found = stepping.waiting(seen, window=window)
-            moving.runs |= found
-            moving.approvals |= {one.id: one for one in seen.approvals.values() if one.run in found}
+            runs, approvals = stepping.waiting(seen, window=window)
+            moving.runs.update(runs)
+            moving.approvals.update(approvals)
             before = page.next
             if before is None:
                 return moving

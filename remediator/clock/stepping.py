@@ -7,12 +7,14 @@ Only what waits is moved, and what its waiting is counted from: runs that have n
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 
 from remediator.events import Kind
 from remediator.model import ApprovalState, Event
-from remediator.records import SYSTEM_CHAIN, WATCHDOG_AWAITED, Approval, Run, Step
+from remediator.records import SYSTEM_CHAIN, WATCHDOG_AWAITED, Approval, Run, Step, Vote
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
 
@@ -20,6 +22,33 @@ TOLERANCE = timedelta(seconds=5)
 """Steps that are not longer change nothing worth a word."""
 
 _TIMES = ("wake_at", "deadline", "entered_at", "waiting_since", "healthy_since", "applied_at", "planned_at", "word_at")
+
+
+_NO_STEPS: Mapping[int, tuple[datetime | None, datetime | None]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimes:
+    """The times of a run as they were; not the run itself, of which a hundred thousand may wait."""
+
+    times: tuple[datetime | None, ...]
+    """In the order of `_TIMES`."""
+    steps: Mapping[int, tuple[datetime | None, datetime | None]]
+    """When steps were intended, and when they finished, by number."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApprovalTimes:
+    """The times of an approval as they were."""
+
+    expires_at: datetime
+    votes: tuple[Vote, ...]
+
+
+def times_of(run: Run) -> RunTimes:
+    """Return what `moved` has to know of a run as it is."""
+    steps = {step.number: (step.intended_at, step.finished_at) for step in run.steps if step.intended_at or step.finished_at}
+    return RunTimes(tuple(getattr(run, name) for name in _TIMES), steps or _NO_STEPS)
 
 
 def unhandled(found: timedelta, *, seen: timedelta, snapshot: Snapshot) -> timedelta:
@@ -38,13 +67,18 @@ def begin(snapshot: Snapshot, by: timedelta, *, runs: int) -> Changes:
     )
 
 
-def waiting(snapshot: Snapshot, *, window: timedelta) -> dict[str, Run]:
-    """Return the runs that are to be moved. Those that entered their state within `window` may have done so by the clock as it is now."""
+def waiting(snapshot: Snapshot, *, window: timedelta) -> tuple[dict[str, RunTimes], dict[str, ApprovalTimes]]:
+    """Return what is to be moved, by id: runs and their approvals.
+
+    Runs that entered their state within `window` may have done so by the clock as it is now; they are left as they are.
+    """
     runs = [run for run in snapshot.runs.values() if run.ended_at is None]
-    return {run.id: run for run in runs if not snapshot.now - window <= run.entered_at <= snapshot.now}
+    found = {run.id: times_of(run) for run in runs if not snapshot.now - window <= run.entered_at <= snapshot.now}
+    asked = [one for one in snapshot.approvals.values() if one.run in found and one.state is ApprovalState.PENDING]
+    return found, {one.id: ApprovalTimes(one.expires_at, one.votes) for one in asked}
 
 
-def moved(snapshot: Snapshot, before: Mapping[str, Run], asked: Mapping[str, Approval], by: timedelta) -> Changes:
+def moved(snapshot: Snapshot, before: Mapping[str, RunTimes], asked: Mapping[str, ApprovalTimes], by: timedelta) -> Changes:
     """Move runs and their approvals, as far as their times are those of `before` and `asked`: once, however often this is done.
 
     A worker that holds a run writes it back as it knew it, with the times of before, which are moved the next time.
@@ -57,27 +91,27 @@ def moved(snapshot: Snapshot, before: Mapping[str, Run], asked: Mapping[str, App
     )
 
 
-def earlier(run: Run, before: Run, by: timedelta) -> Run:
+def earlier(run: Run, before: RunTimes, by: timedelta) -> Run:
     """Return a run whose times are earlier by as much, as far as they are still those that it had before."""
     times: dict[str, Any] = {
-        name: value - by for name in _TIMES if isinstance(value := getattr(run, name), datetime) and value == getattr(before, name)
+        name: value - by
+        for name, then in zip(_TIMES, before.times, strict=True)
+        if isinstance(value := getattr(run, name), datetime) and value == then
     }
-    steps = {step.number: step for step in before.steps}
-    return replace(run, **times, steps=tuple(_step_earlier(step, steps.get(step.number), by) for step in run.steps))
+    steps = [_step_earlier(step, *before.steps[step.number], by) if step.number in before.steps else step for step in run.steps]
+    return replace(run, **times, steps=tuple(steps))
 
 
-def _step_earlier(step: Step, before: Step | None, by: timedelta) -> Step:
-    if before is None:
-        return step
+def _step_earlier(step: Step, intended: datetime | None, finished: datetime | None, by: timedelta) -> Step:
     begun, done = step.intended_at, step.finished_at
     return replace(
         step,
-        intended_at=begun - by if begun is not None and begun == before.intended_at else begun,
-        finished_at=done - by if done is not None and done == before.finished_at else done,
+        intended_at=begun - by if begun is not None and begun == intended else begun,
+        finished_at=done - by if done is not None and done == finished else done,
     )
 
 
-def _asked_earlier(one: Approval, then: Approval, by: timedelta) -> Approval:
+def _asked_earlier(one: Approval, then: ApprovalTimes, by: timedelta) -> Approval:
     votes = tuple(replace(vote, at=vote.at - by) if vote in then.votes else vote for vote in one.votes)
     return replace(one, requested_at=one.requested_at - by, expires_at=one.expires_at - by, votes=votes)
 

@@ -212,6 +212,6 @@ def test_only_what_is_as_before_is_moved() -> None:
     """A time that was written since, by the clock as it is now, stays."""
     from tests.store.make import NOW, run
 
-    before = run(deadline=NOW + HOUR, healthy_since=NOW)
+    before = stepping.times_of(run(deadline=NOW + HOUR, healthy_since=NOW))
     now: Any = stepping.earlier(run(deadline=NOW + HOUR, healthy_since=NOW - 3 * HOUR), before, HOUR)
     assert (now.deadline, now.healthy_since, now.waiting_since) == (NOW, NOW - 3 * HOUR, None)
