@@ -14,6 +14,7 @@ from remediator.errors import Conflict, StoreUnavailable
 from remediator.model import Episode
 from remediator.records import Approval, Incident, Message, Run
 from remediator.store import sqlite_file
+from remediator.store import sqlite_queries as sql
 from remediator.store.archive_files import sync_directory
 from remediator.store.commit import describe
 from remediator.store.copy import PORTION, Row, attempt_row, verified
@@ -277,9 +278,12 @@ def _copy_online(path: Path, part: Path) -> None:
 
 
 def _end_era(part: Path) -> None:
-    """Have a backup begin an era of its own when it is opened: whoever forgets to say that it was restored has said so."""
+    """Have a backup begin an era of its own when it is opened: whoever forgets to say that it was restored has said so.
+
+    By how much its clock was set back stays: what waits is told by that.
+    """
     with closing(sqlite_file.connect_writer(part)) as connection:
-        connection.execute("DELETE FROM era")
+        connection.execute(sql.ERA_END)
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 

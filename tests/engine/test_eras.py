@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from remediator.rules.model import StepSpec
+from remediator.store.copy_sqlite import back_up
 from remediator.store.era import restored
+from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
 from tests.builders import ENVIRONMENT, alert, remedy, rule
 from tests.engine.paging import Line, Paging
@@ -105,3 +108,18 @@ async def test_a_restored_store_pages_by_names_that_no_pager_knows(tmp_path: Pat
     assert isinstance(lost.line, Noting)
     assert isinstance(now.line, Noting)
     assert not set(lost.line.keys) & set(now.line.keys)
+
+
+async def test_a_backup_of_a_store_whose_clock_was_set_back_keeps_its_pages_in_time(tmp_path: Path) -> None:
+    """A climb is told by all that the clock was set back; where a backup forgot that, level 2 would come later by as much."""
+    path = tmp_path / "state.sqlite"
+    paging = await Paging(path, HOPELESS).start()
+    await paging.store.transact(Reads(), lambda _snapshot: Changes(set_back=timedelta(hours=1)))
+    await paging.fires()
+    await paging.store.aclose()
+    await back_up(path, tmp_path / "backup.sqlite")
+    again = Paging(tmp_path / "backup.sqlite", HOPELESS)
+    await again.start()
+    await again.passes(timedelta(minutes=10))
+    await again.store.aclose()
+    assert [who for kind, who, _ in (*paging.line.sent, *again.line.sent) if kind == "page"] == ["level-1", "level-2"]
