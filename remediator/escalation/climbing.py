@@ -37,7 +37,7 @@ JOINED = "joined"
 SINGLY = "singly"
 """In the body of a page that no storm's digest stands for."""
 BACK = "back"
-"""In the body of a page about a relapse: the marks of those who were told of this incident before, and must hear that it is not over."""
+"""In the body of a page about a relapse that goes to those of the levels before who may believe that it is over, or never heard of it."""
 QUIET = timedelta(minutes=15)
 """An end that lasts no longer is none to whoever is on call. Once it has come back, people hear of its next end only after so long."""
 REPLACES = "replaces"
@@ -166,7 +166,7 @@ def _written(climb: Climb) -> dict[str, JSON]:
 def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, *, rows: Sequence[Message] = ()) -> Step:
     """Decide about a page or a regular update. `snapshot` holds its incident; `run` is the incident's latest.
 
-    `rows` are all of the incident's messages where `may_climb_on` says so.
+    `rows` are all of the incident's messages where `looks_around` says so.
     """
     incident = snapshot.incidents[message.incident]
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
@@ -178,6 +178,8 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, 
         return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
     if message.kind is MessageKind.UPDATE:
         return _update(snapshot, message, incident, policy)
+    if message.body.get(BACK):
+        return Step(_back_again(snapshot, message, policy, rows))
     if message.body.get("sending"):
         return Step(_again(message, incident, policy, now=snapshot.now))
     climb = carried(rows, incident, set_back=snapshot.set_back) if may_climb_on(message, incident) else None
@@ -196,19 +198,22 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     if due is None:
         # Where nobody is to be told at all that is a fault of the settings, which the outbox is loud about.
         return Step(Drop("acknowledged") if policy.ladder(severity) else Send(message, ()))
-    settled = _settled(run)
+    settled = _settled(run, now=now)
     if climb.done and settled is not None and settled > max(due.at, now):
         due = replace(due, at=settled, why="its remedy helped a moment ago")
     body = {**message.body, "climb": _written(climb), "level": due.level.number}
     if due.at > now:
-        return Step(Later(replace(message, body=body, due_at=due.at), due.why))
+        # What comes and goes meanwhile must not put it off for ever: the clock has begun.
+        begun = [] if incident.climb_from is not None or JOINED in message.body else [replace(incident, climb_from=incident.relapses)]
+        return Step(Later(replace(message, body=body, due_at=due.at), due.why), Changes(incidents=begun))
     after = told(severity, climb, due, now=now)
     if STORM in snapshot.pauses:  # it is told although digests tell of all else, and so is what follows
         message, body = replace(message, body={**message.body, SINGLY: True}), {**body, SINGLY: True}
     rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
-    paged = incident if climb.done else _paged(incident, message, now=now)
+    # Where a reload gave the rule another policy since, the end is told by that one.
+    paged = replace(incident, policy=message.policy) if climb.done else _paged(incident, message, now=now)
     sent = replace(message, body={**body, "again": due.again, "sending": True})
-    changes = Changes(incidents=[] if paged is incident else [paged], messages=rows, cancel_messages=_replaced(message, due))
+    changes = Changes(incidents=[] if paged == incident else [paged], messages=rows, cancel_messages=_replaced(message, due))
     return Step(Send(sent, due.level.receivers), changes)
 
 
@@ -217,9 +222,11 @@ def _paged(incident: Incident, message: Message, *, now: datetime) -> Incident:
     return replace(incident, paged_at=now, policy=message.policy, climb_from=begun)
 
 
-def _settled(run: Run | None) -> datetime | None:
-    helped = run is not None and run.state is RunState.SUCCEEDED and run.ended_at is not None
-    return run.ended_at + SETTLING if run is not None and helped and run.ended_at is not None else None
+def _settled(run: Run | None, *, now: datetime) -> datetime | None:
+    """Return until when nobody further is told. An end that lies in the future was written before the clock was set back: long ago."""
+    if run is None or run.state is not RunState.SUCCEEDED or run.ended_at is None or run.ended_at > now:
+        return None
+    return run.ended_at + SETTLING
 
 
 def _next(message: Message, climb: Climb, severity: str, policy: Policy, *, held: datetime | None) -> Sequence[Message]:
@@ -255,9 +262,6 @@ def _bare(message: Message) -> dict[str, JSON]:
 
 def _again(message: Message, incident: Incident, policy: Policy, *, now: datetime) -> Verdict:
     """Try again to reach those of a level who could not be reached, unless somebody has taken the incident over meanwhile."""
-    if BACK in message.body:
-        marks = message.body[BACK]
-        return _to(message, set(map(str, marks)) if isinstance(marks, list | tuple) else set(), policy)
     number = message.body.get("level")
     level = next((level for level in policy.levels if level.number == number), None)
     held = held_until(policy, incident.acknowledged_at)
@@ -275,6 +279,11 @@ def may_climb_on(message: Message, incident: Incident) -> bool:
     """Tell whether a page is the first look at a relapse that came so soon that it goes on with the climb before it."""
     fresh = message.kind is MessageKind.PAGE and climbs(message) and not follows(message) and "climb" not in message.body
     return fresh and has_come_back(incident)
+
+
+def looks_around(message: Message, incident: Incident) -> bool:
+    """Tell whether a page is decided by what became of the incident's other messages."""
+    return may_climb_on(message, incident) or BACK in message.body
 
 
 def carried(rows: Iterable[Message], incident: Incident, *, set_back: timedelta | None = None) -> Climb | None:
@@ -316,26 +325,73 @@ def _climb_on(snapshot: Snapshot, message: Message, run: Run | None, policy: Pol
     now, incident = snapshot.now, snapshot.incidents[message.incident]
     severity, held = policy.taken_for(incident.severity), held_until(policy, incident.acknowledged_at)
     message = replace(message, body={**message.body, "climb": _written(climb)})
-    updates = _same_updates(message, incident, policy, rows, now=now)
-    unaware = _unaware(incident, policy, rows, climb, held=held is not None and held > now)
+    following = [*_same_updates(message, incident, policy, rows, now=now), *_back_later(snapshot, message, policy, rows)]
+    unaware, _ = _unaware(snapshot, message, policy, rows)
     if not unaware:
         step_ = _page(snapshot, message, incident, run, policy)
-        return replace(step_, changes=replace(step_.changes, messages=[*step_.changes.messages, *updates]))
+        return replace(step_, changes=replace(step_.changes, messages=[*step_.changes.messages, *following]))
     if STORM in snapshot.pauses:
         message = replace(message, body={**message.body, SINGLY: True})
-    following = [*_next(message, climb, severity, policy, held=held), *updates]
-    first = policy.first(severity)
-    back = {BACK: [one.mark for one in unaware], "sending": True, "level": first[0].number if first else 1}
+    # What follows never replaces this page, which tells others as well.
+    following += [replace(row, body=_without(row.body, REPLACES)) for row in _next(message, climb, severity, policy, held=held)]
     changes = Changes(incidents=[_paged(incident, message, now=now)], messages=following)
-    return Step(Send(replace(message, body={**message.body, **back}), unaware), changes)
+    return Step(Send(_as_back(message, incident, policy), unaware), changes)
 
 
-def _unaware(incident: Incident, policy: Policy, rows: Sequence[Message], climb: Climb, *, held: bool) -> tuple[Receiver, ...]:
-    knowing = who_was_told(rows, all_well=True)
+def _as_back(message: Message, incident: Incident, policy: Policy) -> Message:
+    first = policy.first(incident.severity)
+    return replace(message, body={**message.body, BACK: True, "sending": True, "level": first[0].number if first else 1})
+
+
+def _back_later(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequence[Message]) -> Sequence[Message]:
+    """Return the row for those who should hear that it is not over, and whose hours have not begun."""
+    _, opens = _unaware(snapshot, message, policy, rows)
+    if opens is None:
+        return ()
+    incident = snapshot.incidents[message.incident]
+    row = Message(f"{_root(message)}/back/1", MessageKind.PAGE, message.policy, message.incident, {**message.body}, opens)
+    return (_as_back(row, incident, policy),)
+
+
+def _back_again(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequence[Message]) -> Verdict:
+    """Try again to reach those who may believe that it is over, by the policy as it is now; or to, once their hours begin."""
+    unaware, opens = _unaware(snapshot, message, policy, rows)
+    if unaware:
+        return Send(message, unaware)
+    return Drop("everybody knows") if opens is None else Later(replace(message, due_at=opens), "outside the hours of its level")
+
+
+def _unaware(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequence[Message]) -> tuple[tuple[Receiver, ...], datetime | None]:
+    """Return who of the levels told before is to hear that it is not over now, and when the hours of the next others begin."""
+    now, incident = snapshot.now, snapshot.incidents[message.incident]
+    held = held_until(policy, incident.acknowledged_at)
+    done = climb_of(message, now=now).done
     told_first = {level.number for level in policy.first(incident.severity)}
-    levels = [level for _, level in policy.ladder(incident.severity) if level.number in climb.done]
-    everybody = [one for level in levels if not held or level.number in told_first for one in level.receivers]
-    return tuple({one.mark: one for one in everybody if one.mark not in knowing}.values())
+    levels = [level for _, level in policy.ladder(incident.severity) if level.number in done]
+    knowing = _knowing(rows)
+    found: dict[str, Receiver] = {}
+    closed: list[datetime] = []
+    for level in levels:
+        if held is not None and held > now and level.number not in told_first:
+            continue
+        left = {one.mark: one for one in level.receivers if one.mark not in knowing}
+        opens = policy.open_at(level, incident.severity, now)
+        if opens <= now:
+            found |= left
+        elif left:
+            closed.append(opens)
+    return tuple(found.values()), min(closed, default=None)
+
+
+def _knowing(rows: Sequence[Message]) -> set[str]:
+    """Return the marks of those who have a page that nobody called over, not even by a word whose answer was lost."""
+    lost = [row for row in rows if row.kind is MessageKind.RESOLVED and row.delivered_at is None and row.body.get("sending")]
+    upto = max((int(str(row.body.get("relapses", 0))) for row in lost), default=-1)
+    return who_was_told([row for row in rows if (relapse := relapse_of(row)) is None or relapse > upto], all_well=True)
+
+
+def _without(body: Mapping[str, JSON], name: str) -> dict[str, JSON]:
+    return {key: value for key, value in body.items() if key != name}
 
 
 def _same_updates(message: Message, incident: Incident, policy: Policy, rows: Sequence[Message], *, now: datetime) -> Sequence[Message]:
@@ -345,7 +401,8 @@ def _same_updates(message: Message, incident: Incident, policy: Policy, rows: Se
     since = incident.climb_from or 0
     before = [row for row in rows if row.kind is MessageKind.UPDATE and _is_between(row, since, incident.relapses)]
     last = max(before, key=lambda row: (relapse_of(row) or 0, _place(row)), default=None)
-    return (_update_row(message, 1, now + policy.update_every if last is None else max(now, last.due_at)),)
+    at = now + policy.update_every
+    return (_update_row(message, 1, at if last is None else max(now, min(last.due_at, at))),)  # the clock may have been set back since
 
 
 # --- updates ---------------------------------------------------------------------------------------------------------
@@ -409,7 +466,7 @@ def storm_age(digest: Message) -> timedelta:
 def acknowledged(incident: Incident) -> Sequence[Message]:
     """Return the word to those who were paged that somebody has taken the incident over."""
     at = incident.acknowledged_at
-    if at is None or incident.paged_at is None or incident.state is IncidentState.RESOLVED:
+    if at is None or incident.paged_at is None or is_told_over(incident):
         return ()
     body: dict[str, JSON] = {"subject": "acknowledged", "rule": incident.rule, "at": at.isoformat()}
     key = f"{incident.id}/acknowledged/{at:%Y%m%dT%H%M%S%f}"
@@ -435,6 +492,11 @@ def has_come_back(incident: Incident) -> bool:
     return incident.climb_from is not None and incident.climb_from < incident.relapses
 
 
+def is_told_over(incident: Incident) -> bool:
+    """Tell whether an incident is over as far as people hear of it: what has come back before may not last."""
+    return incident.state is IncidentState.RESOLVED and not has_come_back(incident)
+
+
 def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:
     """Return the marks of everybody who got a page; with `all_well` only of those who were not told since that all is well."""
     pages, wells = dict[str, int](), dict[str, int]()
@@ -451,8 +513,15 @@ def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:
 def may_have_been_told(messages: Iterable[Message], policy: Policy) -> set[str]:
     """Return the marks of those who may have got a page although no answer of theirs said so: an attempt was made, and it was given up."""
     tried = [one for one in messages if one.kind is MessageKind.PAGE and one.attempts and one.delivered_at is None]
-    numbers = {number for one in tried if isinstance(number := one.body.get("level"), int)}
+    numbers = {number for one in tried for number in _levels_of(one)}
     return {receiver.mark for number in numbers for receiver in policy.receivers(number)}
+
+
+def _levels_of(page: Message) -> Sequence[int]:
+    if page.body.get(BACK):
+        return climb_of(page, now=page.due_at).done
+    number = page.body.get("level")
+    return (number,) if isinstance(number, int) else ()
 
 
 def word(message: Message, incident: Incident, rows: Sequence[Message], policy: Policy, *, now: datetime) -> Step:
@@ -460,7 +529,7 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
     if message.kind is MessageKind.ACKNOWLEDGED:
         now_firing = [one for one in rows if relapse_of(one) == incident.relapses]
         # Whose pager rings although its answer was lost must hear it too: that page is not tried again.
-        marks = who_was_told(rows, all_well=False) | may_have_been_told(now_firing, policy)
+        marks = who_was_told(rows, all_well=incident.state is IncidentState.RESOLVED) | may_have_been_told(now_firing, policy)
         return Step(_to(message, marks, policy))
     if incident.active_run is not None and incident.resolved_at is not None and now < incident.resolved_at + LAST_RUN:
         return Step(Later(replace(message, due_at=max(now, message.due_at) + LOOK_AGAIN)))
@@ -470,6 +539,7 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
         # The daemon was disarmed since: what customers, say, were told in earnest must end in earnest too.
         message = replace(message, body={**message.body, "dry_run": False})
     pending = [one.key for one in rows if climbs(one) and one.delivered_at is None and not one.cancelled]
+    message = replace(message, body={**message.body, "sending": True})
     return Step(_to(message, marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))
 
 

@@ -41,6 +41,8 @@ LONGEST_SLEEP = timedelta(seconds=5)
 MOMENT = timedelta(milliseconds=20)
 """What is committed within so long is looked through once: a run commits several times in a row, and nobody is told sooner than this."""
 DELIVERY_TIMEOUT = timedelta(seconds=20)
+TRIED_FOR = timedelta(minutes=1)
+"""After so long a word that was about to go out when the process died is tried again."""
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
 MOST_DUE = 1000
@@ -155,9 +157,10 @@ class Outbox:
                 pass
 
     def _tell_failing(self) -> None:
-        since = self._clock() - FORGET_FAILING
-        self._failing = {key: at for key, at in self._failing.items() if at > since}
-        self._unreached = {key: at for key, at in self._unreached.items() if key in self._failing}
+        now = self._clock()
+        # What was written down before the clock was set back is as old as now, or nothing would become of its age.
+        self._failing = {key: min(at, now) for key, at in self._failing.items() if at > now - FORGET_FAILING}
+        self._unreached = {key: min(at, now) for key, at in self._unreached.items() if key in self._failing}
         self._on_failing(len(self._failing))
 
     async def _start_due(self) -> None:
@@ -232,23 +235,14 @@ class Outbox:
         """Decide what becomes of a message; the rows that follow from it are durable before anything is sent."""
         policy = self._policies(message.policy)
         if incident is not None and message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED):
-            away = lost(await self._store.pauses(), incident.subject.labels) if message.kind is MessageKind.RESOLVED else None
-            if away is not None:  # it may only be that nobody says any more that it is not over
-                return Later(replace(message, due_at=max(self._clock(), message.due_at) + climbing.IN_A_STORM), reason_of(away))
-            rows = await self._store.messages(incident.id)
-            step = climbing.word(message, incident, rows, policy, now=self._clock())
-            for key in (*step.changes.cancel_messages, *(row.key for row in rows if row.cancelled)):
-                self._unreached.pop(key, None)  # nobody needs it any more
-            if step.changes.cancel_messages:
-                await self._store.transact(Reads(), lambda _snapshot: step.changes)
-            return step.verdict
+            return await self._word(message, incident, policy)
         if message.kind is MessageKind.DIGEST:
             return await self._digest(message, policy)
         if incident is None or not climbing.climbs(message):
             return climbing.other(message, incident, policy, now=self._clock())
         if message.body.get(climbing.UNLESS_PAGED) and await self._leaves_it(message, incident):
             return climbing.Drop("another page stands for it")
-        rows = await self._store.messages(incident.id) if climbing.may_climb_on(message, incident) else []
+        rows = await self._store.messages(incident.id) if climbing.looks_around(message, incident) else []
         made: list[climbing.Step] = []
 
         def build(snapshot: Snapshot) -> Changes:
@@ -260,6 +254,22 @@ class Outbox:
             self._unreached.pop(key, None)
             self._failing.pop(key, None)
         return made[0].verdict
+
+    async def _word(self, message: Message, incident: Incident, policy: Policy) -> climbing.Verdict:
+        """Decide about the word that somebody has it, or that it is over. That the latter is tried is durable before anybody hears it."""
+        away = lost(await self._store.pauses(), incident.subject.labels) if message.kind is MessageKind.RESOLVED else None
+        if away is not None:  # it may only be that nobody says any more that it is not over
+            return Later(replace(message, due_at=max(self._clock(), message.due_at) + climbing.IN_A_STORM), reason_of(away))
+        rows = await self._store.messages(incident.id)
+        step = climbing.word(message, incident, rows, policy, now=self._clock())
+        for key in (*step.changes.cancel_messages, *(row.key for row in rows if row.cancelled)):
+            self._unreached.pop(key, None)  # nobody needs it any more
+        if step.changes.cancel_messages:
+            await self._store.transact(Reads(), lambda _snapshot: step.changes)
+        verdict = step.verdict
+        if isinstance(verdict, Send) and verdict.message.body != message.body:  # due later, or another replica would send it too
+            await self._store.update_message(replace(verdict.message, due_at=max(self._clock(), message.due_at) + TRIED_FOR))
+        return verdict
 
     async def _leaves_it(self, message: Message, incident: Incident) -> bool:
         """Tell whether another page stands for one; where a storm withheld that, it is due now."""

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from remediator.duration import format_duration
 from remediator.escalation import digest, notice
-from remediator.escalation.climbing import BACK, relapse_of
+from remediator.escalation.climbing import BACK, is_told_over, relapse_of
 from remediator.model import IncidentState, RunState, StepState, Value
 from remediator.records import Incident, Message, MessageKind, Run, Step
 
@@ -240,7 +240,7 @@ def still_wanted(message: Message, incident: Incident | None, run: Run | None) -
             return incident.state is not IncidentState.RESOLVED
         case MessageKind.ACKNOWLEDGED:
             at = incident.acknowledged_at
-            return at is not None and at.isoformat() == message.body.get("at") and incident.state is not IncidentState.RESOLVED
+            return at is not None and at.isoformat() == message.body.get("at") and not is_told_over(incident)
         case MessageKind.RESOLVED:
             return incident.state is IncidentState.RESOLVED and incident.relapses == message.body.get("relapses")
         case MessageKind.APPROVAL:

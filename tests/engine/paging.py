@@ -41,6 +41,8 @@ class Line:
         self.values: list[Mapping[str, Any]] = []
         self.dead: set[str] = set()
         """Receivers that take nothing."""
+        self.mute: set[str] = set()
+        """Receivers that take everything, and whose answers are lost."""
         self.dies_after = False
         """The process dies once the next message was taken."""
 
@@ -53,7 +55,7 @@ class Line:
         if self.dies_after:
             self.dies_after = False
             raise Death
-        return None
+        return "the answer is lost" if who in self.mute else None
 
 
 class Paging(Harness):
@@ -132,3 +134,12 @@ class Paging(Harness):
     async def is_open(self, incident: str = FIRST) -> bool:
         """Tell whether the incident is not resolved."""
         return (await self.incident(incident)).state is not IncidentState.RESOLVED
+
+
+async def flaps(paging: Paging, times: int) -> None:
+    """Have the alert end and begin again every three minutes."""
+    for _ in range(times):
+        await paging.passes(2 * MINUTE)
+        await paging.ends()
+        await paging.passes(MINUTE)
+        await paging.fires()

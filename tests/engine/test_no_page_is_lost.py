@@ -28,7 +28,10 @@ RULES = {
     "approve": playbook(mode=Authority.APPROVE),
 }
 WORDS = st.sampled_from(
-    [*("fires", "ends", "acknowledge", "remedy fails", "remedy helps", "dies", "level-1 dead", "level-2 dead", "alive"), *range(1, 45, 6)]
+    [
+        *("fires", "ends", "acknowledge", "remedy fails", "remedy helps", "dies", "level-1 dead", "level-2 dead", "level-1 mute", "alive"),
+        *range(1, 45, 6),
+    ]
 )
 POLICIES = st.sampled_from(
     [
@@ -72,8 +75,10 @@ class Story(Paging):
                 await self.deliver()
             case "alive":
                 self.line.dead.clear()
+                self.line.mute.clear()
             case _:
-                self.line.dead.add(word.removesuffix(" dead"))
+                who, how = word.split()
+                {"dead": self.line.dead, "mute": self.line.mute}[how].add(who)
 
     @staticmethod
     def _breaks(point: str) -> None:
@@ -119,6 +124,7 @@ class Story(Paging):
     async def _reaches_everybody(self) -> None:
         """In the end: with all receivers alive, everybody is told of what stays open, unless somebody has it for good."""
         self.line.dead.clear()
+        self.line.mute.clear()
         self.line.dies_after = False
         incident = await self.store.incident(FIRST)
         if incident is None or not await self._needs_a_person(incident):
@@ -132,6 +138,9 @@ class Story(Paging):
             gave_up = {row.body.get("level") for row in pages if row.cancelled and row.body.get("sending")}
             for one in self.policy.levels:
                 assert one.receivers[0].name in got or one.number in gave_up, f"level {one.number} never heard of it"
+            if incident.acknowledged_at is None:
+                last = {who: kind for kind, who, _ in self.line.sent if kind in ("page", "resolved")}
+                assert set(last.values()) <= {"page"}, f"somebody believes that it is over: {last}"
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
