@@ -23,11 +23,14 @@ from remediator.lifecycle import ENDS
 from remediator.metrics import Metrics
 from remediator.model import Episode, RunState
 from remediator.records import SYSTEM_CHAIN, Run
+from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
 EVERY = timedelta(seconds=5)
 PORTION = 200
 """Rows that are moved by one transaction."""
+NEWEST = 100
+"""Events among which the newest one by the store's clock is looked for."""
 LOOK_AFTER = timedelta(minutes=15)
 """So long a worker that held a run when that was moved may write its old times back: longer than calls last."""
 _LIVE = tuple(state for state in RunState if state not in ENDS)
@@ -73,14 +76,15 @@ class ClockKeeper:
         self._tolerance = tolerance
         self._clock = clock
         self._last: _Look | None = None
-        self._moving: _Moving | None = None
+        self._moving: list[_Moving] = []
+        """Steps whose runs may be written back as they were before, oldest first."""
         self._log = structlog.get_logger("clock")
 
     async def begin(self) -> None:
         """Hold the clock against the newest event, which another process may have written. Raises `StoreUnavailable`."""
         self._last = await self._read()
-        newest = await self._store.events(SYSTEM_CHAIN, after=max(0, await self._store.length(SYSTEM_CHAIN) - 1))
-        ahead = newest[-1].at - self._last.now if newest else timedelta()
+        newest = stepping.newest(await self._store.events(SYSTEM_CHAIN, after=max(0, await self._store.length(SYSTEM_CHAIN) - NEWEST)))
+        ahead = timedelta() if newest is None else newest - self._last.now
         if ahead > max(TOLERANCE, self._tolerance()):
             await self._set_back(ahead, self._last, window=timedelta())
             self._last = await self._read()
@@ -105,7 +109,8 @@ class ClockKeeper:
             least = last.now + timedelta(seconds=seen.after - last.before)
             most = last.now + timedelta(seconds=seen.before - last.after)
             if (back := least - seen.now) > TOLERANCE:
-                await self._set_back(back, last, window=timedelta(seconds=seen.before - last.after) + TOLERANCE)
+                known = await self._set_back(back, last, window=timedelta(seconds=seen.before - last.after) + TOLERANCE)
+                seen = replace(seen, set_back=max(seen.set_back, known))  # or the next step would seem to be handled
             elif (ahead := seen.now - most) > TOLERANCE:
                 self._metrics.clock_steps.labels("forward").inc()
                 self._log.warning("clock.set_forward", seconds=round(ahead.total_seconds(), 3), now=seen.now.isoformat())
@@ -117,17 +122,24 @@ class ClockKeeper:
         seen = await self._store.read(Reads())
         return _Look(seen.now, seen.set_back, after, self._clock())
 
-    async def _set_back(self, found: timedelta, last: _Look, *, window: timedelta) -> None:
-        """Say so, and move what waits, unless another replica has done that."""
-        moving = await self._waiting(window)
+    async def _set_back(self, found: timedelta, last: _Look, *, window: timedelta) -> timedelta:
+        """Say so, and move what waits, unless another replica has done that. Return what all steps until this one come to."""
+        moving, before = await self._waiting(window), [timedelta()]
 
         def build(snapshot: Snapshot) -> Changes:
+            before[:] = [snapshot.set_back]
             moving.by = stepping.unhandled(found, seen=last.set_back, snapshot=snapshot)
-            return stepping.begin(snapshot, moving.by, runs=len(moving.runs)) if moving.by > TOLERANCE else Changes()
+            if moving.by <= TOLERANCE:
+                return Changes()
+            moved = stepping.moved(snapshot, before=moving.runs, asked=moving.approvals, by=moving.by)
+            return stepping.begin(snapshot, moving.by, runs=len(moving.runs), moved=moved)
 
-        await self._store.transact(Reads(), build)
-        if moving.by > TOLERANCE:
-            self._moving = moving
+        # Together, since nobody would move these runs should the process die in between, or the answer be lost.
+        await self._store.transact(Reads(runs=list(moving.runs)[:PORTION]), build)
+        if moving.by <= TOLERANCE:
+            return min(before[0], last.set_back + found)  # another replica may have handled a further one meanwhile
+        self._moving.append(moving)
+        return before[0] + moving.by
 
     async def _waiting(self, window: timedelta) -> _Moving:
         """Read what is to be moved, as it is now."""
@@ -145,9 +157,11 @@ class ClockKeeper:
 
     async def _move(self) -> None:
         """Move what is not moved yet, and what a worker wrote back as it was. Begun again by the next look where it fails."""
-        moving = self._moving
-        if moving is None:
-            return
+        for moving in self._moving:
+            await self._move_by(moving)
+        self._moving = [one for one in self._moving if self._clock() <= one.until]
+
+    async def _move_by(self, moving: _Moving) -> None:
         names = list(moving.runs)
         for begin in range(0, len(names), PORTION):
             reads = Reads(runs=names[begin : begin + PORTION])
@@ -157,8 +171,6 @@ class ClockKeeper:
         if not moving.confirmed:
             await self._move_episodes(moving.by)
             moving.confirmed = True
-        if self._clock() > moving.until:
-            self._moving = None
 
     async def _move_episodes(self, by: timedelta) -> None:
         """Move when open episodes were confirmed, as far as that is in the future now."""

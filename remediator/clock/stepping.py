@@ -6,14 +6,14 @@ Only what waits is moved, and what its waiting is counted from: runs that have n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 
 from remediator.events import Kind
-from remediator.model import ApprovalState, Event
+from remediator.model import ApprovalState, ChainedEvent, Event
 from remediator.records import SYSTEM_CHAIN, WATCHDOG_AWAITED, Approval, Run, Step, Vote
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
@@ -21,7 +21,7 @@ from remediator.store.protocol import Changes, Snapshot
 TOLERANCE = timedelta(seconds=5)
 """Steps that are not longer change nothing worth a word."""
 
-_TIMES = ("wake_at", "deadline", "entered_at", "waiting_since", "healthy_since", "applied_at", "planned_at", "word_at")
+_TIMES = ("wake_at", "deadline", "entered_at", "waiting_since", "healthy_since", "applied_at", "planned_at", "word_at", "left_since")
 
 
 _NO_STEPS: Mapping[int, tuple[datetime | None, datetime | None]] = MappingProxyType({})
@@ -56,11 +56,17 @@ def unhandled(found: timedelta, *, seen: timedelta, snapshot: Snapshot) -> timed
     return found - (snapshot.set_back - seen)
 
 
-def begin(snapshot: Snapshot, by: timedelta, *, runs: int) -> Changes:
-    """Say that the clock was set back, and have what waits in the outbox wait no longer for it."""
+def newest(events: Sequence[ChainedEvent]) -> datetime | None:
+    """Return when the newest was written by the store's clock: what became of a message is told by that of the daemon that sent it."""
+    return next((event.at for event in reversed(events) if not event.kind.startswith("message.")), None)
+
+
+def begin(snapshot: Snapshot, by: timedelta, *, runs: int, moved: Changes) -> Changes:
+    """Say that the clock was set back, and have what waits in the outbox wait no longer for it; `moved` is written with that."""
     words = {"seconds": round(by.total_seconds(), 3), "now": snapshot.now.isoformat(), "runs": runs}
     awaited = snapshot.pauses.get(WATCHDOG_AWAITED)
-    return Changes(
+    return replace(
+        moved,
         set_back=by,
         pauses=[] if awaited is None or awaited.at <= snapshot.now else [replace(awaited, at=snapshot.now)],
         events=[Event(SYSTEM_CHAIN, Kind.CLOCK_SET_BACK, snapshot.now, words)],

@@ -210,12 +210,17 @@ def _hold_back(draft: _Draft, breaks: Pause) -> None:
     draft.messages += [breaker.first_digest(breaks, policy, at=now, dry_run=dry_run) for policy in sorted(policies)]
 
 
+def is_lately(at: datetime, within: timedelta, *, now: datetime) -> bool:
+    """Tell whether something was `within` so long. What lies further in the future was written before the clock was set back: long ago."""
+    return abs(now - at) <= within
+
+
 def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:
     """Tell whether a firing alert is a late copy of an episode that was closed already.
 
     It is when it does not start after the end of that episode, and the tombstone still holds.
     """
-    if closed.closed_at is None or now - closed.closed_at > tombstone:
+    if closed.closed_at is None or not is_lately(closed.closed_at, tombstone, now=now):
         return False
     return alert.starts_at <= (closed.ends_at or closed.closed_at)
 
@@ -370,7 +375,7 @@ def _try_again(draft: _Draft, rule: Rule | None, incident: str, alert: Alert, *,
     known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
     if known is None or known.state is not IncidentState.OPEN:
         return
-    late = not anew and draft.snapshot.now - known.updated_at <= draft.intake.tombstone
+    late = not anew and is_lately(known.updated_at, draft.intake.tombstone, now=draft.snapshot.now)
     # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
     lapsed = _waits_for_its_end(known) and not late
     # Where the alert that opened it is over, nothing would be done about that.
@@ -450,7 +455,7 @@ def _relapsed(
     `ended`: when people heard, or were to hear, that it was over; None where nobody said so. What was away for a moment only goes on:
     its pages climb on, and an acknowledgement holds until people were told that it is over.
     """
-    goes_on = draft.snapshot.now - (ended or since) <= climbing.QUIET
+    goes_on = is_lately(ended or since, climbing.QUIET, now=draft.snapshot.now)
     kept = goes_on and (ended is None or climbing.has_come_back(known))
     lately = draft.snapshot.now - since <= draft.relapse_window(rule)
     counts = lately and bool(known.succeeded_remedies)

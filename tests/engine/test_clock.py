@@ -6,7 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -14,6 +14,9 @@ from structlog.testing import capture_logs
 
 from remediator.clock import stepping
 from remediator.clock.keeper import ClockKeeper
+from remediator.errors import StoreUnavailable
+from remediator.escalation.notice import alarm
+from remediator.escalation.outbox import Outbox
 from remediator.logs import level_of
 from remediator.metrics import Metrics
 from remediator.model import RunState
@@ -21,10 +24,13 @@ from remediator.records import SYSTEM_CHAIN
 from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
 from remediator.store.protocol import Changes, Reads
 from tests.builders import alert, rule
-from tests.engine.paging import MINUTE, Paging
+from tests.engine.paging import FIRST, MINUTE, Paging, flaps
+from tests.store.make import NOW, run
 from tests.stories import act, decide, playbook
 
+SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 HOPELESS = rule(remedies=(), severity="sev2")
 """A rule without remedies: its incidents need a person at once."""
 
@@ -210,8 +216,154 @@ async def test_times_that_a_worker_wrote_back_are_moved_when_it_lets_go(begin: B
 
 def test_only_what_is_as_before_is_moved() -> None:
     """A time that was written since, by the clock as it is now, stays."""
-    from tests.store.make import NOW, run
-
     before = stepping.times_of(run(deadline=NOW + HOUR, healthy_since=NOW))
     now: Any = stepping.earlier(run(deadline=NOW + HOUR, healthy_since=NOW - 3 * HOUR), before, HOUR)
     assert (now.deadline, now.healthy_since, now.waiting_since) == (NOW, NOW - 3 * HOUR, None)
+
+
+# --- steps that follow each other, replicas, faults
+
+
+async def looks(timed: Timed, *others: ClockKeeper) -> None:
+    """Let a few seconds pass, and have everybody look at the clock."""
+    timed.now += 5 * SECOND
+    timed.seconds += 5
+    for keeper in (timed.clock, *others):
+        await keeper.look()
+
+
+def keeper_of(timed: Timed) -> ClockKeeper:
+    """Make a further daemon's keeper, as one that begins has it."""
+    return ClockKeeper(timed.store, metrics=timed.metrics, tolerance=lambda: 2 * MINUTE, clock=lambda: timed.seconds)
+
+
+async def test_a_step_right_after_a_step_is_handled(begin: Begin) -> None:
+    """Between two looks each: the second is not taken for what was handled already."""
+    timed = await begin()
+    await timed.fires()
+    for _ in range(2):
+        timed.is_set(-HOUR)
+        await looks(timed)
+    await timed.passes(10 * MINUTE)
+    assert timed.told() == ["level-1", "level-2"]
+    assert len(timed.said("clock.set_back")) == 2
+
+
+async def test_two_replicas_handle_each_of_many_steps_once(begin: Begin) -> None:
+    """Whatever the clock does between two looks, forward and back, by months."""
+    timed = await begin()
+    other = keeper_of(timed)
+    await other.begin()
+    for hours in (-1, 2, -3, -1, 30 * 24, -31 * 24, 20 * 24):
+        timed.is_set(hours * HOUR)
+        await looks(timed, other)
+    assert [round(one["seconds"] / 3600) for one in timed.said("clock.set_back")] == [1, 3, 1, 31 * 24]
+
+
+async def test_times_that_a_worker_wrote_back_are_moved_by_all_steps(begin: Begin) -> None:
+    """It had the run in its hands while the clock was set back twice."""
+    timed = await begin(playbook(act(approval=ApprovalSpec())))
+    await timed.fires()
+    before = await timed.run()
+    for _ in range(2):
+        timed.is_set(-HOUR)
+        await looks(timed)
+    moved = await timed.run()
+    await timed.store.transact(Reads(), lambda _snapshot: Changes(runs=[before]))
+    await looks(timed)
+    assert (await timed.run()).deadline == moved.deadline
+    assert before.deadline is not None
+    assert moved.deadline == pytest.approx(before.deadline - 2 * HOUR, abs=SECOND)
+
+
+@pytest.mark.parametrize("dies", [True, False])
+async def test_runs_are_moved_with_the_word_though_its_answer_is_lost(begin: Begin, monkeypatch: pytest.MonkeyPatch, *, dies: bool) -> None:
+    """Nobody would know afterwards that it was not done, whether the process lives on or not."""
+    timed = await begin(playbook(act(approval=ApprovalSpec())))
+    await timed.fires()
+    transact = timed.store.transact
+
+    async def loses_its_answer(reads: Reads, build: Any) -> Any:
+        await transact(reads, build)
+        raise StoreUnavailable("the answer is lost")
+
+    timed.is_set(-HOUR)
+    with monkeypatch.context() as patch:
+        patch.setattr(timed.store, "transact", loses_its_answer)
+        with pytest.raises(StoreUnavailable):
+            await looks(timed)
+    if dies:
+        timed.clock = keeper_of(timed)
+        await timed.clock.begin()
+    await timed.passes(31 * MINUTE)
+    assert await timed.state() is RunState.EXPIRED
+
+
+async def test_the_clock_of_whoever_delivered_a_message_is_not_the_store_s(begin: Begin) -> None:
+    """On PostgreSQL a daemon's own clock may be ahead: what it says of a digest is no proof that the store's was set back."""
+    timed = await begin()
+    word = alarm("x", "Something", "happened", policy="p", due=timed.now, dry_run=False)
+    await timed.store.transact(Reads(), lambda _snapshot: Changes(messages=[word]))
+    policy, line = timed.policy, cast("Any", timed.line)
+    ahead = Outbox(timed.store, line, lambda _name: policy, public_url=lambda: None, clock=lambda: timed.now + 10 * MINUTE)
+    for message in await timed.store.due_messages(limit=9):
+        await ahead._try(message)
+    assert [event.kind for event in await timed.store.events(SYSTEM_CHAIN)] == ["message.delivered"]
+    await keeper_of(timed).begin()
+    assert timed.said("clock.set_back") == []
+
+
+# --- what goes by the time of something that is over
+
+
+@pytest.mark.parametrize("same_machine", [True, False])
+async def test_what_fires_again_after_the_clock_was_set_back_by_months_is_paged(begin: Begin, *, same_machine: bool) -> None:
+    """Its end lies in the future: neither is it a late copy of what is over, nor does yesterday's acknowledgement hold."""
+    timed = await begin()
+    await timed.fires()
+    await flaps(timed, 2)
+    await timed.acknowledge()
+    await timed.ends()
+    timed.is_set(-90 * DAY)
+    await timed.passes(20 * MINUTE)
+    timed.line.sent.clear()
+    await timed.send(alert(starts_at=timed.now if same_machine else timed.now + 90 * DAY))
+    await timed.passes(31 * MINUTE)
+    assert timed.told() == ["level-1", "level-2", "level-3"]
+
+
+async def test_what_fires_on_after_a_success_is_not_waited_for_by_a_clock_that_was_set_back(begin: Begin) -> None:
+    """Its remedy helped, they say; it did not, and neither a run nor a level waits for the day by which the clock was set back."""
+    timed = await begin(playbook(act()))
+    await timed.fires()
+    await timed.passes(4 * MINUTE)
+    timed.world.firing = False
+    await timed.passes(MINUTE)
+    assert await timed.state() is RunState.SUCCEEDED
+    assert timed.told() == ["level-1"]
+    timed.is_set(-DAY)
+    timed.world.firing = True
+    await timed.passes(10 * MINUTE)
+    assert timed.told() == ["level-1", "level-2"]
+    await timed.send(alert(starts_at=timed.began))
+    assert (await timed.incident()).relapses == 1
+
+
+async def test_a_page_that_reaches_nobody_is_known_to_be_late_by_a_clock_that_was_set_back(begin: Begin) -> None:
+    """The heartbeat stops then, as it would have."""
+    timed = await begin()
+    timed.line.dead.add("level-1")
+    await timed.fires()
+    await timed.passes(MINUTE)
+    timed.is_set(-DAY)
+    timed.outbox._tell_failing()
+    await timed.passes(29 * MINUTE)
+    assert timed.outbox.unreached(30 * MINUTE) is None
+    await timed.passes(2 * MINUTE)
+    assert timed.outbox.unreached(30 * MINUTE) == f"{FIRST}/page/0"
+
+
+def test_a_run_that_is_left_to_newer_rules_is_left_no_longer() -> None:
+    """Two minutes by any clock."""
+    before = run(left_since=NOW)
+    assert stepping.earlier(before, stepping.times_of(before), HOUR).left_since == NOW - HOUR
