@@ -15,7 +15,7 @@ from remediator.decide import Mandate, lowered, plans_hash
 from remediator.engine import people
 from remediator.engine.authority import approvers, given, mandate_of, why_lapsed
 from remediator.engine.work import Work, plan_of, shown
-from remediator.errors import IllegalTransition, PlanRefused, RemediatorError
+from remediator.errors import IllegalTransition, PlanRefused, RemediatorError, StoreUnavailable
 from remediator.events import Kind
 from remediator.model import JSON, ApprovalState, Authority, Health, Plan, Receipt, RunState, StepState, Verdict
 from remediator.records import Run, Step
@@ -45,6 +45,8 @@ async def plan(engine: Engine, work: Work) -> None:
     try:
         work.stacked = await stacked(engine, work.run, work.snapshot.runs.get(work.run.undoes, work.run))
         steps = await engine.visibly(work, planned(engine, work.run, work.made))
+    except StoreUnavailable:
+        raise  # it says nothing about the undo, which is planned again once the store answers
     except RemediatorError as error:
         await engine.stop(work, RunState.FAILED, str(error))
         return

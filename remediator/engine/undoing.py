@@ -11,7 +11,7 @@ from remediator import guards
 from remediator.engine import acting, byhand, freezing
 from remediator.engine.authority import asked_by_windows, holds_approval, mandate_of, why_lapsed
 from remediator.engine.work import Work, plan_of
-from remediator.errors import PermanentError, PlanRefused, RemediatorError
+from remediator.errors import PermanentError, PlanRefused, RemediatorError, StoreUnavailable
 from remediator.events import Kind
 from remediator.execution import Outcome, Result
 from remediator.model import Authority, Plan, Receipt, RunState, StepState
@@ -79,6 +79,8 @@ async def _undo_step(engine: Engine, work: Work, step: Step, key: str) -> None:
         if (above := await _above(engine, work, step)) is not None:
             raise PlanRefused(above)
         plan = await engine.execution.plan_undo(plan_of(step), step.receipt or Receipt(""), key=key, made=work.made(step.number))
+    except StoreUnavailable:
+        raise  # it says nothing about the undo, which goes on once the store answers
     except RemediatorError as error:
         await engine.stop(work, RunState.ESCALATED, f"step {step.number} ({step.action}) can't be undone: {error}")
         return

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from remediator.engine import byhand
-from remediator.errors import ApprovalRefused, IllegalTransition, NotFound, NotYours
+from remediator.errors import ApprovalRefused, IllegalTransition, NotFound, NotYours, StoreUnavailable
 from remediator.model import Actor, ApprovalState, Authority, IncidentState, RunState, StepState, to_json
 from remediator.records import SignalKind
 from remediator.replacing import replace
@@ -554,6 +554,41 @@ async def test_undo_below_what_has_no_way_back_asks_people(start: Start) -> None
     assert f"run {LATER_RUN} has acted on test:world/-/thing/a too (step 1, test.once) since, which can't be undone" in asked.reason
     await decide(harness, approval=f"{UNDO}-A")
     assert (await harness.state(2), harness.world.writes[2:]) == (RunState.UNDONE, ["a=bad"])
+
+
+def away(harness: Harness, patch: pytest.MonkeyPatch) -> None:
+    """Have the store give no answer the next time that it is asked what later runs did."""
+    plain, asked = harness.store.touching, []
+
+    async def touching(*arguments: Any, **named: Any) -> Any:
+        asked.append(arguments)
+        if len(asked) == 1:
+            raise StoreUnavailable("the disk is slow")
+        return await plain(*arguments, **named)
+
+    patch.setattr(harness.store, "touching", touching)
+
+
+async def test_undo_by_hand_outlasts_a_store_that_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That it can't be asked now what later runs did says nothing about the undo, which is planned once it can."""
+    harness = await succeeded(start, act("one", step(1, thing="a")))
+    away(harness, monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        await ask(harness)
+    await harness.restart()  # its lease is over
+    await harness.work()
+    assert (await harness.state(2), harness.world.writes) == (RunState.UNDONE, ["a=good", "a=bad"])
+
+
+async def test_s20_automatic_undo_outlasts_a_store_that_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What made it worse is not left in force because the store did not answer once."""
+    harness = await fixed(start, act("one", step(1, thing="a"), on_failure=OnFailure.UNDO), resolved=False)
+    away(harness, monkeypatch)
+    with pytest.raises(StoreUnavailable):
+        await harness.tick(timedelta(minutes=20))
+    await harness.restart()  # its lease is over
+    await harness.work()
+    assert (await harness.state(), harness.world.writes) == (RunState.UNDONE, ["a=good", "a=bad"])
 
 
 async def test_undo_is_not_stopped_by_later_runs_on_other_things(start: Start) -> None:
