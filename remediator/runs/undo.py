@@ -125,10 +125,18 @@ def later(run: Run, steps: Sequence[Step], others: Sequence[Run], kinds: Kinds) 
     for other, step in pairs:
         same = next((ident for mine in steps if _is_after((other, step), (run, mine)) and (ident := _shared(step, mine))), None)
         if same is not None:
-            kind = kinds(step.action)
-            undoable = step.state is StepState.APPLIED and kind is not None and kind.reversible
-            found.append(Later(other, step, same, undoable))
+            found.append(Later(other, step, same, undoable=_has_way_back(other, kinds)))
     return found
+
+
+def _has_way_back(run: Run, kinds: Kinds) -> bool:
+    """Tell whether a run could be undone, which it is as a whole or not at all."""
+    try:
+        _check_steps(run)
+        _check_reversible(run, left_of(run, kinds), kinds)
+    except IllegalTransition:
+        return False
+    return True
 
 
 def _in_force(step: Step, kinds: Kinds) -> bool:

@@ -556,6 +556,17 @@ async def test_undo_below_what_has_no_way_back_asks_people(start: Start) -> None
     assert (await harness.state(2), harness.world.writes[2:]) == (RunState.UNDONE, ["a=bad"])
 
 
+async def test_undo_below_a_run_that_is_not_undone_as_a_whole_asks_people(start: Start) -> None:
+    """One step of the later run has no way back, so that it is never undone: to ask for that first would lead nowhere."""
+    harness = await acted_again(start, step(1, thing="a"), step(2, "test.once", thing="b"))
+    await ask(harness)
+    asked = await harness.store.approval(f"{UNDO}-A")
+    assert asked is not None
+    assert f"run {LATER_RUN} has acted on test:world/-/thing/a too (step 1, test.set) since, which can't be undone" in asked.reason
+    await decide(harness, approval=f"{UNDO}-A")
+    assert await harness.state(2) is RunState.UNDONE
+
+
 def away(harness: Harness, patch: pytest.MonkeyPatch) -> None:
     """Have the store give no answer the next time that it is asked what later runs did."""
     plain, asked = harness.store.touching, []
