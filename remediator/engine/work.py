@@ -135,6 +135,7 @@ class Work:
         incident = self.incident
         return {
             "incident": incident.id,
+            "page": incident.key,  # a pager knows a step's alert and those of the incident's policy as one
             "rule": self.run.rule,
             "severity": incident.severity,
             "summary": incident.summary,

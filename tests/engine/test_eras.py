@@ -110,6 +110,28 @@ async def test_a_restored_store_pages_by_names_that_no_pager_knows(tmp_path: Pat
     assert not set(lost.line.keys) & set(now.line.keys)
 
 
+async def test_a_step_tells_of_the_incident_as_its_policy_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step opened in a pager, or on a status page, is what the end of the incident closes there."""
+    told: list[str] = []
+    plain = ScriptedConnections.context
+
+    def context(self: ScriptedConnections, *, key: str = "", values: Mapping[str, Any] | None = None, **more: Any) -> Any:
+        if "remedy" in (values or {}):
+            told.append(str((values or {}).get("page")))
+        return plain(self, key=key, values=values, **more)
+
+    monkeypatch.setattr(ScriptedConnections, "context", context)
+    say = StepSpec(1, "test.tell", ENVIRONMENT.template({"thing": "a"}))
+    paging = Paging(tmp_path / "state.sqlite", rule(remedies=(remedy(steps=(say,)),), severity="sev2"))
+    await paging.start()
+    await paging.fires()
+    await paging.passes(timedelta(minutes=20))
+    await paging.ends()
+    await paging.store.aclose()
+    assert paging.world.told
+    assert set(told) == {str(values["page"]) for values in paging.line.values}
+
+
 async def test_a_backup_of_a_store_whose_clock_was_set_back_keeps_its_pages_in_time(tmp_path: Path) -> None:
     """A climb is told by all that the clock was set back; where a backup forgot that, level 2 would come later by as much."""
     path = tmp_path / "state.sqlite"
