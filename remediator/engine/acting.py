@@ -53,7 +53,8 @@ async def start(engine: Engine, work: Work, plans: Sequence[Plan], *, approved: 
             turn.move(RunState.CANCELLED, "the alert is resolved")
             return True
         seen = replace(work, snapshot=turn.snapshot)
-        if lacking(engine, seen, approved=approved and holds_approval(seen)):
+        holds = approved and holds_approval(seen)
+        if holds != approved or lacking(engine, seen, approved=holds):
             return False  # a reload or what is written (a lost watchdog, say) took it away since: it is planned and asked for anew
         turn.begin_acting(plans, touched)
         turn.intend(step)

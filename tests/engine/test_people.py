@@ -558,6 +558,25 @@ async def test_s15_approval_is_looked_at_in_the_transaction_that_begins_to_act(s
     assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
 
 
+async def test_s15_approval_that_lapses_while_alertmanager_is_asked_does_not_stand_for_its_answer(start: Start) -> None:
+    """Alertmanager is silent, so that somebody had to agree to what the rule may do by itself; he goes while it is asked again."""
+    harness = await start(playbook(act("one", step(1, thing="a"))))
+    leave(harness)
+    harness.world.silent = True
+    await harness.send(alert())
+    await harness.work()
+    await decide(harness, work=False)
+    stands = harness.engine.stands
+
+    async def reloads(*args: Any, **fields: Any) -> bool:
+        leave(harness, "anna")
+        return await stands(*args, **fields)
+
+    harness.engine.stands = reloads  # type: ignore[method-assign]
+    await harness.work()
+    assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
+
+
 async def test_s15_further_step_needs_an_approval_that_still_holds(start: Start) -> None:
     """Who agreed goes between two steps: the second is asked about, and what was done stays done."""
     harness = await agreed(start)
