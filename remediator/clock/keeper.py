@@ -21,8 +21,8 @@ from remediator.clock.stepping import TOLERANCE, ApprovalTimes, RunTimes
 from remediator.errors import RemediatorError
 from remediator.lifecycle import ENDS
 from remediator.metrics import Metrics
-from remediator.model import Episode, RunState
-from remediator.records import SYSTEM_CHAIN, Run
+from remediator.model import Episode, IncidentState, RunState
+from remediator.records import SYSTEM_CHAIN, Incident, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
@@ -34,6 +34,7 @@ NEWEST = 100
 LOOK_AFTER = timedelta(minutes=15)
 """So long a worker that held a run when that was moved may write its old times back: longer than calls last."""
 _LIVE = tuple(state for state in RunState if state not in ENDS)
+_OPEN = tuple(state for state in IncidentState if state is not IncidentState.RESOLVED)
 
 
 def elapsed() -> float:
@@ -63,7 +64,7 @@ class _Moving:
     approvals: dict[str, ApprovalTimes]
     until: float
     confirmed: bool = False
-    """Whether the times at which episodes were confirmed are moved too."""
+    """Whether the times at which episodes were confirmed, and incidents acknowledged, are moved too."""
 
 
 class ClockKeeper:
@@ -170,6 +171,7 @@ class ClockKeeper:
                 await self._store.transact(reads, build)
         if not moving.confirmed:
             await self._move_episodes(moving.by)
+            await self._move_incidents(moving.by)
             moving.confirmed = True
 
     async def _move_episodes(self, by: timedelta) -> None:
@@ -179,6 +181,18 @@ class ClockKeeper:
             page = await self._store.episodes(open_only=True, before=before, limit=PORTION)
             reads = Reads(fingerprints=[one.fingerprint for one in cast("tuple[Episode, ...]", page.items)])
             await self._store.transact(reads, functools.partial(stepping.confirmed, by=by))
+            before = page.next
+            if before is None:
+                return
+
+    async def _move_incidents(self, by: timedelta) -> None:
+        """Move when open incidents were acknowledged, as far as that is in the future now."""
+        before: str | None = None
+        while True:
+            page = await self._store.incidents(states=_OPEN, before=before, limit=PORTION)
+            reads = Reads(incidents=[one.id for one in cast("tuple[Incident, ...]", page.items) if one.acknowledged_at is not None])
+            if reads.incidents:
+                await self._store.transact(reads, functools.partial(stepping.acknowledged, by=by))
             before = page.next
             if before is None:
                 return

@@ -1,7 +1,8 @@
 """What follows from the store's clock being set back: what waits for a time is to wait as long as it was meant to, not longer. Pure.
 
-Only what waits is moved, and what its waiting is counted from: runs that have not ended, their approvals, and the outbox
-(`Changes.set_back`). What holds back stays as it is written, hence holds for longer: budgets, cooldowns, breakers, freezes.
+Only what waits is moved, and what its waiting is counted from: runs that have not ended, their approvals, the outbox
+(`Changes.set_back`), and acknowledgements of what is open, which hold people off. What holds automation back
+stays as it is written, hence holds for longer: budgets, cooldowns, breakers, freezes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from remediator.events import Kind
-from remediator.model import ApprovalState, ChainedEvent, Event
+from remediator.model import ApprovalState, ChainedEvent, Event, IncidentState
 from remediator.records import SYSTEM_CHAIN, WATCHDOG_AWAITED, Approval, Run, Step, Vote
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
@@ -126,3 +127,11 @@ def confirmed(snapshot: Snapshot, *, by: timedelta) -> Changes:
     """Have open episodes that were confirmed in what is the future now be as old as they are: a watchdog, and `max_age`, go by that."""
     found = [one for one in snapshot.episodes.values() if one.open and one.confirmed_at > snapshot.now]
     return Changes(episodes=[replace(one, confirmed_at=min(snapshot.now, one.confirmed_at - by)) for one in found])
+
+
+def acknowledged(snapshot: Snapshot, *, by: timedelta) -> Changes:
+    """Have acknowledgements that were given in what is the future now be as old as they are: they hold levels off, and must run out."""
+    found = [(one, one.acknowledged_at) for one in snapshot.incidents.values() if one.state is not IncidentState.RESOLVED]
+    return Changes(
+        incidents=[replace(one, acknowledged_at=min(snapshot.now, at - by)) for one, at in found if at is not None and at > snapshot.now]
+    )

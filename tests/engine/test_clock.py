@@ -332,6 +332,20 @@ async def test_what_fires_again_after_the_clock_was_set_back_by_months_is_paged(
     assert timed.told() == ["level-1", "level-2", "level-3"]
 
 
+async def test_acknowledgement_runs_out_in_time_though_the_clock_was_set_back_by_months(begin: Begin) -> None:
+    """It was given by a clock that was months ahead: nobody is left asleep until that time comes."""
+    timed = await begin()
+    await timed.fires()
+    await timed.passes(5 * MINUTE)
+    await timed.acknowledge()
+    await timed.passes(10 * MINUTE)
+    timed.is_set(-90 * DAY)
+    await timed.passes(49 * MINUTE)
+    assert timed.told() == ["level-1"]
+    await timed.passes(2 * MINUTE)
+    assert timed.told() == ["level-1", "level-2"]
+
+
 async def test_what_fires_on_after_a_success_is_not_waited_for_by_a_clock_that_was_set_back(begin: Begin) -> None:
     """Its remedy helped, they say; it did not, and neither a run nor a level waits for the day by which the clock was set back."""
     timed = await begin(playbook(act()))
