@@ -108,7 +108,7 @@ UPDATE attempt SET relapsed_at = ?1 WHERE run >= ?2 || '-' AND run < ?2 || '.' A
 RULE_TEXT_ADD = "INSERT INTO rule_text (hash, body) VALUES (?, ?) ON CONFLICT (hash) DO NOTHING"
 ERA_PUT = "INSERT INTO era (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id"
 ERA_BEGIN = "INSERT INTO era (one, id) VALUES (1, ?) ON CONFLICT (one) DO UPDATE SET id = excluded.id WHERE era.id = ''"
-ERA_END = "UPDATE era SET id = ''"
+ERA_END = "UPDATE era SET id = '' WHERE one = 1"
 SET_BACK = "UPDATE era SET set_back = set_back + ? WHERE one = 1"
 MESSAGES_WAITING = "SELECT body FROM message WHERE pending = 1"
 EVENT_ADD = "INSERT INTO event (chain, seq, hash, body) VALUES (?, ?, ?, ?)"
