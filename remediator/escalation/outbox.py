@@ -45,6 +45,10 @@ TRIED_FOR = timedelta(minutes=1)
 """After so long a word that was about to go out when the process died is tried again."""
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
+PAGES_AGAIN = 12
+"""So many may be on their way when a page is begun that has failed before: while a pager hangs, hundreds of them must leave room."""
+OTHERS_AGAIN = 18
+"""The same of other messages that have failed before. Fewer than half of `BATCH`, so that what is due goes on to be looked for."""
 MOST_DUE = 1000
 """Most due messages that are read at once. The store gives pages and digests first, and of these what nobody has tried yet."""
 URGENT = frozenset({MessageKind.PAGE, MessageKind.DIGEST})
@@ -171,7 +175,8 @@ class Outbox:
         # What has failed before, for hundreds of incidents maybe, must not keep what nobody has tried yet from a receiver that is well.
         for message in sorted(due, key=lambda one: (one.kind not in URGENT, one.attempts > 0)):
             lane = message.key if message.kind is MessageKind.DIGEST else message.incident
-            if lane not in self._flying and len(self._flying) < BATCH:
+            room = BATCH if not message.attempts else PAGES_AGAIN if message.kind in URGENT else OTHERS_AGAIN
+            if lane not in self._flying and len(self._flying) < room:
                 task = asyncio.create_task(self._try(message), name=f"message {message.key}")
                 self._flying[lane] = task
                 task.add_done_callback(functools.partial(self._landed, lane))

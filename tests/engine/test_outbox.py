@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from remediator.escalation.levels import Level, Policy, Receiver
-from remediator.escalation.outbox import BATCH, Outbox
+from remediator.escalation.outbox import BATCH, OTHERS_AGAIN, Outbox
 from remediator.escalation.words import text_of
 from remediator.events import Kind
 from remediator.model import ChainedEvent, RunState, StepState
@@ -170,18 +170,29 @@ async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(po
     assert post.line.sent.index(("#ops", "urgent")) <= 2 * BATCH
 
 
-async def test_new_page_goes_before_those_whose_pager_hangs_since_long(post: Post) -> None:
-    """A pager that is away for an hour costs the page for another one no more time than those that are under way."""
-    hang = hanging(post)
+async def test_what_is_new_goes_at_once_while_pages_hang_since_long(post: Post) -> None:
+    """A pager that is away for an hour keeps neither a page nor a word, for people whose receiver is well, however many wait for it."""
+    other = Receiver("notify.slack", {"connection": "chat", "channel": "#other"})
+    post.outbox._policies = lambda name: Policy(name, (Level(1, (other if name == "other" else SLACK,)),))
+    hang = asyncio.Event()
+
+    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
+        await (asyncio.sleep(0) if params["channel"] == "#other" else hang.wait())
+        return None
+
+    post.line.fault = fault
     now = datetime.now(UTC) - timedelta(minutes=1)
     tried = [Message(f"INC-{one}/page/0", MessageKind.PAGE, "default", f"INC-{one}", {"rule": "r"}, now, 7) for one in range(3 * BATCH)]
-    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=tried))
+    words = [Message(f"WORD-{one}/told", MessageKind.UPDATE, "default", f"WORD-{one}", {"rule": "r"}, now, 7) for one in range(3 * BATCH)]
+    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=[*tried, *words]))
     post.outbox.wake()
-    await until(lambda: len(post.outbox._flying) == BATCH)
-    await post.put("new")
+    await until(lambda: len(post.outbox._flying) == OTHERS_AGAIN)
+    new = [Message(f"{kind}/1", kind, "other", f"NEW-{kind}", {"rule": "r"}, now) for kind in (MessageKind.PAGE, MessageKind.UPDATE)]
+    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=new))
+    post.outbox.wake()
+    await until(lambda: len(post.line.sent) == 2)
     hang.set()
-    await until(lambda: len(post.line.sent) == 3 * BATCH + 1)
-    assert post.line.sent.index(("#ops", "new")) <= 2 * BATCH
+    await until(lambda: len(post.line.sent) == 6 * BATCH + 2)
 
 
 async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_twice(post: Post) -> None:
