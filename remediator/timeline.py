@@ -215,6 +215,8 @@ TOLD: dict[str, str | Callable[[Data], str]] = {
     Kind.RULE_DEMOTED: "Rule {rule} DEMOTED to {to}: {why}",
     Kind.RULE_PROMOTED: "Rule {rule} promoted to {to}: {why}",
     Kind.REMEDY_STOPPED: "Remedy {remedy} of rule {rule} STOPPED everywhere ({scope}): {why}",
+    Kind.CLOCK_SET_BACK: "The clock was set back by {seconds} s: pages, approvals and {runs} runs wait no longer for it",
+    Kind.STORE_RESTORED: "The store was restored: keys of calls and pages are new from now on (era {era})",
     Kind.AUDIT_CHECKPOINTED: "Audit trail checkpointed",
     Kind.AUDIT_ARCHIVED: "Ended incidents, or old events of this chain, went to the archive {file}",
 }

@@ -18,7 +18,6 @@ from remediator.records import (
     AFTER_STORM,
     DEMOTED,
     EVERYWHERE,
-    LOADED,
     ONE_RULE,
     PROBE,
     PROMOTED,
@@ -66,7 +65,7 @@ def _say_pause(pause: Mapping[str, Any]) -> None:
     if pause["scope"] == AFTER_STORM:
         say(f"After a storm that {pause['who']} ended at {short_time(pause['at'])}: what it held back is looked at again")
         return
-    if pause["scope"] == PROBE or pause["scope"].startswith((LOADED, PROMOTED, SETTLING)):
+    if pause["scope"] == PROBE or pause["scope"].startswith((PROMOTED, SETTLING)):
         return
     if pause["scope"].startswith(DEMOTED):
         told_ = f"DEMOTED {pause['scope'].removeprefix(DEMOTED)} to {pause['mark']} by {pause['who']} at {short_time(pause['at'])}"

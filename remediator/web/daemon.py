@@ -10,7 +10,7 @@ from aiohttp import web
 import remediator
 from remediator.model import JSON, Authority, to_json
 from remediator.people.authentication import Operation
-from remediator.records import Pause
+from remediator.records import LOADED, Pause
 from remediator.service import Reloaded
 from remediator.store.protocol import Reads
 from remediator.web.freezes import FreezeView, views
@@ -31,6 +31,7 @@ class Status:
     """The operator's bound on what any rule may do by itself."""
     rules: int
     pauses: tuple[Pause, ...]
+    """What holds back, or lowers how far rules may go; not the rows that only say which rules are the newest."""
     freezes: tuple[FreezeView, ...]
     """Those in force, and those of which nobody knows whether they are."""
     counts: Mapping[str, int]
@@ -61,7 +62,7 @@ async def status(call: Call) -> web.Response:
         dry_run=service.settings.dry_run,
         authority=service.settings.limits.authority,
         rules=len(service.rules.rules),
-        pauses=tuple(pauses[scope] for scope in sorted(pauses)),
+        pauses=tuple(pauses[scope] for scope in sorted(pauses) if not scope.startswith(LOADED)),
         freezes=tuple(one for one in views(service.freezes, pauses, now=snapshot.now) if one.in_force or one.doubt),
         counts=await service.store.counts(),
         locks=await service.store.locks(),
