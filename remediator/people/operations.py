@@ -15,6 +15,7 @@ from remediator.records import (
     AFTER_STORM,
     DEMOTED,
     EVERYWHERE,
+    LOADED,
     ONE_RULE,
     PROMOTED,
     SETTLING,
@@ -78,8 +79,9 @@ def resume(snapshot: Snapshot, scope: str, *, why: str, actor: Actor) -> Changes
         raise IllegalTransition(f"{scope!r} is no kill switch: whoever took it, or an admin, gives it back with `remediator release`")
     if scope.startswith(SETTLING):
         raise IllegalTransition(f"{scope!r} holds nothing back: it ends by itself once the watchdog has been heard for `watchdog.settle`")
-    if scope not in snapshot.pauses:
-        thrown = ", ".join(sorted(snapshot.pauses)) or "nothing"
+    stopped = sorted(one for one in snapshot.pauses if not one.startswith(LOADED))
+    if scope not in stopped:
+        thrown = ", ".join(stopped) or "nothing"
         raise NotFound(f"{scope!r} is not paused; paused is {thrown}")
     event = Event(SYSTEM_CHAIN, Kind.PAUSE_LIFTED, snapshot.now, {"scope": scope, "why": why}, actor.name)
     if not (was := snapshot.pauses[scope]).who.startswith(OUTSIDE):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import pytest
+
 from remediator.engine.core import Engine
+from remediator.errors import NotFound
 from remediator.events import Kind
 from remediator.guards import rollout
 from remediator.guards.rollout import LEFT_FOR
-from remediator.model import RunState
+from remediator.model import Actor, RunState
+from remediator.people import operations
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot
 from tests.builders import NOW, alert
@@ -133,3 +137,13 @@ def test_only_the_newest_sets_of_rules_are_remembered() -> None:
         before = rules
     assert len(seen.pauses) == rollout.MOST
     assert rollout.newer(seen.pauses, before) is None
+
+
+async def test_rows_about_rules_are_nothing_to_resume(start: Start) -> None:
+    """They stop nothing; without them an older replica would call a new rule deleted."""
+    harness = await rolled_out(start, mine=OLD)
+    with pytest.raises(NotFound, match="paused is nothing"):
+        await harness.store.transact(
+            Reads(), lambda seen: operations.resume(seen, rollout.scope_of(NEW), why="tidy up", actor=Actor("anna"))
+        )
+    assert rollout.scope_of(NEW) in await harness.store.pauses()
