@@ -62,7 +62,9 @@ class _Moving:
     by: timedelta
     runs: dict[str, RunTimes]
     approvals: dict[str, ApprovalTimes]
-    until: float
+    begun: float
+    again: float
+    """When it is looked at again. Each time after twice as long: that reads all of it, and a hundred thousand runs may wait."""
     confirmed: bool = False
     """Whether the times at which episodes were confirmed, and incidents acknowledged, are moved too."""
 
@@ -144,7 +146,7 @@ class ClockKeeper:
 
     async def _waiting(self, window: timedelta) -> _Moving:
         """Read what is to be moved, as it is now."""
-        moving = _Moving(timedelta(), {}, {}, self._clock() + LOOK_AFTER.total_seconds())
+        moving = _Moving(timedelta(), {}, {}, begun=self._clock(), again=self._clock())
         before: str | None = None
         while True:
             page = await self._store.runs(states=_LIVE, before=before, limit=PORTION)
@@ -158,9 +160,14 @@ class ClockKeeper:
 
     async def _move(self) -> None:
         """Move what is not moved yet, and what a worker wrote back as it was. Begun again by the next look where it fails."""
-        for moving in self._moving:
+        for moving in list(self._moving):
+            if (now := self._clock()) < moving.again:
+                continue
             await self._move_by(moving)
-        self._moving = [one for one in self._moving if self._clock() <= one.until]
+            until = moving.begun + LOOK_AFTER.total_seconds()
+            if now >= until:
+                self._moving.remove(moving)
+            moving.again = min(until, now + max(EVERY.total_seconds(), now - moving.begun))
 
     async def _move_by(self, moving: _Moving) -> None:
         names = list(moving.runs)

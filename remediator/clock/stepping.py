@@ -23,8 +23,6 @@ TOLERANCE = timedelta(seconds=5)
 """Steps that are not longer change nothing worth a word."""
 
 _TIMES = ("wake_at", "deadline", "entered_at", "waiting_since", "healthy_since", "applied_at", "planned_at", "word_at", "left_since")
-
-
 _NO_STEPS: Mapping[int, tuple[datetime | None, datetime | None]] = MappingProxyType({})
 
 

@@ -22,7 +22,7 @@ from remediator.metrics import Metrics
 from remediator.model import RunState
 from remediator.records import SYSTEM_CHAIN
 from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
-from remediator.store.protocol import Changes, Reads
+from remediator.store.protocol import Changes, Reads, Snapshot
 from tests.builders import alert, rule
 from tests.engine.paging import FIRST, MINUTE, Paging, flaps
 from tests.store.make import NOW, run
@@ -212,6 +212,33 @@ async def test_times_that_a_worker_wrote_back_are_moved_when_it_lets_go(begin: B
     await timed.store.transact(Reads(), lambda _snapshot: Changes(runs=[before]))
     await timed.passes(timedelta(seconds=5))
     assert (await timed.run()).deadline == moved.deadline
+
+
+async def test_what_was_moved_is_looked_at_less_and_less_and_once_at_the_end(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it is read each time, and a hundred thousand runs may wait; what is written back late is moved all the same."""
+    timed = await begin(playbook(act(approval=ApprovalSpec(expires=2 * HOUR))))
+    await timed.fires()
+    before = await timed.run()
+    timed.is_set(-HOUR)
+    await timed.clock.look()
+    moved, seen, read = await timed.run(), list[Reads](), timed.store.read
+
+    async def counted(reads: Reads) -> Snapshot:
+        seen.append(reads)
+        return await read(reads)
+
+    monkeypatch.setattr(timed.store, "read", counted)
+    for _ in range(175):
+        await looks(timed)
+    assert 0 < sum(bool(reads.runs) for reads in seen) < 10
+    await timed.store.transact(Reads(), lambda _snapshot: Changes(runs=[before]))
+    for _ in range(5):
+        await looks(timed)
+    assert (await timed.run()).deadline == moved.deadline
+    seen.clear()
+    for _ in range(20):
+        await looks(timed)
+    assert not any(reads.runs for reads in seen)
 
 
 def test_only_what_is_as_before_is_moved() -> None:
