@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.outbox import Outbox
@@ -14,12 +15,14 @@ from remediator.people import operations
 from remediator.records import Incident, Message, MessageKind
 from remediator.rules.model import Rule
 from remediator.store.protocol import Reads
-from tests.builders import alert
+from tests.builders import alert, rule
 from tests.scripted import Death, Harness
 
 ANNA = Actor("anna", frozenset({"responder"}), frozenset())
 MINUTE = timedelta(minutes=1)
 FIRST = "INC-20261121-001"
+HOPELESS = rule(remedies=(), severity="sev2")
+"""A rule without remedies: its incidents need a person at once."""
 
 
 def level(number: int, after: int = 0, **fields: Any) -> Level:
@@ -143,3 +146,22 @@ async def flaps(paging: Paging, times: int) -> None:
         await paging.ends()
         await paging.passes(MINUTE)
         await paging.fires()
+
+
+P = TypeVar("P", bound=Paging)
+
+
+@asynccontextmanager
+async def opened(kind: type[P], path: Path) -> AsyncIterator[Callable[..., Awaitable[P]]]:
+    """Give what starts a harness on the store at `path`, by default with a rule without remedies; all are closed at the end."""
+    made: list[P] = []
+
+    async def start(one: Rule = HOPELESS, **fields: Any) -> P:
+        harness = kind(path, one, **fields)
+        await harness.start()
+        made.append(harness)
+        return harness
+
+    yield start
+    for harness in made:
+        await harness.store.aclose()

@@ -23,16 +23,14 @@ from remediator.model import RunState
 from remediator.records import SYSTEM_CHAIN
 from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
-from tests.builders import alert, rule
-from tests.engine.paging import FIRST, MINUTE, Paging, flaps
+from tests.builders import alert
+from tests.engine.paging import FIRST, MINUTE, Paging, flaps, opened
 from tests.store.make import NOW, run
 from tests.stories import act, decide, playbook
 
 SECOND = timedelta(seconds=1)
 HOUR = timedelta(hours=1)
 DAY = timedelta(days=1)
-HOPELESS = rule(remedies=(), severity="sev2")
-"""A rule without remedies: its incidents need a person at once."""
 
 
 class Timed(Paging):
@@ -76,17 +74,8 @@ Begin = Callable[..., Awaitable[Timed]]
 @pytest.fixture
 async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     """Start a harness with one rule; it is closed at the end."""
-    made: list[Timed] = []
-
-    async def start(one: Rule = HOPELESS) -> Timed:
-        timed = Timed(tmp_path / "state.sqlite", one)
-        await timed.start()
-        made.append(timed)
-        return timed
-
-    yield start
-    for timed in made:
-        await timed.store.aclose()
+    async with opened(Timed, tmp_path / "state.sqlite") as start:
+        yield start
 
 
 async def test_nobody_s_page_waits_when_the_clock_is_set_back(begin: Begin) -> None:

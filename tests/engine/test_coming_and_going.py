@@ -6,35 +6,22 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, time, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from remediator.escalation.climbing import QUIET
 from remediator.escalation.levels import Hours, Level, Policy, Receiver
-from remediator.rules.model import Rule
-from tests.builders import NOW, rule
-from tests.engine.paging import FIRST, MINUTE, Paging, flaps, level, three
+from tests.builders import NOW
+from tests.engine.paging import FIRST, HOPELESS, MINUTE, Paging, flaps, level, opened, three
 
 Begin = Callable[..., Awaitable[Paging]]
-HOPELESS = rule(remedies=(), severity="sev2")
-"""A rule without remedies: its incidents need a person at once."""
 
 
 @pytest.fixture
 async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     """Start a harness with one rule and a policy; it is closed at the end."""
-    made: list[Paging] = []
-
-    async def start(one: Rule = HOPELESS, **fields: Any) -> Paging:
-        paging = Paging(tmp_path / "state.sqlite", one, **fields)
-        await paging.start()
-        made.append(paging)
-        return paging
-
-    yield start
-    for paging in made:
-        await paging.store.aclose()
+    async with opened(Paging, tmp_path / "state.sqlite") as start:
+        yield start
 
 
 async def at_once(paging: Paging) -> None:

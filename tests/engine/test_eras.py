@@ -16,12 +16,8 @@ from remediator.store.era import restored
 from remediator.store.protocol import Changes, Reads
 from remediator.store.sqlite import SqliteStore
 from tests.builders import ENVIRONMENT, alert, remedy, rule
-from tests.engine.paging import Line, Paging
+from tests.engine.paging import HOPELESS, Line, Paging
 from tests.scripted import Harness, ScriptedConnections
-
-HOPELESS = rule(remedies=(), severity="sev2")
-"""A rule without remedies: its incidents need a person at once."""
-
 
 STEP = StepSpec(1, "test.set", ENVIRONMENT.template({"thing": "a"}))
 ACTING = rule(remedies=(remedy(steps=(STEP,)),))

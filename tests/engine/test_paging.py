@@ -18,34 +18,23 @@ from remediator.escalation.outbox import MOST_ATTEMPTS, Outbox
 from remediator.events import Kind
 from remediator.model import Actor, Authority, RunState
 from remediator.records import STORM, Message, MessageKind, Pause
-from remediator.rules.model import ApprovalSpec, Rule
+from remediator.rules.model import ApprovalSpec
 from remediator.runs import undo
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.storms import breaker
 from tests.builders import NOW, alert, rule
-from tests.engine.paging import FIRST, MINUTE, Paging, flaps, level, three
+from tests.engine.paging import FIRST, MINUTE, Paging, flaps, level, opened, three
 from tests.scripted import BROKEN, ScriptedRegistry, fails_at
 from tests.stories import FIRST_RUN, TWO, act, decide, playbook
 
 Begin = Callable[..., Awaitable[Paging]]
-HOPELESS = rule(remedies=(), severity="sev2")
-"""A rule without remedies: its incidents need a person at once."""
 
 
 @pytest.fixture
 async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     """Start a harness with one rule and a policy; it is closed at the end."""
-    made: list[Paging] = []
-
-    async def start(one: Rule = HOPELESS, **fields: Any) -> Paging:
-        paging = Paging(tmp_path / "state.sqlite", one, **fields)
-        await paging.start()
-        made.append(paging)
-        return paging
-
-    yield start
-    for paging in made:
-        await paging.store.aclose()
+    async with opened(Paging, tmp_path / "state.sqlite") as start:
+        yield start
 
 
 async def test_unacknowledged_page_climbs_all_levels(begin: Begin) -> None:

@@ -509,6 +509,17 @@ def leave(harness: Harness, *who: str) -> None:
     harness.limits = bounds(voters=lambda name: None if name in who else known.get(name))
 
 
+def leaves_meanwhile(harness: Harness, monkeypatch: pytest.MonkeyPatch, who: str) -> None:
+    """Have somebody lose the right to approve while Alertmanager is asked, right before the first intent."""
+    stands = harness.engine.stands
+
+    async def reloads(*args: Any, **fields: Any) -> bool:
+        leave(harness, who)
+        return await stands(*args, **fields)
+
+    monkeypatch.setattr(harness.engine, "stands", reloads)
+
+
 async def agreed(start: Start, *, quorum: int = 1, **fields: Any) -> Harness:
     """Have a run whose question was answered by as many as were asked, and that has not looked at the answer yet."""
     harness = await start(playbook(act("both", *TWO, approval=ApprovalSpec(frozenset({"sre"}), quorum=quorum), **fields)))
@@ -544,21 +555,17 @@ async def test_s15_approval_that_others_gave_too_still_holds(start: Start) -> No
     assert harness.world.writes == ["a=good", "b=good"]
 
 
-async def test_s15_approval_is_looked_at_in_the_transaction_that_begins_to_act(start: Start) -> None:
+async def test_s15_approval_is_looked_at_in_the_transaction_that_begins_to_act(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload while Alertmanager is asked, right before the first intent, counts."""
     harness = await agreed(start)
-    stands = harness.engine.stands
-
-    async def reloads(*args: Any, **fields: Any) -> bool:
-        leave(harness, "anna")
-        return await stands(*args, **fields)
-
-    harness.engine.stands = reloads  # type: ignore[method-assign]
+    leaves_meanwhile(harness, monkeypatch, "anna")
     await harness.work()
     assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
 
 
-async def test_s15_approval_that_lapses_while_alertmanager_is_asked_does_not_stand_for_its_answer(start: Start) -> None:
+async def test_s15_approval_that_lapses_while_alertmanager_is_asked_stands_for_no_answer(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Alertmanager is silent, so that somebody had to agree to what the rule may do by itself; he goes while it is asked again."""
     harness = await start(playbook(act("one", step(1, thing="a"))))
     leave(harness)
@@ -566,13 +573,7 @@ async def test_s15_approval_that_lapses_while_alertmanager_is_asked_does_not_sta
     await harness.send(alert())
     await harness.work()
     await decide(harness, work=False)
-    stands = harness.engine.stands
-
-    async def reloads(*args: Any, **fields: Any) -> bool:
-        leave(harness, "anna")
-        return await stands(*args, **fields)
-
-    harness.engine.stands = reloads  # type: ignore[method-assign]
+    leaves_meanwhile(harness, monkeypatch, "anna")
     await harness.work()
     assert (await harness.state(), harness.world.writes) == (RunState.AWAITING_APPROVAL, [])
 

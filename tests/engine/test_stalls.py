@@ -29,7 +29,7 @@ async def claimed(harness: Harness) -> Sequence[Any]:
     return await harness.store.claim("me", limit=1, lease=LEASE)
 
 
-async def test_call_that_a_daemon_let_go_of_is_said_to_be_that(start: Start) -> None:
+async def test_call_that_a_daemon_let_go_of_is_said_to_be_that(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its lease could not be renewed, so that the call was cut off; it lives, and takes the run again itself."""
     harness = await start(NEVER)
     calling = asyncio.Event()
@@ -39,7 +39,8 @@ async def test_call_that_a_daemon_let_go_of_is_said_to_be_that(start: Start) -> 
         await asyncio.Event().wait()
         raise AssertionError
 
-    plain, harness.engine.execution.apply = harness.engine.execution.apply, hangs  # type: ignore[method-assign]
+    plain = harness.engine.execution.apply
+    monkeypatch.setattr(harness.engine.execution, "apply", hangs)
     await harness.send(alert())
     (run,) = await harness.store.claim("me", limit=1, lease=LEASE)
     task = asyncio.create_task(harness.engine.advance(run))
@@ -47,7 +48,7 @@ async def test_call_that_a_daemon_let_go_of_is_said_to_be_that(start: Start) -> 
     task.cancel()  # as the runner does
     with pytest.raises(asyncio.CancelledError):
         await task
-    harness.engine.execution.apply = plain  # type: ignore[method-assign]
+    monkeypatch.setattr(harness.engine.execution, "apply", plain)
     await harness.engine.advance((await claimed(harness))[0])
     assert await harness.state() is RunState.OUTCOME_UNKNOWN
     reason = (await harness.run()).reason
@@ -71,8 +72,8 @@ async def test_answer_that_could_not_be_written_down_is_told(start: Start, monke
         away = True
         return Outcome(Result.APPLIED, "a is good")
 
-    harness.store.transact = transact  # type: ignore[method-assign,assignment]
-    harness.engine.execution.apply = answers  # type: ignore[method-assign]
+    monkeypatch.setattr(harness.store, "transact", transact)
+    monkeypatch.setattr(harness.engine.execution, "apply", answers)
     await harness.send(alert())
     (run,) = await harness.store.claim("me", limit=1, lease=LEASE)
     with pytest.raises(StoreUnavailable):
@@ -84,14 +85,14 @@ async def test_answer_that_could_not_be_written_down_is_told(start: Start, monke
     assert "the call was answered after 0.0 s (a is good), and that could not be written down: the disk does not answer" in reason
 
 
-async def test_who_takes_a_call_over_claims_to_know_nothing_of_it(start: Start) -> None:
+async def test_who_takes_a_call_over_claims_to_know_nothing_of_it(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process can't tell a daemon that died from one that lost its store."""
     harness = await start(NEVER)
 
     async def dies(*_arguments: Any, **_named: Any) -> Outcome:
         raise asyncio.CancelledError
 
-    harness.engine.execution.apply = dies  # type: ignore[method-assign]
+    monkeypatch.setattr(harness.engine.execution, "apply", dies)
     await harness.send(alert())
     with pytest.raises(asyncio.CancelledError):
         await harness.work()

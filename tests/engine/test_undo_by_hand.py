@@ -610,7 +610,7 @@ async def test_undo_is_not_stopped_by_later_runs_on_other_things(start: Start) -
     assert await harness.state(2) is RunState.UNDONE
 
 
-async def test_undo_looks_for_later_runs_once_it_holds_the_locks(start: Start) -> None:
+async def test_undo_looks_for_later_runs_once_it_holds_the_locks(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """What another daemon's run does between the plan of the undo and its locks is seen: nothing is undone below it."""
     harness = await succeeded(start, act("one", step(1, thing="a")))
     plans = harness.engine.execution.plan_undo
@@ -623,7 +623,7 @@ async def test_undo_looks_for_later_runs_once_it_holds_the_locks(start: Start) -
         await harness.store.transact(Reads(), lambda _seen: Changes(runs=[replace(first, id="INC-1-1", incident="INC-1", steps=(once,))]))
         return back
 
-    harness.engine.execution.plan_undo = planned  # type: ignore[method-assign]
+    monkeypatch.setattr(harness.engine.execution, "plan_undo", planned)
     await ask(harness)
     run = await harness.run(2)
     assert (run.state, harness.world.writes) == (RunState.ESCALATED, ["a=good"])
