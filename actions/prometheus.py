@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from itertools import pairwise
@@ -380,6 +380,10 @@ class AlertReading:
     active: bool | None = None
     state: str | None = None
     """`firing`, `pending` or `inactive`."""
+    evaluations: tuple[str, ...] = ()
+    """When the rules that may have raised the alert were last evaluated, as Prometheus writes it."""
+    scraped: bool | None = None
+    """Its target was scraped when they were; None: no target has the alert's `job` and `instance`."""
 
 
 def read_rules(groups: Sequence[JSON], *, alertname: str, labels: Mapping[str, str], after: datetime | None) -> AlertReading:
@@ -393,13 +397,14 @@ def read_rules(groups: Sequence[JSON], *, alertname: str, labels: Mapping[str, s
     if not rules:
         return AlertReading(rule_found=False)
     evaluated = None if after is None else all(_evaluated_after(group, rule, after) for group, rule in rules)
+    times = tuple(sorted({rule["lastEvaluation"] for _, rule in rules if rule.get("lastEvaluation")}))
     alerts = [alert for _, rule in rules for alert in rule.get("alerts") or () if not _contradicts(alert["labels"], labels)]
     states = {alert["state"] for alert in alerts if all(labels.get(name) == value for name, value in alert["labels"].items())}
     if states:
         return AlertReading(rule_found=True, evaluated_after=evaluated, active=True, state="firing" if "firing" in states else "pending")
     if alerts or any(rule.get("health") != "ok" for _, rule in rules):
         return AlertReading(rule_found=True, evaluated_after=evaluated)
-    return AlertReading(rule_found=True, evaluated_after=evaluated, active=False, state="inactive")
+    return AlertReading(rule_found=True, evaluated_after=evaluated, active=False, state="inactive", evaluations=times)
 
 
 def _contradicts(found: Mapping[str, str], labels: Mapping[str, str]) -> bool:
@@ -419,14 +424,34 @@ def _evaluated_after(group: Mapping[str, JSON], rule: Mapping[str, JSON], after:
 
 
 async def read_alert(ctx: Context, connection: str, *, alertname: str, labels: Mapping[str, str], after: datetime | None) -> AlertReading:
-    """Ask Prometheus where an alerting rule stands. `after` is on our clock. Raises `CheckFailed`."""
+    """Ask Prometheus where an alerting rule stands. `after` is on our clock. Raises `CheckFailed`.
+
+    A scrape that fails takes a target's series away, and with them its alerts: for an inactive rule it is asked besides whether the
+    target was scraped at that evaluation.
+    """
     data, answer = await _ask(ctx, connection, "/api/v1/rules", {"type": "alert"}, limit=_RULES_BODY)
     if after is not None:
         after += _ahead(answer, ctx.now)
     try:
-        return read_rules(data["groups"], alertname=alertname, labels=labels, after=after)
+        reading = read_rules(data["groups"], alertname=alertname, labels=labels, after=after)
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise CheckFailed(f"Prometheus {connection!r} sent rules of an unknown shape") from error
+    if not (labels.get("job") and labels.get("instance")):
+        return reading
+    ups = [await _up(ctx, connection, labels, when) for when in reading.evaluations]
+    known = [up for up in ups if up is not None]
+    return replace(reading, scraped=all(known) if known else None)
+
+
+async def _up(ctx: Context, connection: str, labels: Mapping[str, str], when: str) -> bool | None:
+    """Tell whether the target with these labels was scraped as it should at a moment; None when there is no such target."""
+    query = bind("up{job=$job, instance=$instance}", {name: labels[name] for name in ("job", "instance")})
+    data, _ = await _ask(ctx, connection, "/api/v1/query", {"query": query, "time": when})
+    try:
+        found = [entry for entry in data["result"] if not _contradicts(entry["metric"], {**labels, "__name__": "up"})]
+        return all(_number(entry["value"]) == 1 for entry in found) if found else None
+    except (TypeError, LookupError, AttributeError) as error:
+        raise CheckFailed("Prometheus sent a result of an unknown shape") from error
 
 
 def _ahead(answer: Answer, began: datetime) -> timedelta:
@@ -459,8 +484,15 @@ class AlertRule(Check[_AlertParams]):
         "evaluated_after": Fact(FactType.BOOL, "it was evaluated, without fault, after `after`; unknown without `after`"),
         "active": Fact(FactType.BOOL, "it is pending or firing for these labels; unknown when its last evaluation failed"),
         "state": Fact(FactType.STRING, "inactive, pending or firing"),
+        "scraped": Fact(
+            FactType.BOOL,
+            "the target with the alert's `job` and `instance` was scraped when the inactive rule was evaluated; unknown without one",
+        ),
     }
-    permissions = (Permission(PermissionKind.HTTP, ("GET",), "/api/v1/rules"),)
+    permissions = (
+        Permission(PermissionKind.HTTP, ("GET",), "/api/v1/rules"),
+        Permission(PermissionKind.HTTP, ("GET",), "/api/v1/query", "whether an alert's target is scraped"),
+    )
     example: ClassVar[Mapping[str, Any]] = {"connection": "main", "alertname": "SiteDown", "labels": {"service": "shop"}}
 
     async def run(self, params: _AlertParams, ctx: Context) -> Mapping[str, Value]:

@@ -126,4 +126,8 @@ class Revalidation:
         if not found.get("evaluated_after"):
             return Unknown("Prometheus has not evaluated the rule since the remedy was applied")
         active = found.get("active")
-        return Unknown("Prometheus did not say whether the rule is active") if active is None else not active
+        if active is None:
+            return Unknown("Prometheus did not say whether the rule is active")
+        if not active and found.get("scraped") is False:
+            return Unknown("the alert is over, but its target could not be scraped, which ends alerts as well")
+        return not active

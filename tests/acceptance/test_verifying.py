@@ -54,6 +54,7 @@ RULES = "rules:" + "".join(
         _rule("useless"),
         _rule("useless-next", on_failure="next"),
         _rule("vanishes", more=ALIVE, on_failure="next"),
+        _rule("unscraped", on_failure="next"),
         _rule("stays", more=ALIVE),
         _rule("flaps", verify=HOLD),
         _rule("stalls", on_failure="next"),
@@ -78,6 +79,10 @@ class Plant:
             self.broken.pop(ident, None)
         lines = [f'broken{{id="{name}"}} {number}' for name, number in self.broken.items()]
         self.exporter.set("/metrics", Reply(body="\n".join([*lines, ""]), headers={"Content-Type": "text/plain; version=0.0.4"}))
+
+    def fail(self) -> None:
+        """Let scrapes fail, until something is shown again."""
+        self.exporter.set("/metrics", Reply(500))
 
     async def alerts(self, ident: str) -> bool:
         """Tell whether Prometheus has the alert firing."""
@@ -110,7 +115,7 @@ async def plant(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Plant
     directory = tmp_path_factory.mktemp("verifying")
     async with (
         HttpServer({"/metrics": Reply(body="")}) as exporter,
-        PrometheusServer(directory / "prometheus", rules=ALERTS, targets=[exporter.address]) as prometheus,
+        PrometheusServer(directory / "prometheus", rules=ALERTS, targets=[exporter.address], scrape="1s") as prometheus,
         open_world(directory, rules=RULES, starts=False) as world,
     ):
         world.daemon.write_settings(prometheus=prometheus.url, monitoring={"evaluation_interval": "1s"})
@@ -153,6 +158,19 @@ async def test_s19_alert_that_went_with_its_target_is_unknown_and_escalates(plan
     assert "nobody can tell whether it helped" in ended["reason"]
     assert "its target's series is gone too" in ended["reason"]
     assert plant.again("vanishes") == 0
+
+
+async def test_s19_alert_that_ended_since_its_target_cannot_be_scraped_is_unknown(plant: Plant) -> None:
+    """A failed scrape takes the series away, and the alert with them: no success, no further remedy, without any `alive`."""
+    run = await plant.fires("unscraped")
+    await plant.called("unscraped")
+    plant.fail()
+    try:
+        ended = await plant.world.daemon.reaches(run, "escalated", within=30)
+    finally:
+        plant.show("unscraped", 0)
+    assert "its target could not be scraped" in ended["reason"]
+    assert plant.again("unscraped") == 0
 
 
 async def test_s19_alert_that_is_over_while_its_target_is_there_is_resolved(plant: Plant) -> None:

@@ -18,6 +18,7 @@ class PrometheusServer:
     """Starts Debian's Prometheus in `directory`. Use with `async with`, or `start` and `stop`.
 
     `rules` is the text of a rule file; `targets` are `host:port` to scrape; `alertmanagers` are `host:port` to send alerts to.
+    `interval` is between evaluations and, without `scrape`, between scrapes, each of which may take as long.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class PrometheusServer:
         alertmanagers: Sequence[str] = (),
         external_labels: Mapping[str, str] | None = None,
         interval: str = "200ms",
+        scrape: str = "",
     ) -> None:
         self.directory = directory
         self.rules = rules
@@ -36,6 +38,7 @@ class PrometheusServer:
         self.alertmanagers = list(alertmanagers)
         self.external_labels = dict(external_labels or {})
         self.interval = interval
+        self.scrape = scrape or interval
         self.port = 0
         self._process: Process | None = None
 
@@ -50,8 +53,8 @@ class PrometheusServer:
         rules.write_text(self.rules)
         config: dict[str, Any] = {
             "global": {
-                "scrape_interval": self.interval,
-                "scrape_timeout": self.interval,
+                "scrape_interval": self.scrape,
+                "scrape_timeout": self.scrape,
                 "evaluation_interval": self.interval,
                 "external_labels": self.external_labels,
             },

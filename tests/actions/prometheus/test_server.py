@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import pytest
 import pytest_asyncio
@@ -264,6 +265,68 @@ async def test_credentials_are_read_at_each_request(tmp_path: Path) -> None:
             assert facts["value"] == 1.0
         await ctx.aclose()
         assert [request.headers["authorization"] for request in server.received] == ["Bearer one", "Bearer two"]
+
+
+async def test_s19_failed_scrape_is_told_from_an_alert_that_is_over(world: World) -> None:
+    """Both leave the rule inactive; what is said of the scrape is as of the very evaluation that found it so."""
+
+    async def reading(scraped: bool | None) -> None:
+        async def there() -> bool:
+            facts = await world.rule("Broken", datetime.now(UTC) - timedelta(minutes=1))
+            return (facts["active"], facts.get("scraped")) == (False, scraped)
+
+        await eventually(there, what=f"the rule is inactive, and whether its target is scraped is {scraped}")
+
+    world.exporter.set("/metrics", Reply(500))
+    await reading(scraped=False)
+    world.show(0)
+    await reading(scraped=True)
+    world.prometheus.targets = []
+    await world.prometheus.reload()
+    try:
+        await reading(scraped=None)
+    finally:
+        world.prometheus.targets = [world.exporter.address]
+        await world.prometheus.reload()
+
+
+async def test_s19_scrape_of_another_target_says_nothing(world: World) -> None:
+    """The alert's other labels tell its target from one of the same name elsewhere; hostile values select nothing."""
+    labels = {"name": "a", "kind": "x", "severity": "critical", "job": "test", "instance": world.exporter.address}
+
+    async def scraped(**other: str) -> Any:
+        facts = await world.run(AlertRule(), alertname="Never", labels=labels | {"alertname": "Never"} | other, after=datetime.now(UTC))
+        return facts.get("scraped")
+
+    async def known() -> bool:
+        return await scraped() is True
+
+    await eventually(known, what="the rule was evaluated when the target was scraped")
+    for other in ({"job": "x"}, {"instance": 'x"} or up{job!="'}, {"job": ""}):
+        assert await scraped(**other) is None
+
+
+@pytest.mark.parametrize(("ups", "scraped"), [({"eu": "0", "us": "1"}, False), ({"eu": "1", "us": "0"}, True), ({"us": "0"}, None)])
+async def test_s19_target_of_the_same_name_in_another_cluster_says_nothing(ups: Mapping[str, str], *, scraped: bool | None) -> None:
+    """What answers for many clusters has a target of the same job and instance in each.
+
+    A double, in the shapes that a Prometheus 2.42 answers in: here there is none that asks several others.
+    """
+    now = datetime.now(UTC)
+    rule = {"type": "alerting", "name": "A", "labels": {}, "alerts": [], "health": "ok", "lastEvaluation": now.isoformat()}
+    rules = {"status": "success", "data": {"groups": [{"name": "g", "rules": [rule], "lastEvaluation": now.isoformat()}]}}
+    found = [
+        {"metric": {"__name__": "up", "job": "node", "instance": "a", "cluster": cluster}, "value": [now.timestamp(), up]}
+        for cluster, up in ups.items()
+    ]
+    query = {"status": "success", "data": {"resultType": "vector", "result": found}}
+    async with HttpServer({"/api/v1/rules": Reply(body=rules), "/api/v1/query": Reply(body=query)}) as server:
+        ctx = LocalContext({"main": PrometheusConnection(url=server.url)})
+        labels = {"alertname": "A", "job": "node", "instance": "a", "cluster": "eu"}
+        reading = await read_alert(ctx, "main", alertname="A", labels=labels, after=now - timedelta(minutes=1))
+        assert (reading.active, reading.scraped) == (False, scraped)
+        assert f"time={quote_plus(now.isoformat())}" in server.received[-1].target
+        await ctx.aclose()
 
 
 async def test_s24_clock_of_prometheus_ahead_is_allowed_for() -> None:
