@@ -31,6 +31,7 @@ from remediator.store.postgres_schema import migrate
 from remediator.store.postgres_seeing import Seeing, keys_of
 from remediator.store.postgres_session import load
 from remediator.store.postgres_state import State, plain, stored
+from remediator.store.postgres_version import migrations
 from remediator.store.postgres_wakes import Wakes
 from remediator.store.protocol import Build, ChainReport, Committed, Page, Pressing, Reads, Snapshot
 from remediator.store.rows import from_micros, micros, named, new_era, quoted, unpack, unpack_attempt, unpack_run
@@ -134,7 +135,7 @@ class PostgresStore:
         connection = await connect(self.address)
         try:
             async with bounded(connection):
-                await connection.execute(self.address.begin(writes=True))
+                await connection.execute(self.address.begin(writes=True))  # to a newer store too: these are no records
                 await connection.execute(self._sql(sql.GIVE_BACK), [stored(worker) for worker in self._workers])
                 await connection.execute(sql.MESSAGES_GIVEN_BACK, self.instance)
                 await connection.execute(postgres_archive_queries.KEEPER_GIVEN_BACK, self.instance)
@@ -221,7 +222,8 @@ class PostgresStore:
 
     async def due_messages(self, *, limit: int) -> list[Message]:
         """Return undelivered, due messages that no other daemon is delivering, in their order; they are this daemon's for a minute."""
-        rows = await self._rows(sql.MESSAGES_DUE, self.instance, limit, DELIVERING // _MICROSECOND)
+        # That one went out can't be noted in a store that is newer than this program: it would go out again.
+        rows = await self._rows(sql.MESSAGES_DUE, self.instance, limit, DELIVERING // _MICROSECOND, len(migrations()))
         return [_message(body, due) for body, due in rows]
 
     async def next_message(self) -> datetime | None:

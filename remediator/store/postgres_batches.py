@@ -25,6 +25,7 @@ from remediator.store.postgres_link import Address, bounded, close, connect, des
 from remediator.store.postgres_seeing import Seeing, check, keys_of
 from remediator.store.postgres_session import Part, load, write
 from remediator.store.postgres_state import Keys, MissingKeys, State, plain, stored
+from remediator.store.postgres_version import StoreNewer, insist, newer
 from remediator.store.postgres_writing import Writing
 from remediator.store.protocol import Build, Changes, Committed, Reads, Snapshot
 from remediator.store.rows import micros, pack, unpack_run
@@ -197,10 +198,15 @@ class Batches:
         return self._connection is None or self._connection.is_closed()
 
     async def _reconnect(self) -> bool:
-        """Open the connection again; else refuse what waits."""
+        """Open the connection again; else refuse what waits. A store that is still newer than this program is as good as away."""
+        connection = None
         try:
-            self._adopt(await connect(self._address))
+            connection = await connect(self._address)
+            async with bounded(connection):
+                await insist(connection, newer(self._address.schema), schema=self._address.schema)
+            self._adopt(connection)
         except Exception as error:  # noqa: BLE001 - told to everybody who waits
+            await close(connection)
             self._refuse(error)
             return False
         return True
@@ -263,6 +269,12 @@ class Batches:
                 if not known:
                     continue
                 made = self._doubted
+            except StoreNewer as error:
+                self._fail(batch, error)
+                self._refuse(error)
+                await self._roll_back()
+                await close(self._connection)
+                return
             except errors() as error:
                 await self._roll_back()
                 if not careful and getattr(error, "sqlstate", None) == "23505":
@@ -336,7 +348,7 @@ class Batches:
             unit.value = unit.error = None
         made = _Batch(State(assume_new=not careful))
         async with bounded(connection):
-            await connection.execute(self._address.begin(writes=True))
+            await self._address.begin_writing(connection)
         for unit in batch:
             if isinstance(unit, Claim):
                 await self._claim(connection, unit, made)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from remediator.errors import PermanentError, StoreCorrupt, StoreUnavailable, TemporaryError
+from remediator.store.postgres_version import insist, newer
 
 if TYPE_CHECKING:
     import asyncpg
@@ -59,14 +60,22 @@ class Address:
         return f"{self.schema}_wake"
 
     def begin(self, *, writes: bool) -> str:
-        """Return what begins a transaction, in one round trip. A writing one is the only one of this store until its end."""
+        """Return what begins a transaction, in one round trip. A writing one is the only one of this store until its end.
+
+        Its last answer has a row when the store is newer than this program; see `begin_writing`.
+        """
         # In a session of our own they are set already.
         settings = self.settings if self.pgbouncer else {}
         local = "".join(f"SET LOCAL {name} = '{value}'; " for name, value in settings.items())
         if not writes:
             return f"BEGIN; {local}"
         safe = "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
-        return f"BEGIN; {local}{safe}; SELECT pg_advisory_xact_lock({self.lock})"
+        # Under the lock, which whoever migrates has too: no newer version comes before this transaction has ended.
+        return f"BEGIN; {local}{safe}; SELECT pg_advisory_xact_lock({self.lock}); {newer(self.schema)}"
+
+    async def begin_writing(self, connection: asyncpg.Connection) -> None:
+        """Begin a transaction that writes rows. Raises `StoreNewer` where these may hold what this program would drop."""
+        await insist(connection, self.begin(writes=True), schema=self.schema)
 
 
 def errors() -> tuple[type[Exception], ...]:
@@ -183,7 +192,10 @@ class Readers:
         if not self._address.pgbouncer and not writes:
             yield
             return
-        await connection.execute(self._address.begin(writes=writes))
+        if writes:
+            await self._address.begin_writing(connection)
+        else:
+            await connection.execute(self._address.begin(writes=False))
         yield
         await connection.execute("COMMIT")
 

@@ -196,6 +196,7 @@ WITH due AS (
         ELSE 2
     END + CASE WHEN position(',"attempts":0,"delivered_at":'::bytea IN body) > 0 THEN 0 ELSE 1 END AS rank FROM message
     WHERE NOT delivered AND NOT cancelled AND due_at <= {now} AND (sender IS NULL OR sender = $1::text OR sender_until <= {now})
+        AND NOT EXISTS (SELECT 1 FROM schema_version WHERE version > $4::int)
     ORDER BY rank, due_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
 ),
 held AS (

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import TYPE_CHECKING
 
 from remediator.errors import StoreCorrupt, StoreUnavailable
 from remediator.store.postgres_link import Address
+from remediator.store.postgres_version import migrations
 
 if TYPE_CHECKING:
     import asyncpg
 
 OLDEST_SERVER = 13
 _PATIENCE = "SET LOCAL lock_timeout = '60s'; SET LOCAL statement_timeout = '10min'"
-
-
-def migrations() -> list[str]:
-    """Return the numbered schema files in order; the first brings an empty schema to version 1."""
-    folder = resources.files("remediator.store") / "migrations" / "postgres"
-    files = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".sql")), key=lambda entry: entry.name)
-    return [entry.read_text(encoding="utf-8") for entry in files]
 
 
 async def migrate(connection: asyncpg.Connection, address: Address) -> None:
