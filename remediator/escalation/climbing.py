@@ -42,6 +42,12 @@ QUIET = timedelta(minutes=15)
 """An end that lasts no longer is none to whoever is on call. Once it has come back, people hear of its next end only after so long."""
 REPLACES = "replaces"
 """In the body of a page that is told again: key and level of the one before it, which need not go out beside this one."""
+SENDING = "sending"
+"""In the body of a message that some may have: before it was sent for the first time that was made durable."""
+WAITED = "waited"
+"""In the body of a word that has let a page go first that was on its way."""
+TRIED_FOR = timedelta(seconds=30)
+"""After so long, more than a delivery takes, a message that was about to go out when the process died is tried again."""
 
 
 _WORKS = frozenset({RunState.APPLYING, RunState.VERIFYING})
@@ -109,6 +115,11 @@ def to_those_told(message: Message) -> bool:
     return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
 
 
+def is_ahead(page: Message) -> bool:
+    """Tell whether a page's level and time are still to be decided, rather than its being tried on, or for some of those told before."""
+    return not page.body.get(SENDING) and not page.body.get(BACK)
+
+
 def page_key(incident: Incident) -> str:
     """Return the key of an incident's page; each relapse has its own."""
     return f"{incident.id}/page/{incident.relapses}"
@@ -122,13 +133,18 @@ def joined_key(incident: Incident, alert: Alert) -> str:
     return f"{incident.id}/page/{incident.relapses}/joined/{alert.fingerprint}-{alert.starts_at:%Y%m%dT%H%M%S%f}/1"
 
 
+def was_tried(message: Message) -> bool:
+    """Tell whether somebody may have a page: an attempt was noted, or was about to be made when the process died."""
+    return bool(message.attempts or message.body.get(SENDING))
+
+
 def is_paged_by_another(message: Message, rows: Sequence[Message]) -> bool:
     """Tell whether another page of the same firing went out, or will. `rows` are the incident's messages.
 
     One about another alert that joined counts once it was tried: before, it may yet be dropped, and so would both.
     """
     pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == relapse_of(message)]
-    pages = [row for row in pages if not row.body.get(JOINED) or row.attempts or row.delivered_at is not None]
+    pages = [row for row in pages if not row.body.get(JOINED) or was_tried(row)]
     return any(not row.cancelled and row.key != message.key for row in pages)
 
 
@@ -172,7 +188,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, 
     if incident.state is IncidentState.RESOLVED or relapse_of(message) != incident.relapses:
         return Step(Drop("resolved, or another page stands for it"))
     joined = message.body.get(JOINED)
-    if joined is not None and joined not in incident.fingerprints and not message.body.get("sending"):
+    if joined is not None and joined not in incident.fingerprints and not message.body.get(SENDING):
         return Step(Drop("what joined is over"))
     if STORM in snapshot.pauses and follows(message) and not message.body.get(SINGLY):
         return Step(Later(replace(message, due_at=snapshot.now + IN_A_STORM), "a storm: its digests tell of everything"))
@@ -180,7 +196,7 @@ def step(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, 
         return _update(snapshot, message, incident, policy)
     if message.body.get(BACK):
         return Step(_back_again(snapshot, message, policy, rows))
-    if message.body.get("sending"):
+    if message.body.get(SENDING):
         return Step(_again(message, incident, policy, now=snapshot.now))
     climb = carried(rows, incident, set_back=snapshot.set_back) if may_climb_on(message, incident) else None
     if climb is not None:
@@ -212,7 +228,7 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
     # Where a reload gave the rule another policy since, the end is told by that one.
     paged = replace(incident, policy=message.policy) if climb.done else _paged(incident, message, now=now)
-    sent = replace(message, body={**body, "again": due.again, "sending": True})
+    sent = _sent(replace(message, body={**body, "again": due.again}))
     changes = Changes(incidents=[] if paged == incident else [paged], messages=rows, cancel_messages=_replaced(message, due))
     return Step(Send(sent, due.level.receivers), changes)
 
@@ -301,7 +317,7 @@ def carried(rows: Iterable[Message], incident: Incident, *, set_back: timedelta 
     if taken and incident.acknowledged_at is None:
         return None
     number = last.body.get("level")
-    if not last.body.get("sending") or BACK in last.body or not isinstance(number, int) or number in climb.done:
+    if not last.body.get(SENDING) or BACK in last.body or not isinstance(number, int) or number in climb.done:
         return climb
     return replace(climb, done=(*climb.done, number), last=last.delivered_at or last.due_at)  # the last level, which has no row after it
 
@@ -335,12 +351,16 @@ def _climb_on(snapshot: Snapshot, message: Message, run: Run | None, policy: Pol
     # What follows never replaces this page, which tells others as well.
     following += [replace(row, body=_without(row.body, REPLACES)) for row in _next(message, climb, severity, policy, held=held)]
     changes = Changes(incidents=[_paged(incident, message, now=now)], messages=following)
-    return Step(Send(_as_back(message, incident, policy), unaware), changes)
+    return Step(Send(_sent(_as_back(message, incident, policy)), unaware), changes)
 
 
 def _as_back(message: Message, incident: Incident, policy: Policy) -> Message:
     first = policy.first(incident.severity)
-    return replace(message, body={**message.body, BACK: True, "sending": True, "level": first[0].number if first else 1})
+    return replace(message, body={**message.body, BACK: True, "level": first[0].number if first else 1})
+
+
+def _sent(message: Message) -> Message:
+    return replace(message, body={**message.body, SENDING: True})
 
 
 def _back_later(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequence[Message]) -> Sequence[Message]:
@@ -357,7 +377,7 @@ def _back_again(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequ
     """Try again to reach those who may believe that it is over, by the policy as it is now; or to, once their hours begin."""
     unaware, opens = _unaware(snapshot, message, policy, rows)
     if unaware:
-        return Send(message, unaware)
+        return Send(_sent(message), unaware)
     return Drop("everybody knows") if opens is None else Later(replace(message, due_at=opens), "outside the hours of its level")
 
 
@@ -385,7 +405,7 @@ def _unaware(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequenc
 
 def _knowing(rows: Sequence[Message]) -> set[str]:
     """Return the marks of those who have a page that nobody called over, not even by a word whose answer was lost."""
-    lost = [row for row in rows if row.kind is MessageKind.RESOLVED and row.delivered_at is None and row.body.get("sending")]
+    lost = [row for row in rows if row.kind is MessageKind.RESOLVED and row.delivered_at is None and row.body.get(SENDING)]
     upto = max((int(str(row.body.get("relapses", 0))) for row in lost), default=-1)
     return who_was_told([row for row in rows if (relapse := relapse_of(row)) is None or relapse > upto], all_well=True)
 
@@ -511,10 +531,15 @@ def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:
 
 
 def may_have_been_told(messages: Iterable[Message], policy: Policy) -> set[str]:
-    """Return the marks of those who may have got a page although no answer of theirs said so: an attempt was made, and it was given up."""
-    tried = [one for one in messages if one.kind is MessageKind.PAGE and one.attempts and one.delivered_at is None]
+    """Return the marks of those who may have got a page although no answer of theirs was noted: it is lost, or the process died."""
+    tried = [one for one in messages if one.kind is MessageKind.PAGE and was_tried(one) and one.delivered_at is None]
     numbers = {number for one in tried for number in _levels_of(one)}
     return {receiver.mark for number in numbers for receiver in policy.receivers(number)}
+
+
+def _is_on_its_way(page: Message) -> bool:
+    """Tell whether what became of a page's first attempt is not known: it goes on, or nobody will ever say."""
+    return page.kind is MessageKind.PAGE and bool(page.body.get(SENDING)) and not page.attempts and page.delivered_at is None
 
 
 def _levels_of(page: Message) -> Sequence[int]:
@@ -526,6 +551,10 @@ def _levels_of(page: Message) -> Sequence[int]:
 
 def word(message: Message, incident: Incident, rows: Sequence[Message], policy: Policy, *, now: datetime) -> Step:
     """Decide about the word that somebody has acknowledged, or that all is well. `rows` are all of the incident's messages."""
+    on_its_way = [one.due_at for one in rows if _is_on_its_way(one) and one.due_at > now]
+    if on_its_way and not message.body.get(WAITED):  # before the page it would change nothing: another replica may be sending that
+        until = min(max(on_its_way), now + TRIED_FOR)
+        return Step(Later(replace(message, body={**message.body, WAITED: True}, due_at=until)))
     if message.kind is MessageKind.ACKNOWLEDGED:
         now_firing = [one for one in rows if relapse_of(one) == incident.relapses]
         # Whose pager rings although its answer was lost must hear it too: that page is not tried again.
@@ -539,8 +568,7 @@ def word(message: Message, incident: Incident, rows: Sequence[Message], policy: 
         # The daemon was disarmed since: what customers, say, were told in earnest must end in earnest too.
         message = replace(message, body={**message.body, "dry_run": False})
     pending = [one.key for one in rows if climbs(one) and one.delivered_at is None and not one.cancelled]
-    message = replace(message, body={**message.body, "sending": True})
-    return Step(_to(message, marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))
+    return Step(_to(_sent(message), marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))
 
 
 def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
@@ -559,7 +587,7 @@ def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
 
 def ahead(message: Message, incident: Incident, policy: Policy, *, now: datetime, set_back: timedelta) -> Due | None:
     """Return what a pending page will do next as things stand: an acknowledgement, hours and levels in force counted in."""
-    if not climbs(message) or message.kind is not MessageKind.PAGE or message.body.get("sending"):
+    if not climbs(message) or message.kind is not MessageKind.PAGE or not is_ahead(message):
         return None
     held = held_until(policy, incident.acknowledged_at)
     due = next_due(policy, incident.severity, climb_of(message, now=max(now, message.due_at), set_back=set_back), held=held)

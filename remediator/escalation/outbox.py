@@ -41,8 +41,6 @@ LONGEST_SLEEP = timedelta(seconds=5)
 MOMENT = timedelta(milliseconds=20)
 """What is committed within so long is looked through once: a run commits several times in a row, and nobody is told sooner than this."""
 DELIVERY_TIMEOUT = timedelta(seconds=20)
-TRIED_FOR = timedelta(minutes=1)
-"""After so long a word that was about to go out when the process died is tried again."""
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
 PAGES_AGAIN = 12
@@ -258,10 +256,18 @@ class Outbox:
         for key in made[0].changes.cancel_messages:
             self._unreached.pop(key, None)
             self._failing.pop(key, None)
+        await self._begun(message, made[0].verdict)
         return made[0].verdict
 
+    async def _begun(self, message: Message, verdict: climbing.Verdict) -> None:
+        """Make durable that a first attempt begins, before it does: should nobody note how it ended, some may have the message."""
+        if isinstance(verdict, Send) and verdict.message.body != message.body:
+            now = (await self._store.read(Reads())).now
+            # Due later, or another replica would send it too.
+            await self._store.update_message(replace(verdict.message, due_at=now + climbing.TRIED_FOR))
+
     async def _word(self, message: Message, incident: Incident, policy: Policy) -> climbing.Verdict:
-        """Decide about the word that somebody has it, or that it is over. That the latter is tried is durable before anybody hears it."""
+        """Decide about the word that somebody has it, or that it is over."""
         away = lost(await self._store.pauses(), incident.subject.labels) if message.kind is MessageKind.RESOLVED else None
         if away is not None:  # it may only be that nobody says any more that it is not over
             return Later(replace(message, due_at=max(self._clock(), message.due_at) + climbing.IN_A_STORM), reason_of(away))
@@ -271,10 +277,8 @@ class Outbox:
             self._unreached.pop(key, None)  # nobody needs it any more
         if step.changes.cancel_messages:
             await self._store.transact(Reads(), lambda _snapshot: step.changes)
-        verdict = step.verdict
-        if isinstance(verdict, Send) and verdict.message.body != message.body:  # due later, or another replica would send it too
-            await self._store.update_message(replace(verdict.message, due_at=max(self._clock(), message.due_at) + TRIED_FOR))
-        return verdict
+        await self._begun(message, step.verdict)
+        return step.verdict
 
     async def _leaves_it(self, message: Message, incident: Incident) -> bool:
         """Tell whether another page stands for one; where a storm withheld that, it is due now."""

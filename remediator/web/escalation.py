@@ -9,7 +9,7 @@ from typing import cast
 
 from aiohttp import web
 
-from remediator.escalation.climbing import ahead
+from remediator.escalation.climbing import ahead, is_ahead
 from remediator.escalation.levels import FOREVER, Policy, held_until
 from remediator.model import IncidentState, to_json
 from remediator.people.authentication import Operation
@@ -115,7 +115,7 @@ def _told(message: Message) -> Told:
 def _next(message: Message, incident: Incident, policy: Policy, *, now: datetime, set_back: timedelta) -> Next | None:
     """Return what a waiting message will do as things stand, None when it will do nothing."""
     (receivers, _), at, why, number = policy.first_at(incident.severity, message.due_at), message.due_at, "", _level(message)
-    if message.kind is MessageKind.PAGE and not message.body.get("sending"):
+    if message.kind is MessageKind.PAGE and is_ahead(message):
         due = ahead(message, incident, policy, now=now, set_back=set_back)
         if due is None or incident.state is IncidentState.RESOLVED:
             return None
