@@ -48,7 +48,7 @@ PAGES_AGAIN = 12
 OTHERS_AGAIN = 18
 """The same of other messages that have failed before. Fewer than half of `BATCH`, so that what is due goes on to be looked for."""
 MOST_DUE = 1000
-"""Most due messages that are read at once. The store gives pages and digests first, and of these what nobody has tried yet."""
+"""Most due messages that are read at once. The store gives pages and digests first, and of these what nobody has tried yet; of all some."""
 URGENT = frozenset({MessageKind.PAGE, MessageKind.DIGEST})
 FOLDED_AGAIN = timedelta(minutes=10)
 """A page that was due in a storm looks up again so often: should it be let out at this very moment, it is that late."""

@@ -190,14 +190,20 @@ SELECT EXISTS (SELECT 1 FROM run WHERE worker IS NULL AND ended_at IS NULL AND w
     OR EXISTS (SELECT 1 FROM run WHERE worker IS NOT NULL AND ended_at IS NULL AND lease_until <= {now})
 """
 MESSAGES_DUE = """
-WITH due AS (
-    SELECT key, due_at, n, body, sender, sender_until, CASE
+WITH ranked AS (
+    SELECT key, due_at, n, CASE
         WHEN position('","kind":"page","policy":"'::bytea IN body) > 0 OR position('","kind":"digest","policy":"'::bytea IN body) > 0 THEN 0
         ELSE 2
     END + CASE WHEN position(',"attempts":0,"delivered_at":'::bytea IN body) > 0 THEN 0 ELSE 1 END AS rank FROM message
     WHERE NOT delivered AND NOT cancelled AND due_at <= {now} AND (sender IS NULL OR sender = $1::text OR sender_until <= {now})
         AND NOT EXISTS (SELECT 1 FROM schema_version WHERE version > $4::int)
-    ORDER BY rank, due_at, n LIMIT $2 FOR UPDATE SKIP LOCKED
+),
+placed AS (SELECT *, row_number() OVER (PARTITION BY rank ORDER BY due_at, n) AS place FROM ranked),
+chosen AS (SELECT key, rank FROM placed ORDER BY place > $2::bigint / 4, rank, due_at, n LIMIT $2::bigint),
+due AS (
+    SELECT m.key, m.due_at, m.n, m.body, m.sender, m.sender_until, rank FROM chosen JOIN message AS m ON m.key = chosen.key
+    WHERE NOT m.delivered AND NOT m.cancelled AND m.due_at <= {now} AND (m.sender IS NULL OR m.sender = $1::text OR m.sender_until <= {now})
+    FOR UPDATE OF m SKIP LOCKED
 ),
 held AS (
     UPDATE message SET sender = $1::text, sender_until = {now} + $3::bigint FROM due
@@ -206,6 +212,7 @@ held AS (
 SELECT body, due_at FROM due ORDER BY rank, due_at, n
 """
 MESSAGE_NEXT = """
+"""A quarter of them is each rank's. `due` asks again what `ranked` did: another daemon may have taken a row since."""
 SELECT min(CASE WHEN sender IS NULL OR sender = $1::text THEN due_at ELSE greatest(due_at, sender_until) END) FROM (
     SELECT * FROM message WHERE NOT delivered AND NOT cancelled ORDER BY due_at, n LIMIT 1000
 ) AS undelivered

@@ -208,7 +208,10 @@ class Store(Protocol):
         """Return when the next unleased run is due or the next lease runs out, None when none waits for a time."""
 
     async def due_messages(self, *, limit: int) -> list[Message]:
-        """Return undelivered, due messages: pages and digests first, of these what was not tried yet first, then the oldest."""
+        """Return undelivered, due messages: pages and digests first, of these what was not tried yet first, then the oldest.
+
+        Each of the four has a quarter of `limit`, where that much of it is due: what fails, however much, hides nothing else.
+        """
 
     async def next_message(self) -> datetime | None:
         """Return when the next undelivered message is due."""

@@ -236,11 +236,15 @@ class SqliteStore:
         return earliest
 
     async def due_messages(self, *, limit: int) -> list[Message]:
-        """Return undelivered, due messages: pages and digests first, then what was not tried yet, then the oldest."""
-        now, found = micros(self._clock()), list[Message]()
-        for rank in sql.RANKS:
-            found += (unpack(Message, body) for (body,) in self._rows(sql.MESSAGES_DUE, rank, now, limit - len(found)))
-        return found
+        """Return undelivered, due messages: pages and digests first, then what was not tried yet, then the oldest; a quarter is each's."""
+        now, share = micros(self._clock()), limit // len(sql.RANKS)
+        ranked = [list(self._rows(sql.MESSAGES_DUE, rank, now, share, 0)) for rank in sql.RANKS]
+        left = limit - sum(map(len, ranked))
+        for rank, rows in zip(sql.RANKS, ranked, strict=True):
+            further = list(self._rows(sql.MESSAGES_DUE, rank, now, left, share)) if len(rows) == share else []
+            rows.extend(further)
+            left -= len(further)
+        return [unpack(Message, body) for rows in ranked for (body,) in rows]
 
     async def next_message(self) -> datetime | None:
         """Return when the next undelivered message is due."""

@@ -133,7 +133,7 @@ WHERE pending = 1
     AND (instr(body, '","kind":"page","policy":"') = 0 AND instr(body, '","kind":"digest","policy":"') = 0) * 2
         + (instr(body, ',"attempts":0,"delivered_at":') = 0) = ?
     AND due_at <= ?
-ORDER BY due_at, n LIMIT ?
+ORDER BY due_at, n LIMIT ? OFFSET ?
 """
 """Those of one of `RANKS`, by the index `message_rank`."""
 MESSAGE_NEXT = "SELECT min(due_at) FROM message WHERE pending = 1"

@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from remediator.escalation.levels import Level, Policy, Receiver
-from remediator.escalation.outbox import BATCH, OTHERS_AGAIN, Outbox
+from remediator.escalation.outbox import BATCH, MOST_DUE, OTHERS_AGAIN, Outbox
 from remediator.escalation.words import text_of
 from remediator.events import Kind
 from remediator.model import ChainedEvent, RunState, StepState
@@ -193,6 +193,26 @@ async def test_what_is_new_goes_at_once_while_pages_hang_since_long(post: Post) 
     await until(lambda: len(post.line.sent) == 2)
     hang.set()
     await until(lambda: len(post.line.sent) == 6 * BATCH + 2)
+
+
+async def test_words_are_not_hidden_by_pages_that_fail_however_many_are_due(post: Post) -> None:
+    """More pages that were tried before than are read at once: what else is due, for people whose receiver is well, is told."""
+    other = Receiver("notify.slack", {"connection": "chat", "channel": "#other"})
+    post.outbox._policies = lambda name: Policy(name, (Level(1, (other if name == "other" else SLACK,)),))
+    hang = asyncio.Event()
+
+    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
+        await (asyncio.sleep(0) if params["channel"] == "#other" else hang.wait())
+        return None
+
+    post.line.fault = fault
+    now = datetime.now(UTC) - timedelta(minutes=1)
+    pages = [Message(f"INC-{one}/page/0", MessageKind.PAGE, "default", f"INC-{one}", {"rule": "r"}, now, 7) for one in range(MOST_DUE + 1)]
+    words = [Message(f"WORD-{one}/told", MessageKind.UPDATE, "other", f"WORD-{one}", {"rule": "r"}, now, one) for one in range(2)]
+    await post.store.transact(Reads(), lambda _snapshot: Changes(messages=[*pages, *words]))
+    post.outbox.wake()
+    await until(lambda: len(post.line.sent) == 2)
+    assert sorted(post.line.sent) == [("#other", "WORD-0"), ("#other", "WORD-1")]
 
 
 async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_twice(post: Post) -> None:
