@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ AHEAD = timedelta(days=62)
 """So far ahead events are listed; a calendar is read again long before that."""
 MOST_SUMMARY = 200
 _TOO_OFTEN = ("SECONDLY", "MINUTELY")
+_TIMES = ("DTSTART", "DTEND", "RECURRENCE-ID", "RDATE", "EXDATE")
+_LAST = time(23, 59, 59)
 
 
 def read_calendar(path: Path, zone: tzinfo, *, now: datetime) -> Calendar:
@@ -76,11 +78,15 @@ def _spans(calendar: Component, zone: tzinfo, *, since: datetime, until: datetim
 
     for event in calendar.walk():
         _check(event)
+    _once_each(calendar)
     # A day around it, since all-day events and those without a zone are compared in UTC there.
     for found in of(calendar, components=["VEVENT"]).between(since - timedelta(days=1), until + timedelta(days=1)):
         if str(found.get("STATUS", "")).upper() == "CANCELLED":
             continue
-        begin, end = (_meanings(found[key].dt, zone) for key in ("DTSTART", "DTEND"))
+        first, last = found["DTSTART"].dt, found["DTEND"].dt
+        if not isinstance(first, datetime) and last == first:
+            last = first + timedelta(days=1)  # some programs name the day itself, and mean all of it
+        begin, end = _meanings(first, zone), _meanings(last, zone)
         if min(begin) < until and max(end) > since and min(begin) < max(end):
             yield Span(min(begin), max(end), " ".join(str(found.get("SUMMARY", "")).split())[:MOST_SUMMARY])
 
@@ -94,15 +100,46 @@ def _check(event: Component) -> None:
         return
     if "DTSTART" not in event:
         raise PermanentError(f"event {str(event.get('SUMMARY', ''))[:MOST_SUMMARY]!r} has no DTSTART")
-    for key in ("DTSTART", "DTEND"):
-        value = event.get(key)
-        if value is not None and value.params.get("TZID") and getattr(value.dt, "tzinfo", None) is None:
-            raise PermanentError(f"there is no time zone {value.params['TZID']!r}")
+    for key in _TIMES:
+        for value in _listed(event.get(key)):
+            _check_zone(value)
+    start: Any = event["DTSTART"]
     for rule in _listed(event.get("RRULE")):
         if {str(word).upper() for word in rule.get("FREQ", ())} & set(_TOO_OFTEN):
             raise PermanentError(f"an event that repeats {' or '.join(_TOO_OFTEN).lower()} is no freeze")
         if "BYSECOND" in rule:
             raise PermanentError("an event that repeats by seconds is no freeze")
+        if any(number < 1 for number in rule.get("INTERVAL", ())):
+            raise PermanentError("an event whose INTERVAL is not at least 1 would repeat for ever at one moment")
+        _to_its_end(rule, start.dt)
+
+
+def _check_zone(value: Any) -> None:
+    """Refuse times in a zone that nobody knows: they would be read as times of the window's. Raises `PermanentError`."""
+    name = value.params.get("TZID")
+    times = [one.dt for one in getattr(value, "dts", (value,))]
+    moments = [one[0] if isinstance(one, tuple) else one for one in times]
+    if name and any(getattr(one, "tzinfo", None) is None for one in moments):
+        raise PermanentError(f"there is no time zone {name!r}")
+
+
+def _to_its_end(rule: Any, start: date) -> None:
+    """Have a series that has times, and is said to go on until a date, go on until that day is over: else its last event would be lost."""
+    if isinstance(start, datetime):
+        ends = [until if isinstance(until, datetime) else datetime.combine(until, _LAST, start.tzinfo) for until in rule.get("UNTIL", ())]
+        if ends:
+            rule["UNTIL"] = [end if end.tzinfo is None else end.astimezone(UTC) for end in ends]
+
+
+def _once_each(calendar: Component) -> None:
+    """Refuse two events under one UID: only one of them would count. Raises `PermanentError`."""
+    seen: dict[tuple[str, ...], bytes] = {}
+    for event in calendar.walk("VEVENT"):
+        moved: Any = event.get("RECURRENCE-ID")
+        name = (str(event.get("UID", "")), "" if moved is None else str(moved.dt), str(event.get("SEQUENCE", "")))
+        text = event.to_ical()
+        if name[0] and seen.setdefault(name, text) != text:
+            raise PermanentError(f"two events have the UID {name[0][:MOST_SUMMARY]!r}, of which one would be lost: give each its own")
 
 
 def _listed(value: Any) -> list[Any]:

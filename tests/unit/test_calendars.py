@@ -96,6 +96,35 @@ def test_zone_that_the_file_defines_itself() -> None:
     assert found.begin == utc("2026-11-20T12:30")
 
 
+def test_all_day_event_that_ends_on_its_own_day_holds_for_that_day() -> None:
+    """The end of an all-day event is the day after it; programs that name the day itself don't mean that there is nothing."""
+    assert spans("DTSTART;VALUE=DATE:20261120\nDTEND;VALUE=DATE:20261120") == [(utc("2026-11-19T23:00"), utc("2026-11-20T23:00"))]
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
+def test_series_until_a_date_holds_on_that_day_too(zone: str) -> None:
+    """Its last evening is one of the series, wherever on earth, and the one after it is not."""
+    times = f"DTSTART;TZID={zone}:20261118T220000\nDTEND;TZID={zone}:20261118T230000"
+    assert len(spans(f"{times}\nRRULE:FREQ=DAILY;UNTIL=20261120")) == 3
+    assert len(spans("DTSTART:20261118T220000\nDTEND:20261118T230000\nRRULE:FREQ=DAILY;UNTIL=20261120")) == 3
+    assert len(spans("DTSTART;VALUE=DATE:20261118\nRRULE:FREQ=DAILY;UNTIL=20261120")) == 3
+
+
+def test_two_events_with_one_uid_are_refused_and_a_newer_one_takes_the_place_of_the_older() -> None:
+    """Whoever copies an event and changes its day would lose a freeze in silence; an update of an event says so by its SEQUENCE."""
+    friday = "DTSTART:20261120T100000Z\nDTEND:20261120T180000Z"
+    saturday = friday.replace("20261120", "20261121")
+
+    def begins(*events: str) -> list[datetime]:
+        data = ics(*events).replace(b"UID:1@", b"UID:0@")
+        return [span.begin for span in parse_calendar(data, BERLIN, since=SINCE, until=UNTIL)]
+
+    with pytest.raises(PermanentError, match=r"two events have the UID '0@example\.com'"):
+        begins(friday, saturday)
+    assert begins(friday, friday) == [utc("2026-11-20T10:00")]
+    assert begins(friday, f"SEQUENCE:1\n{saturday}") == [utc("2026-11-21T10:00")]
+
+
 def test_calendar_without_events_freezes_nothing() -> None:
     """Empty is a thing that a calendar may say."""
     assert spans() == []
@@ -115,7 +144,13 @@ def test_calendar_without_events_freezes_nothing() -> None:
         (ics("DTSTART:20261102T100000Z\nDURATION:PT1H\nRRULE:FREQ=SOMETIMES"), "RRULE"),
         (ics("DTSTART:20261102T100000Z\nDURATION:PT1H\nRRULE:FREQ=SECONDLY"), "secondly"),
         (ics("DTSTART:20261102T100000Z\nDURATION:PT1H\nRRULE:FREQ=DAILY;BYSECOND=1,2"), "by seconds"),
+        (ics("DTSTART:20261102T100000Z\nDURATION:PT1H\nRRULE:FREQ=DAILY;INTERVAL=0"), "INTERVAL"),
         (ics("DTSTART;TZID=Atlantis/Capital:20261102T100000\nDURATION:PT1H"), "Atlantis/Capital"),
+        (
+            ics("DTSTART:20261102T100000Z\nDURATION:PT1H\nRRULE:FREQ=DAILY\nEXDATE;TZID=Atlantis/Capital:20261103T100000"),
+            "Atlantis/Capital",
+        ),
+        (ics("DTSTART:20261102T100000Z\nDURATION:PT1H\nRDATE;TZID=Atlantis/Capital:20261103T100000"), "Atlantis/Capital"),
         (ics("DTSTART:20261102T100000Z\nthis is no line of a calendar"), "could not be parsed"),
     ],
 )
