@@ -211,8 +211,8 @@ held AS (
 )
 SELECT body, due_at FROM due ORDER BY rank, due_at, n
 """
-MESSAGE_NEXT = """
 """A quarter of them is each rank's. `due` asks again what `ranked` did: another daemon may have taken a row since."""
+MESSAGE_NEXT = """
 SELECT min(CASE WHEN sender IS NULL OR sender = $1::text THEN due_at ELSE greatest(due_at, sender_until) END) FROM (
     SELECT * FROM message WHERE NOT delivered AND NOT cancelled ORDER BY due_at, n LIMIT 1000
 ) AS undelivered
