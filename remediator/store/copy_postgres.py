@@ -17,7 +17,7 @@ from remediator.store.postgres_link import Address, close, connect, describe, er
 from remediator.store.postgres_schema import migrate as migrate_schema
 from remediator.store.postgres_state import plain, stored
 from remediator.store.protocol import ChainReport
-from remediator.store.rows import from_micros, incident_day, maybe_micros, micros, pack, unpack
+from remediator.store.rows import from_micros, incident_day, maybe_micros, micros, pack, touches, unpack
 
 if TYPE_CHECKING:
     import asyncpg
@@ -47,7 +47,7 @@ _COLUMNS = {
     "incident": ("n", "id", "day", "number", "rule", "target", "state", "fingerprint", "body"),
     "run": (
         *("n", "id", "incident", "chain", "rule", "target", "state", "approval", "created_at", "ended_at", "wrote", "wake_at", "fence"),
-        "body",
+        *("body", "touches"),
     ),
     "signal": ("n", "run", "body"),
     "approval": ("n", "id", "run", "incident", "state", "body"),
@@ -192,7 +192,7 @@ def _incident(n: int, body: bytes) -> Row:
 def _run(n: int, fence: int, wake_at: int | None, body: bytes) -> Row:
     one = unpack(Run, body)
     own = (n, one.id, one.incident, one.chain, one.rule, one.target, str(one.state), one.approval)
-    return (*own, micros(one.created_at), maybe_micros(one.ended_at), one.ever_wrote, wake_at, fence, body)
+    return (*own, micros(one.created_at), maybe_micros(one.ended_at), one.ever_wrote, wake_at, fence, body, touches(one))
 
 
 def _approval(n: int, body: bytes) -> Row:

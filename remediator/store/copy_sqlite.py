@@ -19,7 +19,7 @@ from remediator.store.archive_files import sync_directory
 from remediator.store.commit import describe
 from remediator.store.copy import PORTION, Row, attempt_row, verified
 from remediator.store.protocol import ChainReport
-from remediator.store.rows import incident_day, maybe_micros, micros, unpack
+from remediator.store.rows import incident_day, maybe_micros, micros, touches, unpack
 from remediator.store.sqlite import INCREMENTAL, SqliteStore
 
 _READ = {
@@ -49,8 +49,9 @@ _WRITE = {
     "episode": "INSERT INTO episode (n, fingerprint, number, closed_at, body) VALUES (?, ?, ?, ?, ?)",
     "incident": "INSERT INTO incident (n, id, day, number, rule, target, state, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
     "run": """
-        INSERT INTO run (n, id, incident, chain, rule, target, state, ended_at, wrote, wake_at, fence, leased, woken, created_at, body)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)""",
+        INSERT INTO run
+        (n, id, incident, chain, rule, target, state, ended_at, wrote, touches, wake_at, fence, leased, woken, created_at, body)
+        VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, ?, ?)""",
     "signal": "INSERT INTO signal (n, run, body) VALUES (?, ?, ?)",
     "approval": "INSERT INTO approval (n, id, state, body) VALUES (?, ?, ?, ?)",
     "lock": "INSERT INTO lock (key, run) VALUES (?, ?)",
@@ -78,7 +79,7 @@ def _incident(n: int, body: bytes) -> Row:
 def _run(n: int, fence: int, wake_at: int | None, body: bytes) -> Row:
     one = unpack(Run, body)
     own = (n, one.id, one.incident, one.chain, one.rule, one.target, one.state, maybe_micros(one.ended_at), one.ever_wrote)
-    return (*own, wake_at, fence, micros(one.created_at), body)
+    return (*own, touches(one), wake_at, fence, micros(one.created_at), body)
 
 
 def _episode(n: int, body: bytes) -> Row:

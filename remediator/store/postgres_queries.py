@@ -88,11 +88,12 @@ BATCH = "SELECT batch FROM daemon WHERE instance = $1"
 # --- what transactions write: parts of one statement, each with its own $1, $2, … ----------------------------------------------
 
 _RUN_COLUMNS = (
-    "id, incident, chain, rule, target, state, approval, created_at, ended_at, wrote, wake_at, fence, worker, lease_until, woken, body"
+    "id, incident, chain, rule, target, state, approval, created_at, ended_at, wrote, wake_at, fence, worker, lease_until, woken, body, "
+    "touches"
 )
 _RUN_ARRAYS = (
     "$1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[], $9::bigint[], $10::boolean[], "
-    "$11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::boolean[], $16::bytea[]"
+    "$11::bigint[], $12::bigint[], $13::text[], $14::bigint[], $15::boolean[], $16::bytea[], $17::bytea[]"
 )
 
 PARTS = {
@@ -108,10 +109,10 @@ PARTS = {
         fingerprint = excluded.fingerprint, body = excluded.body""",
     "new_runs": f"INSERT INTO run ({_RUN_COLUMNS}) SELECT * FROM unnest({_RUN_ARRAYS})",
     "runs": f"""UPDATE run SET state = x.state, approval = x.approval, ended_at = x.ended_at, wrote = x.wrote, wake_at = x.wake_at,
-        fence = x.fence, woken = x.woken, body = coalesce(x.body, run.body),
+        fence = x.fence, woken = x.woken, body = coalesce(x.body, run.body), touches = x.touches,
         worker = CASE WHEN x.leased THEN x.worker ELSE run.worker END,
         lease_until = CASE WHEN x.leased THEN x.lease_until ELSE run.lease_until END
-        FROM unnest({_RUN_ARRAYS}, $17::boolean[]) AS x({_RUN_COLUMNS}, leased) WHERE run.id = x.id""",
+        FROM unnest({_RUN_ARRAYS}, $18::boolean[]) AS x({_RUN_COLUMNS}, leased) WHERE run.id = x.id""",
     "wake": """UPDATE run SET wake_at = least(coalesce(wake_at, $2::bigint), $2::bigint), woken = worker IS NOT NULL
         WHERE id = ANY($1::text[]) AND ended_at IS NULL RETURNING id""",
     "approvals": """INSERT INTO approval (id, run, incident, state, body)
@@ -245,7 +246,7 @@ PAUSES = "SELECT body FROM pause ORDER BY scope"
 LOCKS = "SELECT key, run FROM lock"
 RUNS_TOUCHING = """
 SELECT body, fence, wake_at FROM run WHERE wrote AND (ended_at IS NULL OR ended_at >= $1)
-    AND EXISTS (SELECT 1 FROM unnest($2::bytea[]) AS s(name) WHERE position(s.name IN run.body) > 0)
+    AND EXISTS (SELECT 1 FROM unnest($2::bytea[]) AS s(name) WHERE position(s.name IN coalesce(run.touches, run.body)) > 0)
 ORDER BY n
 """
 ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > $1 ORDER BY ended_at DESC, run DESC LIMIT $2"

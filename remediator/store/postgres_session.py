@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from remediator.store import postgres_queries as sql
 from remediator.store.postgres_state import Keys, RunRow, State, Writes, plain, stored
-from remediator.store.rows import maybe_micros, micros, pack
+from remediator.store.rows import maybe_micros, micros, pack, touches
 
 if TYPE_CHECKING:
     import asyncpg
@@ -95,8 +95,8 @@ def _parts(writes: Writes, state: State) -> list[Part]:
     found: list[Part] = [
         ("episodes", _columns(writes.episodes.values(), 5)),
         ("incidents", _columns(writes.incidents.values(), 8)),
-        ("new_runs", _columns([_run(state, name) for name in writes.new_runs], 16)),
-        ("runs", _columns([(*_run(state, name), name in writes.leased) for name in writes.runs], 17)),
+        ("new_runs", _columns([_run(state, name) for name in writes.new_runs], 17)),
+        ("runs", _columns([(*_run(state, name), name in writes.leased) for name in writes.runs], 18)),
         ("wake", ([stored(name) for name in writes.wakes], state.micros)),
         ("approvals", _columns(writes.approvals.values(), 5)),
         ("consumed", ([stored(name) for name in writes.consumed],)),
@@ -159,6 +159,7 @@ def _run(state: State, name: str) -> tuple[Any, ...]:
         row.until,
         row.woken,
         row.body,
+        touches(run),
     )
 
 

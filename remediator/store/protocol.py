@@ -255,7 +255,8 @@ class Store(Protocol):
     async def touching(self, ids: Sequence[str], *, since: datetime) -> list[Run]:
         """Return runs that may have changed something, have not ended before `since`, and name any of these canonical ids; oldest first.
 
-        Where a run names one may be any text of it: whoever asks looks at the steps. What was archived is not there any more.
+        Ended ones name what the plans of their steps name. One at work may do so in any text of it: whoever asks looks at the steps. What
+        was archived is not there any more.
         """
 
     async def approval(self, approval: str) -> Approval | None:

@@ -112,6 +112,13 @@ def quoted(texts: Sequence[str]) -> list[bytes]:
     return [_codec(str)[0](text) for text in texts]
 
 
+def touches(run: Run) -> bytes | None:
+    """Return the ids of all that an ended run's plans named, each with its quotes; None while at work, or where it changed nothing."""
+    if run.ended_at is None or not run.ever_wrote:
+        return None
+    return b"".join(quoted(sorted({target.id for step in run.steps if step.plan is not None for target in step.plan.targets})))
+
+
 def new_era() -> str:
     """Return a name for a new life of a store: short, and no other's."""
     return uuid.uuid4().hex[:8]

@@ -64,7 +64,7 @@ def touching(connection: sqlite3.Connection, *, ids: Sequence[str], since: datet
     names = json.dumps([name.decode() for name in quoted(ids)])
     # Those at work first: one that ends between the two readings is found twice, never missed.
     rows = connection.execute(sql.RUNS_AT_WORK_TOUCHING, (names,)).fetchall()
-    rows += connection.execute(sql.RUNS_ENDED_TOUCHING, (micros(since), names)).fetchall()
+    rows += connection.execute(sql.RUNS_ENDED_TOUCHING, (names, micros(since))).fetchall()
     return [unpack_run(*row) for _, row in sorted({n: row for n, *row in rows}.items())]
 
 

@@ -56,11 +56,11 @@ ON CONFLICT (id) DO UPDATE SET rule = excluded.rule, target = excluded.target, s
 """
 INCIDENT_BODY = "UPDATE incident SET body = ? WHERE id = ?"
 RUN_INSERT = """
-INSERT INTO run (id, incident, chain, rule, target, state, ended_at, wrote, wake_at, fence, leased, woken, created_at, body)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING
+INSERT INTO run (id, incident, chain, rule, target, state, ended_at, wrote, touches, wake_at, fence, leased, woken, created_at, body)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?) ON CONFLICT (id) DO NOTHING
 """
 RUN_REPLACE = """
-UPDATE run SET state = ?, ended_at = ?, wrote = ?, wake_at = CASE WHEN woken = 1 THEN wake_at ELSE ? END, body = ?
+UPDATE run SET state = ?, ended_at = ?, wrote = ?, touches = ?, wake_at = CASE WHEN woken = 1 THEN wake_at ELSE ? END, body = ?
 WHERE id = ? AND fence = ? RETURNING CASE WHEN ended_at IS NULL THEN wake_at END
 """
 RUN_BODY = "UPDATE run SET body = ? WHERE id = ? AND fence = ? RETURNING CASE WHEN ended_at IS NULL THEN wake_at END"
@@ -177,8 +177,9 @@ SELECT n, body, fence, wake_at FROM run WHERE wrote = 1 AND ended_at IS NULL
   AND EXISTS (SELECT 1 FROM json_each(?) AS wanted WHERE instr(run.body, CAST(wanted.value AS BLOB)) > 0)
 """
 RUNS_ENDED_TOUCHING = """
+WITH wanted AS MATERIALIZED (SELECT CAST(value AS BLOB) AS name FROM json_each(?))
 SELECT n, body, fence, wake_at FROM run WHERE wrote = 1 AND ended_at >= ?
-  AND EXISTS (SELECT 1 FROM json_each(?) AS wanted WHERE instr(run.body, CAST(wanted.value AS BLOB)) > 0)
+  AND EXISTS (SELECT 1 FROM wanted WHERE instr(coalesce(run.touches, run.body), wanted.name) > 0)
 """
 ATTEMPTS = "SELECT body, recovered_at, relapsed_at FROM attempt WHERE ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?"
 RULE_TEXT = "SELECT body FROM rule_text WHERE hash = ?"

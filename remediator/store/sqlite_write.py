@@ -16,7 +16,7 @@ from remediator.records import SYSTEM_CHAIN, Incident, Message, Run
 from remediator.replacing import replace
 from remediator.store import sqlite_queries as sql
 from remediator.store.protocol import Changes, Snapshot
-from remediator.store.rows import incident_day, maybe_micros, micros, pack, unpack, unpack_run
+from remediator.store.rows import incident_day, maybe_micros, micros, pack, touches, unpack, unpack_run
 from remediator.store.sqlite_memory import ChainHead, Effects, Lease, Memory
 
 MAX_CHECKPOINTED = 5000
@@ -104,12 +104,11 @@ class Writing:
                 self.effects.forget_acting = True
 
     def _insert(self, run: Run, *, leased: bool) -> bool:
-        ended, wake = maybe_micros(run.ended_at), maybe_micros(run.wake_at)
-        columns = (run.id, run.incident, run.chain, run.rule, run.target, run.state, ended, run.ever_wrote, wake, run.fence, leased)
-        if not self._do(sql.RUN_INSERT, *columns, micros(run.created_at), pack(run)).rowcount:
+        own = (run.id, run.incident, run.chain, run.rule, run.target)
+        if not self._do(sql.RUN_INSERT, *own, *_columns(run), run.fence, leased, micros(run.created_at), pack(run)).rowcount:
             return False
         self._inserted[run.id] = leased
-        self._due[run.id] = wake if ended is None else None
+        self._due[run.id] = maybe_micros(run.wake_at) if run.ended_at is None else None
         return True
 
     def _replace(self, run: Run, known: Run | None) -> None:
@@ -310,6 +309,6 @@ def _pending(message: Message) -> bool:
     return message.delivered_at is None and not message.cancelled
 
 
-def _columns(run: Run) -> tuple[RunState, int | None, bool, int | None]:
-    """Return what stands beside a run's body: state, end, whether its chain wrote, wake-up."""
-    return run.state, maybe_micros(run.ended_at), run.ever_wrote, maybe_micros(run.wake_at)
+def _columns(run: Run) -> tuple[RunState, int | None, bool, bytes | None, int | None]:
+    """Return what stands beside a run's body: state, end, whether its chain wrote, and to what, wake-up."""
+    return run.state, maybe_micros(run.ended_at), run.ever_wrote, touches(run), maybe_micros(run.wake_at)

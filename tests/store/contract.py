@@ -797,6 +797,20 @@ class StoreContract:
         assert await found() == []
         assert await world.store.touching(["k:c/-/x/ab"], since=NOW) == [rows[2]]
 
+    async def test_an_ended_run_is_found_by_its_plans_not_by_its_words(self, world: World) -> None:
+        """What an ended run touched stands beside its body, which is long to search; its reason, say, names nothing that it touched."""
+        plan = Plan("a.b", "sets it", (Target("k:c/-/x/a", "k:c/-/x/a"),), {})
+        begun = run(1, steps=(Step(1, "a.b", StepState.APPLIED, plan),), reason='also "k:c/-/x/b"', facts={"about": "k:c/-/x/b"})
+        await put(world.store, runs=[begun])
+        assert await world.store.touching(["k:c/-/x/a"], since=NOW) == [begun]
+        ended = replace(begun, state=RunState.SUCCEEDED, ended_at=NOW)
+        await put(world.store, runs=[ended])
+        assert await world.store.touching(["k:c/-/x/a"], since=NOW) == [ended]
+        assert await world.store.touching(["k:c/-/x/b"], since=NOW) == []
+        again = replace(ended, steps=(*ended.steps, Step(2, "a.b", StepState.UNKNOWN, replace(plan, targets=(Target("k:c/-/x/b", "l"),)))))
+        await put(world.store, runs=[again])
+        assert await world.store.touching(["k:c/-/x/b"], since=NOW) == [again]
+
     async def test_lists_of_incidents_episodes_and_approvals_are_filtered(self, world: World) -> None:
         """By state, by rule, open ones only."""
         first, second = incident(1), incident(2, state=IncidentState.RESOLVED, rule="other")

@@ -14,8 +14,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from remediator.errors import StoreCorrupt, StoreUnavailable
-from remediator.model import Episode
-from remediator.records import Approval, Attempt, Incident, Message, Pause, Run, Signal, Use
+from remediator.model import Episode, Plan, RunState, StepState, Target
+from remediator.records import Approval, Attempt, Incident, Message, Pause, Run, Signal, Step, Use
 from remediator.store import postgres_link, sqlite_file
 from remediator.store.postgres import PostgresStore
 from remediator.store.postgres_version import migrations
@@ -120,6 +120,15 @@ async def test_an_older_program_does_not_open_a_newer_store(world: PostgresWorld
     other = world.make()
     with pytest.raises(StoreCorrupt, match="use the remediator that wrote it"):
         await other.open()
+
+
+async def test_a_run_that_an_older_version_ended_is_found_by_its_body(world: PostgresWorld) -> None:
+    """Its row lacks the column that says what it touched; it is not passed over."""
+    plan = Plan("a.b", "sets it", (Target("k:c/-/x/a", "k:c/-/x/a"),), {})
+    ended = run(1, steps=(Step(1, "a.b", StepState.APPLIED, plan),), state=RunState.SUCCEEDED, ended_at=NOW)
+    await put(world.store, runs=[ended])
+    await world.admin.execute(f"UPDATE {world.schema}.run SET touches = NULL")
+    assert await world.store.touching(["k:c/-/x/a"], since=NOW) == [ended]
 
 
 # --- what makes a version
