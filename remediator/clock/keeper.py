@@ -29,6 +29,8 @@ from remediator.store.protocol import Changes, Reads, Snapshot, Store
 EVERY = timedelta(seconds=5)
 PORTION = 200
 """Rows that are moved by one transaction."""
+AT_ONCE = 2_000
+"""Runs that are moved with the word that the clock was set back: should nobody live to move the others, these wait no longer for it."""
 NEWEST = 100
 """Events among which the newest one by the store's clock is looked for."""
 LOOK_AFTER = timedelta(minutes=15)
@@ -138,7 +140,7 @@ class ClockKeeper:
             return stepping.begin(snapshot, moving.by, runs=len(moving.runs), moved=moved)
 
         # Together, since nobody would move these runs should the process die in between, or the answer be lost.
-        await self._store.transact(Reads(runs=list(moving.runs)[:PORTION]), build)
+        await self._store.transact(Reads(runs=list(moving.runs)[:AT_ONCE]), build)
         if moving.by <= TOLERANCE:
             return min(before[0], last.set_back + found)  # another replica may have handled a further one meanwhile
         self._moving.append(moving)

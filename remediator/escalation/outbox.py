@@ -205,6 +205,9 @@ class Outbox:
 
     async def _deliver(self, message: Message) -> None:
         """Do what is due about one message: send it to every receiver that does not have it yet, put it off, or drop it."""
+        before = await self._store.read(Reads())
+        if message.due_at > before.now:
+            return  # the clock was set back since it was read: it comes again when it is due
         incident = await self._store.incident(message.incident)
         run = await self._latest_run(message, incident)
         if not still_wanted(message, incident, run):
@@ -216,9 +219,9 @@ class Outbox:
             return
         match await self._decide_or_send(message, incident, run):
             case Send(message=made, receivers=receivers):
-                await self._send_all(made, receivers, incident, run)
+                await self._send_all(made, receivers, incident, run, before)
             case Later(message=waiting, why=why):
-                await self._put_off(message, waiting, why)
+                await self._put_off(message, waiting, why, before)
             case _:
                 await self._drop(message)
 
@@ -304,16 +307,17 @@ class Outbox:
             counted = message
         if counted is None:
             return Later(replace(message, due_at=max(now, message.due_at) + climbing.IN_A_STORM))
-        following = next_digest(message, at=max(now, message.due_at) + self._about.digest_every())
-        await self._store.transact(Reads(), lambda _snapshot: Changes(messages=[following]))
+        every = self._about.digest_every()  # counting took a while: by the store's clock as it is now, which may have been set back
+        await self._store.transact(Reads(), lambda snapshot: Changes(messages=[next_digest(message, at=snapshot.now + every)]))
         return climbing.other(counted, None, policy, now=now)
 
-    async def _send_all(self, message: Message, receivers: Sequence[Receiver], incident: Incident | None, run: Run | None) -> None:
+    async def _send_all(
+        self, message: Message, receivers: Sequence[Receiver], incident: Incident | None, run: Run | None, before: Snapshot
+    ) -> None:
         values = await self._values(message, incident, run)
         by_mark = {receiver.mark: receiver for receiver in receivers}
         left = [receiver for mark, receiver in by_mark.items() if mark not in message.delivered_to]
         # A store that was restored makes messages of the same keys again: these are others to whoever remembers the first ones.
-        before = await self._store.read(Reads())
         key = keyed(message.key, before.era)
         faults = await asyncio.gather(*(self._send(receiver, f"{key}/{receiver.mark}", values) for receiver in left))
         reached = [receiver.mark for receiver, fault in zip(left, faults, strict=True) if fault is None]
@@ -348,7 +352,7 @@ class Outbox:
         if message.kind is not MessageKind.PAGE:
             await self._drop(message, *events)
             return
-        waiting = withhold(message, storm, until=max(self._clock(), message.due_at) + FOLDED_AGAIN)
+        waiting = withhold(message, storm, until=(await self._store.read(Reads())).now + FOLDED_AGAIN)
         await self._store.update_message(waiting, events=[] if known else events)
         self._failing.pop(message.key, None)
 
@@ -362,10 +366,12 @@ class Outbox:
 
         await self._store.transact(Reads(), build)
 
-    async def _put_off(self, message: Message, waiting: Message, why: str) -> None:
-        """Write down until when a message waits, and once for each reason that it does."""
+    async def _put_off(self, message: Message, waiting: Message, why: str, before: Snapshot) -> None:
+        """Write down until when a message waits, and once for each reason that it does. `before`: as it was when that was decided."""
+        seen = await self._store.read(Reads())
+        moved = seen.set_back - before.set_back  # the clock was set back meanwhile, and what waits moved with it
         # The store's clock may be ahead of ours: what it calls due must not become due again at once, over and over.
-        due_at = max(waiting.due_at, message.due_at + SHORTEST_WAIT)
+        due_at = max(waiting.due_at - moved, seen.now + SHORTEST_WAIT)
         waiting = replace(waiting, body={**waiting.body, "waits": why}, due_at=due_at)
         events = []
         if why and message.body.get("waits") != why:

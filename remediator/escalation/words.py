@@ -239,8 +239,9 @@ def still_wanted(message: Message, incident: Incident | None, run: Run | None) -
         case MessageKind.PAGE:
             return incident.state is not IncidentState.RESOLVED
         case MessageKind.ACKNOWLEDGED:
+            # Earlier than the word says: the clock was set back since, and the acknowledgement moved. Later: it is another one.
             at = incident.acknowledged_at
-            return at is not None and at.isoformat() == message.body.get("at") and not is_told_over(incident)
+            return at is not None and at <= datetime.fromisoformat(str(message.body["at"])) and not is_told_over(incident)
         case MessageKind.RESOLVED:
             return incident.state is IncidentState.RESOLVED and incident.relapses == message.body.get("relapses")
         case MessageKind.APPROVAL:

@@ -13,18 +13,21 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from remediator.clock import stepping
-from remediator.clock.keeper import ClockKeeper
+from remediator.clock.keeper import PORTION, ClockKeeper
 from remediator.errors import StoreUnavailable
+from remediator.escalation.levels import Policy
 from remediator.escalation.notice import alarm
-from remediator.escalation.outbox import Outbox
+from remediator.escalation.outbox import InForce, Outbox
 from remediator.logs import level_of
 from remediator.metrics import Metrics
 from remediator.model import RunState
-from remediator.records import SYSTEM_CHAIN
+from remediator.records import STORM, SYSTEM_CHAIN, Message, MessageKind, Pause
 from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
+from remediator.storms.breaker import first_digest
 from tests.builders import alert
-from tests.engine.paging import FIRST, MINUTE, Paging, flaps, opened
+from tests.engine.paging import FIRST, MINUTE, Paging, flaps, level, opened
+from tests.scripted import Death
 from tests.store.make import NOW, run
 from tests.stories import act, decide, playbook
 
@@ -36,8 +39,8 @@ DAY = timedelta(days=1)
 class Timed(Paging):
     """A harness with a keeper of the clock, which is looked at as often as a daemon does; the clock may be set."""
 
-    def __init__(self, path: Path, *rules: Rule) -> None:
-        super().__init__(path, *rules)
+    def __init__(self, path: Path, *rules: Rule, policy: Policy | None = None) -> None:
+        super().__init__(path, *rules, policy=policy)
         self.seconds = 0.0
         self.metrics = Metrics(CollectorRegistry())
 
@@ -327,6 +330,102 @@ async def test_the_clock_of_whoever_delivered_a_message_is_not_the_store_s(begin
     assert [event.kind for event in await timed.store.events(SYSTEM_CHAIN)] == ["message.delivered"]
     await keeper_of(timed).begin()
     assert timed.said("clock.set_back") == []
+
+
+async def test_all_that_wait_are_moved_with_the_word_though_nobody_lives_on(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever comes next sees that the step was handled, and by whom it was not finished nobody knows."""
+    timed = await begin()
+    waiting = [run(of=number, entered_at=timed.now, deadline=timed.now + HOUR, wake_at=None) for number in range(1, PORTION + 2)]
+    await timed.store.transact(Reads(), lambda _snapshot: Changes(runs=waiting))
+    timed.now += MINUTE
+    timed.seconds += 60
+    await timed.clock.look()
+    timed.is_set(-HOUR)
+    monkeypatch.setattr(timed.clock, "_move", died)
+    with pytest.raises(Death):
+        await timed.clock.look()
+    timed.clock = keeper_of(timed)
+    await timed.clock.begin()
+    await looks(timed)
+    found = await timed.store.read(Reads(runs=[one.id for one in waiting]))
+    late = [one.deadline for one in found.runs.values() if one.deadline is None or one.deadline > timed.began + SECOND]
+    assert (len(found.runs), late) == (PORTION + 1, [])
+
+
+async def died() -> None:
+    """Stand for a process that ends."""
+    raise Death
+
+
+# --- messages that are on their way meanwhile
+
+
+async def test_a_word_that_somebody_has_it_is_told_though_the_clock_was_set_back(begin: Begin) -> None:
+    """It waits for its receiver while the acknowledgement that it tells of is moved."""
+    timed = await begin()
+    await timed.fires()
+    await timed.passes(5 * MINUTE)
+    timed.line.dead.add("level-1")
+    await timed.acknowledge()
+    timed.is_set(-HOUR)
+    await timed.passes(MINUTE)
+    timed.line.dead.clear()
+    await timed.passes(5 * MINUTE)
+    assert timed.told("acknowledged") == ["level-1"]
+
+
+async def test_a_message_that_is_put_off_while_the_clock_is_set_back_waits_no_longer(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was decided by the old clock, and is written down when all else that waits has been moved."""
+    timed = await begin(policy=Policy("p", (level(1, 5),), urgent="sev1"))
+    plain = timed.outbox._put_off
+
+    async def late(*args: Any) -> None:
+        timed.is_set(-HOUR)
+        await looks(timed)
+        monkeypatch.undo()
+        await plain(*args)
+
+    monkeypatch.setattr(timed.outbox, "_put_off", late)
+    await timed.fires()
+    await timed.passes(4 * MINUTE)
+    assert timed.told() == []
+    await timed.passes(MINUTE)
+    assert timed.told() == ["level-1"]
+
+
+async def test_a_message_that_was_read_by_the_old_clock_waits_no_longer(begin: Begin) -> None:
+    """All that waits was moved between the reading of it and what becomes of it."""
+    timed = await begin(policy=Policy("p", (level(1, 5),), urgent="sev1"))
+    await timed.send_and_work()
+    page = next(one for one in await timed.store.due_messages(limit=9) if one.kind is MessageKind.PAGE)
+    timed.is_set(-HOUR)
+    await looks(timed)
+    await timed.outbox._try(page)
+    await timed.passes(6 * MINUTE)
+    assert timed.told() == ["level-1"]
+
+
+async def test_the_next_digest_of_a_storm_comes_in_time_though_the_clock_is_set_back_while_this_one_is_counted(begin: Begin) -> None:
+    """Counting takes a while; people go on to hear of the storm all the same."""
+    timed = await begin()
+    storm = Pause(STORM, "remediator", "60 incidents opened within 1m, limit 50", timed.now, since=timed.now)
+    digest = first_digest(storm, "p", at=timed.now, dry_run=False)
+    await timed.store.transact(Reads(), lambda _snapshot: Changes(pauses=[storm], messages=[digest]))
+
+    async def counted(message: Message) -> Message:
+        timed.is_set(-HOUR)
+        await looks(timed)
+        return message
+
+    timed.outbox._about = InForce(counted=counted)
+    timed.now += 5 * SECOND
+    timed.seconds += 5
+    await timed.deliver()
+    timed.outbox._about = InForce()
+    await timed.passes(14 * MINUTE)
+    assert timed.told("digest") == ["level-1"]
+    await timed.passes(MINUTE)
+    assert timed.told("digest") == ["level-1"] * 2
 
 
 # --- what goes by the time of something that is over
