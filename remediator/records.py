@@ -328,7 +328,8 @@ class Pause:
     why: str
     at: datetime
     since: datetime | None = None
-    """When the storm began, when a lost watchdog was last heard, or from when on one that is back is known to have been alive."""
+    """When the storm began, when a lost watchdog was last heard, from when on one that is back is known to have been alive, or when its
+    record demoted a rule that a person has lowered or raised since."""
     until: datetime | None = None
     """When it ends by itself; only a freeze, or what somebody took for a time, may."""
     covers: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from remediator.freezes.windows import Subject, asks, connections_of
 from remediator.model import ApprovalState, Authority, Plan, Risk
 from remediator.records import Approval
 from remediator.rules.model import ApprovalSpec
+from remediator.trust.standing import caps
 
 if TYPE_CHECKING:
     from remediator.engine.core import Engine
@@ -45,6 +46,14 @@ def mandate_of(engine: Engine, work: Work) -> Mandate:
     texts = [work.rule, *([work.current] if work.current is not None else [])]
     held = trusted(held, texts, work.snapshot.pauses, earn=work.bounds.earn)
     return lowered(held, asked_by_windows(work, plans))
+
+
+def only_watches(work: Work) -> list[str]:
+    """Return why the rule itself may change nothing, by its mode or since it was demoted to observe; empty when it may."""
+    texts = [work.rule, *([work.current] if work.current is not None else [])]
+    limits = [(text.mode, f"the rule's mode is {text.mode}") for text in texts]
+    limits += caps(texts, work.snapshot.pauses, earn=False)
+    return list(dict.fromkeys(reason for limit, reason in limits if limit is Authority.OBSERVE))
 
 
 def asked_by_windows(work: Work, plans: Sequence[Plan]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from remediator import guards
 from remediator.decide import Choice, choose_remedy, encode_facts, plans_hash, with_checks
 from remediator.engine import acting, people
-from remediator.engine.authority import approvers, changing, given, mandate_of, why_lapsed
+from remediator.engine.authority import approvers, changing, given, mandate_of, only_watches, why_lapsed
 from remediator.engine.following import comes_back
 from remediator.engine.work import Work
 from remediator.errors import RemediatorError, TemporaryError
@@ -19,6 +19,7 @@ from remediator.model import ApprovalState, Authority, RunState, StepState
 from remediator.records import Step
 from remediator.replacing import replace
 from remediator.revalidation import Standing
+from remediator.rules.model import Remedy
 from remediator.runs.turn import Turn
 
 if TYPE_CHECKING:
@@ -78,19 +79,30 @@ async def _follow(engine: Engine, work: Work, choice: Choice) -> None:
     if remedy is None:
         await engine.stop(work, RunState.ESCALATED, choice.reason)
     elif remedy.handover is not None:
-        await _hand_over(engine, work, remedy.handover, choice.reason)
+        await _hand_over(engine, work, remedy, remedy.handover, choice.reason)
     else:
         work.run = replace(work.run, remedy=remedy.name, remedy_hash=remedy.hash)
         work.move(RunState.PLANNING, choice.reason)
 
 
-async def _hand_over(engine: Engine, work: Work, to: str, reason: str) -> None:
-    """Give the incident to another rule, once (`semantics.md`, 5)."""
+async def _hand_over(engine: Engine, work: Work, remedy: Remedy, to: str, reason: str) -> None:
+    """Give the incident to another rule, once (`semantics.md`, 5). A rule that only observes says that it would, for the other may act."""
     rule = engine.rule(to)
     if rule is None or to == work.run.rule or to in work.incident.handovers:
         await engine.stop(work, RunState.ESCALATED, f"it can't be handed over to {to!r}: no such rule, or it had this incident before")
-    else:
-        await engine.turn(work, lambda turn: turn.hand_over(rule, reason), park=True)
+        return
+
+    def play(turn: Turn) -> None:
+        why = [] if turn.run.dry_run else only_watches(replace(work, snapshot=turn.snapshot))
+        if not why:
+            turn.hand_over(rule, reason)
+            return
+        turn.run = replace(turn.run, remedy=remedy.name, remedy_hash=remedy.hash)
+        if turn.run.state is RunState.DIAGNOSING:
+            turn.move(RunState.PLANNING, reason)
+        turn.stop(RunState.REHEARSED, f"rehearsed: it would be handed over to {to!r}; {'; '.join(why)}")
+
+    await engine.turn(work, play, park=True)
 
 
 # --- planning
@@ -118,7 +130,7 @@ async def _still_wanted(engine: Engine, work: Work) -> bool:
         await engine.stop(work, RunState.ESCALATED, words)
         return False
     if choice.remedy.handover is not None:
-        await _hand_over(engine, work, choice.remedy.handover, choice.reason)
+        await _hand_over(engine, work, choice.remedy, choice.remedy.handover, choice.reason)
         return False
     work.run = replace(work.run, remedy=choice.remedy.name, remedy_hash=choice.remedy.hash)
     return True

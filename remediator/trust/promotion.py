@@ -14,7 +14,7 @@ from remediator.records import DEMOTED, PROMOTED, SYSTEM_CHAIN, Pause
 from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Snapshot
 from remediator.trust.scorecard import missing
-from remediator.trust.standing import mark_of
+from remediator.trust.standing import lost_at, mark_of
 
 
 def promote(snapshot: Snapshot, rule: Rule, to: Authority, *, why: str, actor: Actor, force: bool, bounds: Bounds) -> Changes:
@@ -42,7 +42,7 @@ def _raise_to(snapshot: Snapshot, rule: Rule, to: Authority, demoted: Pause | No
     """Raise a demoted rule, but not to auto: people are asked each time, so that nothing needs to be earned."""
     if demoted is None or Authority(demoted.mark).rank >= to.rank:
         raise IllegalTransition(f"rule {rule.name!r} is not demoted below {to}")
-    row = Pause(demoted.scope, actor.name, why, snapshot.now, mark=to.value)
+    row = Pause(demoted.scope, actor.name, why, snapshot.now, since=lost_at(demoted), mark=to.value)
     return Changes(pauses=[row], events=[_event(snapshot, Kind.RULE_PROMOTED, row.scope, rule, to, why, actor, {"forced": False})])
 
 
@@ -54,7 +54,7 @@ def demote(snapshot: Snapshot, rule: Rule, to: Authority, *, why: str, actor: Ac
     present = rule.mode if demoted is None else min(rule.mode, Authority(demoted.mark), key=lambda mode: mode.rank)
     if present.rank <= to.rank:
         raise IllegalTransition(f"rule {rule.name!r} goes no further than {present} already")
-    row = Pause(DEMOTED + rule.name, actor.name, why, snapshot.now, mark=to.value)
+    row = Pause(DEMOTED + rule.name, actor.name, why, snapshot.now, since=lost_at(demoted), mark=to.value)
     return Changes(pauses=[row], events=[_event(snapshot, Kind.RULE_DEMOTED, row.scope, rule, to, why, actor, {})])
 
 

@@ -13,11 +13,11 @@ from datetime import datetime, timedelta
 
 from remediator.duration import format_duration
 from remediator.guards import Bounds
-from remediator.model import SYSTEM, Authority
+from remediator.model import Authority
 from remediator.records import DEMOTED, INEFFECTIVE, PROMOTED, Attempt, Ending, Pause
 from remediator.rules.model import Arm, Rule
 from remediator.store.protocol import MOST_ATTEMPTS
-from remediator.trust.standing import caps
+from remediator.trust.standing import caps, lost_at
 
 Z = 1.959963984540054
 """Quantile of the normal distribution for an interval of 95 %."""
@@ -169,8 +169,7 @@ def missing(rule: Rule, attempts: Sequence[Attempt], pauses: Mapping[str, Pause]
     """
     present = {remedy.hash for remedy in rule.remedies}
     tried = [attempt for attempt in attempts if attempt.tried][:MOST_ATTEMPTS]
-    demoted = pauses.get(DEMOTED + rule.name)
-    anew = demoted.at if demoted is not None and demoted.who == SYSTEM.name else None
+    anew = lost_at(pauses.get(DEMOTED + rule.name))
     found: dict[str, None] = {}
     for arm in arms_of(rule, bounds):
         since = now - arm.window if anew is None else max(anew, now - arm.window)

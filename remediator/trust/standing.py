@@ -110,6 +110,13 @@ def caps(rules: Iterable[Rule], pauses: Mapping[str, Pause], *, earn: bool) -> l
     return list(dict.fromkeys(found))
 
 
+def lost_at(demoted: Pause | None) -> datetime | None:
+    """Return since when a rule earns auto anew: when its record demoted it, whatever people made of that since. None: it never was."""
+    if demoted is None:
+        return None
+    return demoted.at if demoted.who == SYSTEM.name else demoted.since
+
+
 def window_of(specs: Iterable[GuardSpec]) -> timedelta:
     """Return how far back attempts matter to any of these limits."""
     spans = [span for spec in specs for span in (spec.failing_within, *([spec.arm.window] if spec.arm is not None else []))]

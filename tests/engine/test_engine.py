@@ -14,9 +14,9 @@ from remediator.action import FactType
 from remediator.events import Kind
 from remediator.model import Actor, ApprovalState, Authority, IncidentState, Risk, RunState, StepState
 from remediator.people import operations
-from remediator.records import SignalKind
+from remediator.records import Pause, SignalKind
 from remediator.rules.model import ApprovalSpec, Budget, CheckSpec, GuardSpec, OnFailure, Remedy, Rule, StepSpec, VerifySpec
-from remediator.store.protocol import Reads
+from remediator.store.protocol import Changes, Reads
 from tests.builders import ENVIRONMENT, NOW, alert, bounds, remedy, rule
 from tests.scripted import BROKEN, BUSY, LOST, UNSEEN, Death, Harness, dies_at, fails_at
 
@@ -755,6 +755,23 @@ async def test_s05_handover_gives_the_incident_to_another_rule_once(start: Start
     assert (await harness.run(2)).rule == "other"
     assert await harness.state(2) is RunState.ESCALATED
     assert harness.world.writes == []
+
+
+@pytest.mark.parametrize("demoted", [False, True])
+async def test_s13_rule_that_only_observes_hands_nothing_over_to_one_that_acts(start: Start, *, demoted: bool) -> None:
+    """By its mode or since a person demoted it: it says what it would do, and the other rule, which may act, is not asked."""
+    away = replace(act("away"), steps=(), handover="other")
+    watching = playbook(away, mode=Authority.AUTO if demoted else Authority.OBSERVE)
+    harness = await start(watching, rule("other", alertname="Nothing", remedies=(act("do"),), mode=Authority.AUTO))
+    if demoted:
+        drill = Pause("demoted:site-down", "anna", "drill", harness.now, mark="observe")
+        await harness.store.transact(Reads(), lambda _seen: Changes(pauses=[drill]))
+    await harness.send(alert())
+    await harness.work()
+    run = await harness.run(1)
+    assert (run.state, harness.world.writes, await harness.store.run("INC-20261121-001-2")) == (RunState.REHEARSED, [], None)
+    assert "it would be handed over to 'other'" in run.reason
+    assert [message.key for message in await harness.store.due_messages(limit=9)] == ["INC-20261121-001/page/0"]
 
 
 # --- pages

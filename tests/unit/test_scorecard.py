@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remediator.model import Authority
+from remediator.errors import IllegalTransition
+from remediator.model import SYSTEM, Authority
 from remediator.records import DEMOTED, Attempt, Ending, Pause
 from remediator.rules.model import Arm, GuardSpec
+from remediator.store.protocol import Snapshot
+from remediator.trust.promotion import demote, promote
 from remediator.trust.scorecard import Times, card, missing, score, times, wilson
 from remediator.trust.standing import fallen, mark_of, spread
 from tests.builders import NOW, bounds, rule
+from tests.stories import ANNA
 
 MINUTE = timedelta(minutes=1)
 RULE = rule()
@@ -161,6 +165,20 @@ def test_what_an_earlier_text_did_earns_nothing() -> None:
     assert lacks([replace(one, ended_at=NOW - timedelta(days=31)) for one in good])
     assert lacks(good, demoted=Pause(DEMOTED + "site-down", "remediator", "bad", NOW - MINUTE, mark="approve"))
     assert lacks(good, demoted=Pause(DEMOTED + "site-down", "anna", "a drill", NOW - MINUTE, mark="approve")) == ()
+
+
+def test_words_about_a_demotion_forgive_nothing_that_led_to_it() -> None:
+    """Whoever lowers a rule further, and raises it again, has not lifted what its record cost it: auto is earned by what came since."""
+    attempts = [attempt(number) for number in range(2, 30)]
+    assert lacks(attempts) == ()
+    demoted = Pause(DEMOTED + "site-down", SYSTEM.name, "it failed", NOW - MINUTE, mark="approve")
+    seen = Snapshot(now=NOW, pauses={demoted.scope: demoted}, attempts={"site-down": attempts})
+    (lower,) = demote(seen, RULE, Authority.OBSERVE, why="drill", actor=ANNA).pauses
+    seen = replace(seen, pauses={lower.scope: lower})
+    (raised,) = promote(seen, RULE, Authority.APPROVE, why="over", actor=ANNA, force=False, bounds=bounds()).pauses
+    assert (raised.mark, raised.who, raised.since) == ("approve", "anna", demoted.at)
+    with pytest.raises(IllegalTransition, match="has not earned auto: 0 of at least 10 attempts"):
+        promote(replace(seen, pauses={raised.scope: raised}), RULE, Authority.AUTO, why="", actor=ANNA, force=False, bounds=bounds())
 
 
 def test_a_rule_must_meet_the_operators_arm_and_its_own() -> None:
