@@ -1,8 +1,7 @@
 """What becomes of a message about an incident when it is due: sent, put off or dropped, and which rows follow from it. Pure.
 
 Before a page is sent the next one is queued, in one transaction that sees the incident as it is: whatever happens to the process or to
-the receivers of one level, the next level's row is there. The keys of a page's rows begin with the page's own: `INC/page/0` is the
-first, `INC/page/0/2` the second, `INC/page/0/update/1` the first update; `0` counts the incident's relapses.
+the receivers of one level, the next level's row is there.
 
 What comes and goes within `QUIET` is one thing to whoever is on call: the page of a relapse climbs on from where the one before it had
 come, and tells at once only those who believe that it is over, or were never reached.
@@ -11,11 +10,32 @@ come, and tells at once only those who believe that it is over, or were never re
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from remediator.escalation.levels import Climb, Due, Policy, Receiver, Unless, held_until, next_due, reached, told
-from remediator.model import JSON, Alert, IncidentState, RunState
+from remediator.escalation.pages import (
+    BACK,
+    JOINED,
+    REPLACES,
+    SENDING,
+    SINGLY,
+    Drop,
+    Later,
+    Send,
+    Step,
+    Verdict,
+    as_sent,
+    climb_of,
+    climbs,
+    follows,
+    is_ahead,
+    place_of,
+    relapse_of,
+    root_of,
+    written,
+)
+from remediator.escalation.told import has_come_back, who_was_told
+from remediator.model import JSON, IncidentState, RunState
 from remediator.records import STORM, Incident, Message, MessageKind, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Snapshot
@@ -25,155 +45,9 @@ IN_A_STORM = timedelta(minutes=1)
 """What is put off because of a storm looks again after so long."""
 SETTLING = timedelta(minutes=5)
 """So long after a remedy helped nobody further is paged: Alertmanager takes a while to say that the alert is over."""
-LAST_RUN = timedelta(minutes=3)
-"""So long the word that all is well waits for a run that is still at work, to be able to say whether its remedy helped."""
-LOOK_AGAIN = timedelta(seconds=10)
 AT_WORK = timedelta(minutes=3)
 """So long a page that a storm withheld waits for a remedy that is at work when it is let out, as a new one would."""
-UNLESS_PAGED = "unless_paged"
-"""In the body of a page that is for an incident whose own page is not needed any more; where that one is, this one is not."""
-JOINED = "joined"
-"""In the body of such a page: the fingerprint of the alert that it is for. When that is over before the page is due, so is the page."""
-SINGLY = "singly"
-"""In the body of a page that no storm's digest stands for."""
-BACK = "back"
-"""In the body of a page about a relapse that goes to those of the levels before who may believe that it is over, or never heard of it."""
-QUIET = timedelta(minutes=15)
-"""An end that lasts no longer is none to whoever is on call. Once it has come back, people hear of its next end only after so long."""
-REPLACES = "replaces"
-"""In the body of a page that is told again: key and level of the one before it, which need not go out beside this one."""
-SENDING = "sending"
-"""In the body of a message that some may have: before it was sent for the first time that was made durable."""
-WAITED = "waited"
-"""In the body of a word that has let a page go first that was on its way."""
-TRIED_FOR = timedelta(seconds=30)
-"""After so long, more than a delivery takes, a message that was about to go out when the process died is tried again."""
-
-
 _WORKS = frozenset({RunState.APPLYING, RunState.VERIFYING})
-
-
-@dataclass(frozen=True)
-class Send:
-    """It goes to `receivers` now."""
-
-    message: Message
-    receivers: tuple[Receiver, ...]
-
-
-@dataclass(frozen=True)
-class Later:
-    """It is looked at again then; `why` is empty where that is nothing to tell."""
-
-    message: Message
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Drop:
-    """It says nothing any more."""
-
-    why: str
-
-
-Verdict = Send | Later | Drop
-
-
-@dataclass(frozen=True)
-class Step:
-    """What becomes of a message, and what is written before that."""
-
-    verdict: Verdict
-    changes: Changes = field(default_factory=Changes)
-
-
-# --- what a message is -----------------------------------------------------------------------------------------------
-
-
-def relapse_of(message: Message) -> int | None:
-    """Return which of the incident's pages a page, or an update that belongs to one, is part of; None for other messages.
-
-    >>> relapse_of(Message("INC-1/page/2/update/1", MessageKind.UPDATE, "default", "INC-1", {}, datetime.now(UTC)))
-    2
-    """
-    parts = message.key.split("/")
-    return int(parts[2]) if len(parts) > 2 and parts[1] == "page" and parts[2].isdigit() else None
-
-
-def climbs(message: Message) -> bool:
-    """Tell whether a message is one that others follow: a page, or a regular update."""
-    return message.kind in (MessageKind.PAGE, MessageKind.UPDATE) and relapse_of(message) is not None
-
-
-def follows(message: Message) -> bool:
-    """Tell whether a message follows a page that went out, rather than being the first to tell of the incident."""
-    return climbs(message) and message.key.count("/") > 2
-
-
-def to_those_told(message: Message) -> bool:
-    """Tell whether a message is for people who heard of the incident before: no digest tells them."""
-    return follows(message) or message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED)
-
-
-def is_ahead(page: Message) -> bool:
-    """Tell whether a page's level and time are still to be decided, rather than its being tried on, or for some of those told before."""
-    return not page.body.get(SENDING) and not page.body.get(BACK)
-
-
-def page_key(incident: Incident) -> str:
-    """Return the key of an incident's page; each relapse has its own."""
-    return f"{incident.id}/page/{incident.relapses}"
-
-
-def joined_key(incident: Incident, alert: Alert) -> str:
-    """Return the key of a page about an alert that joined an incident whose page, of the usual key, is there and will not go out.
-
-    Each firing of the alert has its own: that of an earlier one may have been dropped.
-    """
-    return f"{incident.id}/page/{incident.relapses}/joined/{alert.fingerprint}-{alert.starts_at:%Y%m%dT%H%M%S%f}/1"
-
-
-def was_tried(message: Message) -> bool:
-    """Tell whether somebody may have a page: an attempt was noted, or was about to be made when the process died."""
-    return bool(message.attempts or message.body.get(SENDING))
-
-
-def is_paged_by_another(message: Message, rows: Sequence[Message]) -> bool:
-    """Tell whether another page of the same firing went out, or will. `rows` are the incident's messages.
-
-    One about another alert that joined counts once it was tried: before, it may yet be dropped, and so would both.
-    """
-    pages = [row for row in rows if row.kind is MessageKind.PAGE and relapse_of(row) == relapse_of(message)]
-    pages = [row for row in pages if not row.body.get(JOINED) or was_tried(row)]
-    return any(not row.cancelled and row.key != message.key for row in pages)
-
-
-def climb_of(message: Message, *, now: datetime, set_back: timedelta | None = None) -> Climb:
-    """Read how far a page has come, by a clock that was `set_back` (None: its own); one that has not been looked at begins now."""
-    raw = message.body.get("climb")
-    if not isinstance(raw, Mapping):
-        return Climb(now, set_back=set_back or timedelta())
-    last, then = raw.get("last"), timedelta(seconds=float(raw.get("set_back", 0)))
-    by = timedelta() if set_back is None else set_back - then
-    return Climb(
-        datetime.fromisoformat(str(raw["began"])) - by,
-        tuple(int(number) for number in raw["done"]),
-        timedelta(seconds=float(raw["late"])),
-        int(raw["again"]),
-        None if last is None else datetime.fromisoformat(str(last)) - by,
-        then + by,
-    )
-
-
-def _written(climb: Climb) -> dict[str, JSON]:
-    return {
-        "began": climb.began.isoformat(),
-        "done": list(climb.done),
-        "late": climb.late.total_seconds(),
-        "again": climb.again,
-        "last": None if climb.last is None else climb.last.isoformat(),
-        "set_back": climb.set_back.total_seconds(),
-    }
 
 
 # --- a message that is due -------------------------------------------------------------------------------------------
@@ -217,7 +91,7 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     settled = _settled(run, now=now)
     if climb.done and settled is not None and settled > max(due.at, now):
         due = replace(due, at=settled, why="its remedy helped a moment ago")
-    body = {**message.body, "climb": _written(climb), "level": due.level.number}
+    body = {**message.body, "climb": written(climb), "level": due.level.number}
     if due.at > now:
         # What comes and goes meanwhile must not put it off for ever: the clock has begun.
         begun = [] if incident.climb_from is not None or JOINED in message.body else [replace(incident, climb_from=incident.relapses)]
@@ -228,7 +102,7 @@ def _page(snapshot: Snapshot, message: Message, incident: Incident, run: Run | N
     rows = [*_next(message, after, severity, policy, held=held), *([] if climb.done else _first_update(message, policy, now=now))]
     # Where a reload gave the rule another policy since, the end is told by that one.
     paged = replace(incident, policy=message.policy) if climb.done else _paged(incident, message, now=now)
-    sent = _sent(replace(message, body={**body, "again": due.again}))
+    sent = as_sent(replace(message, body={**body, "again": due.again}))
     changes = Changes(incidents=[] if paged == incident else [paged], messages=rows, cancel_messages=_replaced(message, due))
     return Step(Send(sent, due.level.receivers), changes)
 
@@ -250,8 +124,8 @@ def _next(message: Message, climb: Climb, severity: str, policy: Policy, *, held
     due = next_due(policy, severity, climb, held=held)
     if due is None:
         return ()
-    key = f"{_root(message)}/{_place(message) + 1}"
-    body = {**_bare(message), "climb": _written(climb), "level": due.level.number}
+    key = f"{root_of(message)}/{place_of(message) + 1}"
+    body = {**_bare(message), "climb": written(climb), "level": due.level.number}
     if due.again > 1:  # the first page of each level is tried until it is taken
         body[REPLACES] = [message.key, due.level.number]
     return (Message(key, MessageKind.PAGE, message.policy, message.incident, body, due.at),)
@@ -261,15 +135,6 @@ def _replaced(message: Message, due: Due) -> Sequence[str]:
     """Return the page that need not go out beside this one: where nobody was reached for hours, nobody hears the same all at once."""
     raw = message.body.get(REPLACES)
     return (str(raw[0]),) if due.again and isinstance(raw, list | tuple) and raw[1] == due.level.number else ()
-
-
-def _root(message: Message) -> str:
-    return "/".join(message.key.split("/")[:3])
-
-
-def _place(message: Message) -> int:
-    """Return which row of its kind a message is: the page itself is the first."""
-    return int(message.key.rpartition("/")[2]) if follows(message) else 1
 
 
 def _bare(message: Message) -> dict[str, JSON]:
@@ -329,7 +194,7 @@ def _is_between(row: Message, since: int, upto: int) -> bool:
 
 def _how_far(row: Message) -> tuple[int, int, int, int]:
     climb = climb_of(row, now=row.due_at)
-    return relapse_of(row) or 0, len(climb.done), climb.again, _place(row)
+    return relapse_of(row) or 0, len(climb.done), climb.again, place_of(row)
 
 
 def _climb_on(snapshot: Snapshot, message: Message, run: Run | None, policy: Policy, *, rows: Sequence[Message], climb: Climb) -> Step:
@@ -340,7 +205,7 @@ def _climb_on(snapshot: Snapshot, message: Message, run: Run | None, policy: Pol
     """
     now, incident = snapshot.now, snapshot.incidents[message.incident]
     severity, held = policy.taken_for(incident.severity), held_until(policy, incident.acknowledged_at)
-    message = replace(message, body={**message.body, "climb": _written(climb)})
+    message = replace(message, body={**message.body, "climb": written(climb)})
     following = [*_same_updates(message, incident, policy, rows, now=now), *_back_later(snapshot, message, policy, rows)]
     unaware, _ = _unaware(snapshot, message, policy, rows)
     if not unaware:
@@ -351,16 +216,12 @@ def _climb_on(snapshot: Snapshot, message: Message, run: Run | None, policy: Pol
     # What follows never replaces this page, which tells others as well.
     following += [replace(row, body=_without(row.body, REPLACES)) for row in _next(message, climb, severity, policy, held=held)]
     changes = Changes(incidents=[_paged(incident, message, now=now)], messages=following)
-    return Step(Send(_sent(_as_back(message, incident, policy)), unaware), changes)
+    return Step(Send(as_sent(_as_back(message, incident, policy)), unaware), changes)
 
 
 def _as_back(message: Message, incident: Incident, policy: Policy) -> Message:
     first = policy.first(incident.severity)
     return replace(message, body={**message.body, BACK: True, "level": first[0].number if first else 1})
-
-
-def _sent(message: Message) -> Message:
-    return replace(message, body={**message.body, SENDING: True})
 
 
 def _back_later(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequence[Message]) -> Sequence[Message]:
@@ -369,7 +230,7 @@ def _back_later(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequ
     if opens is None:
         return ()
     incident = snapshot.incidents[message.incident]
-    row = Message(f"{_root(message)}/back/1", MessageKind.PAGE, message.policy, message.incident, {**message.body}, opens)
+    row = Message(f"{root_of(message)}/back/1", MessageKind.PAGE, message.policy, message.incident, {**message.body}, opens)
     return (_as_back(row, incident, policy),)
 
 
@@ -377,7 +238,7 @@ def _back_again(snapshot: Snapshot, message: Message, policy: Policy, rows: Sequ
     """Try again to reach those who may believe that it is over, by the policy as it is now; or to, once their hours begin."""
     unaware, opens = _unaware(snapshot, message, policy, rows)
     if unaware:
-        return Send(_sent(message), unaware)
+        return Send(as_sent(message), unaware)
     return Drop("everybody knows") if opens is None else Later(replace(message, due_at=opens), "outside the hours of its level")
 
 
@@ -420,7 +281,7 @@ def _same_updates(message: Message, incident: Incident, policy: Policy, rows: Se
         return ()
     since = incident.climb_from or 0
     before = [row for row in rows if row.kind is MessageKind.UPDATE and _is_between(row, since, incident.relapses)]
-    last = max(before, key=lambda row: (relapse_of(row) or 0, _place(row)), default=None)
+    last = max(before, key=lambda row: (relapse_of(row) or 0, place_of(row)), default=None)
     at = now + policy.update_every
     return (_update_row(message, 1, at if last is None else max(now, min(last.due_at, at))),)  # the clock may have been set back since
 
@@ -440,7 +301,7 @@ def _update_row(message: Message, place: int, at: datetime) -> Message:
 
 
 def _update_key(message: Message, place: int) -> str:
-    return f"{_root(message)}/update/{place}"
+    return f"{root_of(message)}/update/{place}"
 
 
 def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Policy) -> Step:
@@ -450,7 +311,7 @@ def _update(snapshot: Snapshot, message: Message, incident: Incident, policy: Po
     receivers, opens = policy.first_at(incident.severity, now)
     if opens > now:
         return Step(Later(replace(message, due_at=opens)))
-    place = _place(message)
+    place = place_of(message)
     following = _update_row(message, place + 1, now + policy.update_every)
     # The one before it, should nobody have taken that, would say the same.
     before = (_update_key(message, place - 1),) if place > 1 else ()
@@ -478,108 +339,6 @@ def storm_age(digest: Message) -> timedelta:
     except ValueError:
         return timedelta()
     return digest.due_at - began
-
-
-# --- words to those who were told ------------------------------------------------------------------------------------
-
-
-def acknowledged(incident: Incident) -> Sequence[Message]:
-    """Return the word to those who were paged that somebody has taken the incident over."""
-    at = incident.acknowledged_at
-    if at is None or incident.paged_at is None or is_told_over(incident):
-        return ()
-    body: dict[str, JSON] = {"subject": "acknowledged", "rule": incident.rule, "at": at.isoformat()}
-    key = f"{incident.id}/acknowledged/{at:%Y%m%dT%H%M%S%f}"
-    return (Message(key, MessageKind.ACKNOWLEDGED, incident.policy, incident.id, body, at),)
-
-
-def resolved(incident: Incident, *, dry_run: bool, after: timedelta = timedelta()) -> Sequence[Message]:
-    """Return the word to those who were paged that the incident is over; `after` so long, in which that may turn out to be untrue.
-
-    What has come back before is over only once it stays away: a pager is not made quiet and rung again with each flap.
-    """
-    at = incident.resolved_at
-    if at is None or incident.paged_at is None:
-        return ()
-    if has_come_back(incident):
-        after = max(after, QUIET)
-    body: dict[str, JSON] = {"subject": "resolved", "rule": incident.rule, "relapses": incident.relapses, "dry_run": dry_run}
-    return (Message(f"{incident.id}/resolved/{incident.relapses}", MessageKind.RESOLVED, incident.policy, incident.id, body, at + after),)
-
-
-def has_come_back(incident: Incident) -> bool:
-    """Tell whether an incident has fired again since the page from which on it climbs: its ends are not told at once any more."""
-    return incident.climb_from is not None and incident.climb_from < incident.relapses
-
-
-def is_told_over(incident: Incident) -> bool:
-    """Tell whether an incident is over as far as people hear of it: what has come back before may not last."""
-    return incident.state is IncidentState.RESOLVED and not has_come_back(incident)
-
-
-def who_was_told(messages: Iterable[Message], *, all_well: bool) -> set[str]:
-    """Return the marks of everybody who got a page; with `all_well` only of those who were not told since that all is well."""
-    pages, wells = dict[str, int](), dict[str, int]()
-    for message in messages:
-        relapse = relapse_of(message)
-        if message.kind is MessageKind.PAGE and relapse is not None:
-            pages |= {mark: max(relapse, pages.get(mark, -1)) for mark in message.delivered_to}
-        elif message.kind is MessageKind.RESOLVED:
-            upto = int(str(message.body.get("relapses", 0)))
-            wells |= {mark: max(upto, wells.get(mark, -1)) for mark in message.delivered_to}
-    return {mark for mark, page in pages.items() if not all_well or page > wells.get(mark, -1)}
-
-
-def may_have_been_told(messages: Iterable[Message], policy: Policy) -> set[str]:
-    """Return the marks of those who may have got a page although no answer of theirs was noted: it is lost, or the process died."""
-    tried = [one for one in messages if one.kind is MessageKind.PAGE and was_tried(one) and one.delivered_at is None]
-    numbers = {number for one in tried for number in _levels_of(one)}
-    return {receiver.mark for number in numbers for receiver in policy.receivers(number)}
-
-
-def _is_on_its_way(page: Message) -> bool:
-    """Tell whether what became of a page's first attempt is not known: it goes on, or nobody will ever say."""
-    return page.kind is MessageKind.PAGE and bool(page.body.get(SENDING)) and not page.attempts and page.delivered_at is None
-
-
-def _levels_of(page: Message) -> Sequence[int]:
-    if page.body.get(BACK):
-        return climb_of(page, now=page.due_at).done
-    number = page.body.get("level")
-    return (number,) if isinstance(number, int) else ()
-
-
-def word(message: Message, incident: Incident, rows: Sequence[Message], policy: Policy, *, now: datetime) -> Step:
-    """Decide about the word that somebody has acknowledged, or that all is well. `rows` are all of the incident's messages."""
-    on_its_way = [one.due_at for one in rows if _is_on_its_way(one) and one.due_at > now]
-    if on_its_way and not message.body.get(WAITED):  # before the page it would change nothing: another replica may be sending that
-        until = min(max(on_its_way), now + TRIED_FOR)
-        return Step(Later(replace(message, body={**message.body, WAITED: True}, due_at=until)))
-    if message.kind is MessageKind.ACKNOWLEDGED:
-        now_firing = [one for one in rows if relapse_of(one) == incident.relapses]
-        # Whose pager rings although its answer was lost must hear it too: that page is not tried again.
-        marks = who_was_told(rows, all_well=incident.state is IncidentState.RESOLVED) | may_have_been_told(now_firing, policy)
-        return Step(_to(message, marks, policy))
-    if incident.active_run is not None and incident.resolved_at is not None and now < incident.resolved_at + LAST_RUN:
-        return Step(Later(replace(message, due_at=max(now, message.due_at) + LOOK_AGAIN)))
-    marks = who_was_told(rows, all_well=True) | may_have_been_told(rows, policy)
-    pages = [one for one in rows if one.kind is MessageKind.PAGE and one.delivered_to]
-    if message.body.get("dry_run") and not all(one.body.get("dry_run") for one in pages):
-        # The daemon was disarmed since: what customers, say, were told in earnest must end in earnest too.
-        message = replace(message, body={**message.body, "dry_run": False})
-    pending = [one.key for one in rows if climbs(one) and one.delivered_at is None and not one.cancelled]
-    return Step(_to(_sent(message), marks | set(message.delivered_to), policy), Changes(cancel_messages=pending))
-
-
-def _to(message: Message, marks: set[str], policy: Policy) -> Verdict:
-    """Send to those who bear one of `marks`, or whose address one bears that is in the policy no more: a reload changed what they get.
-
-    Where a reload changed whom a receiver reaches, it is another one: who was never told of something hears of no end of it.
-    """
-    everybody = policy.everybody()
-    addresses = {mark.rpartition(".")[0] or mark for mark in marks - everybody.keys()}
-    found = tuple(one for mark, one in everybody.items() if mark in marks or one.address in addresses)
-    return Send(message, found) if found else Drop("nobody was told before")
 
 
 # --- what people see -------------------------------------------------------------------------------------------------

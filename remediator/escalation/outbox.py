@@ -17,9 +17,20 @@ from typing import cast
 import structlog
 
 from remediator.errors import RemediatorError, TemporaryError
-from remediator.escalation import climbing
-from remediator.escalation.climbing import Drop, Later, Send
+from remediator.escalation import climbing, told
 from remediator.escalation.levels import Policy, Receiver
+from remediator.escalation.pages import (
+    TRIED_FOR,
+    UNLESS_PAGED,
+    Drop,
+    Later,
+    Send,
+    Step,
+    Verdict,
+    climbs,
+    is_paged_by_another,
+    to_those_told,
+)
 from remediator.escalation.words import facts_for, still_wanted
 from remediator.events import Kind
 from remediator.execution import Execution
@@ -213,7 +224,7 @@ class Outbox:
         if not still_wanted(message, incident, run):
             await self._drop(message)
             return
-        storm = None if climbing.to_those_told(message) else folded_into(message, run, await self._store.pauses())
+        storm = None if to_those_told(message) else folded_into(message, run, await self._store.pauses())
         if storm is not None:
             await self._fold(message, storm)
             return
@@ -225,7 +236,7 @@ class Outbox:
             case _:
                 await self._drop(message)
 
-    async def _decide_or_send(self, message: Message, incident: Incident | None, run: Run | None) -> climbing.Verdict:
+    async def _decide_or_send(self, message: Message, incident: Incident | None, run: Run | None) -> Verdict:
         """Decide what becomes of a message; a page about which nothing can be decided goes to everybody who hears of things first."""
         try:
             return await self._decide(message, incident, run)
@@ -237,19 +248,19 @@ class Outbox:
             self._log.exception("page.undecided", key=message.key)
             return Send(message, self._policies(message.policy).first_at(incident.severity, self._clock())[0])
 
-    async def _decide(self, message: Message, incident: Incident | None, run: Run | None) -> climbing.Verdict:
+    async def _decide(self, message: Message, incident: Incident | None, run: Run | None) -> Verdict:
         """Decide what becomes of a message; the rows that follow from it are durable before anything is sent."""
         policy = self._policies(message.policy)
         if incident is not None and message.kind in (MessageKind.ACKNOWLEDGED, MessageKind.RESOLVED):
             return await self._word(message, incident, policy)
         if message.kind is MessageKind.DIGEST:
             return await self._digest(message, policy)
-        if incident is None or not climbing.climbs(message):
+        if incident is None or not climbs(message):
             return climbing.other(message, incident, policy, now=self._clock())
-        if message.body.get(climbing.UNLESS_PAGED) and await self._leaves_it(message, incident):
-            return climbing.Drop("another page stands for it")
+        if message.body.get(UNLESS_PAGED) and await self._leaves_it(message, incident):
+            return Drop("another page stands for it")
         rows = await self._store.messages(incident.id) if climbing.looks_around(message, incident) else []
-        made: list[climbing.Step] = []
+        made: list[Step] = []
 
         def build(snapshot: Snapshot) -> Changes:
             made[:] = [climbing.step(snapshot, message, run, policy, rows=rows)]
@@ -262,20 +273,20 @@ class Outbox:
         await self._begun(message, made[0].verdict)
         return made[0].verdict
 
-    async def _begun(self, message: Message, verdict: climbing.Verdict) -> None:
+    async def _begun(self, message: Message, verdict: Verdict) -> None:
         """Make durable that a first attempt begins, before it does: should nobody note how it ended, some may have the message."""
         if isinstance(verdict, Send) and verdict.message.body != message.body:
             now = (await self._store.read(Reads())).now
             # Due later, or another replica would send it too.
-            await self._store.update_message(replace(verdict.message, due_at=now + climbing.TRIED_FOR))
+            await self._store.update_message(replace(verdict.message, due_at=now + TRIED_FOR))
 
-    async def _word(self, message: Message, incident: Incident, policy: Policy) -> climbing.Verdict:
+    async def _word(self, message: Message, incident: Incident, policy: Policy) -> Verdict:
         """Decide about the word that somebody has it, or that it is over."""
         away = lost(await self._store.pauses(), incident.subject.labels) if message.kind is MessageKind.RESOLVED else None
         if away is not None:  # it may only be that nobody says any more that it is not over
             return Later(replace(message, due_at=max(self._clock(), message.due_at) + climbing.IN_A_STORM), reason_of(away))
         rows = await self._store.messages(incident.id)
-        step = climbing.word(message, incident, rows, policy, now=self._clock())
+        step = told.word(message, incident, rows, policy, now=self._clock())
         for key in (*step.changes.cancel_messages, *(row.key for row in rows if row.cancelled)):
             self._unreached.pop(key, None)  # nobody needs it any more
         if step.changes.cancel_messages:
@@ -286,13 +297,13 @@ class Outbox:
     async def _leaves_it(self, message: Message, incident: Incident) -> bool:
         """Tell whether another page stands for one; where a storm withheld that, it is due now."""
         rows = await self._store.messages(incident.id)
-        if not climbing.is_paged_by_another(message, rows):
+        if not is_paged_by_another(message, rows):
             return False
         if left := withheld(incident, rows):
             await self._store.transact(Reads(), lambda _snapshot: Changes(release_messages=left))
         return True
 
-    async def _digest(self, message: Message, policy: Policy) -> climbing.Verdict:
+    async def _digest(self, message: Message, policy: Policy) -> Verdict:
         """Count what a storm's digest tells of, and queue the next one. What can't be counted is told without counts."""
         now, pauses = self._clock(), await self._store.pauses()
         if message.body.get("phase") == "over":

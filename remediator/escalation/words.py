@@ -10,7 +10,8 @@ from datetime import datetime, timedelta
 
 from remediator.duration import format_duration
 from remediator.escalation import digest, notice
-from remediator.escalation.climbing import BACK, is_told_over, relapse_of
+from remediator.escalation.pages import BACK, relapse_of
+from remediator.escalation.told import is_told_over
 from remediator.model import IncidentState, RunState, StepState, Value
 from remediator.records import Incident, Message, MessageKind, Run, Step
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 
 from remediator.decide import mandate, trusted, watched
-from remediator.escalation import climbing
+from remediator.escalation import pages, told
 from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.events import Kind
 from remediator.guards import Bounds
@@ -339,8 +339,8 @@ def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, jo
         draft.put(_attended(draft, again, rule, alert))
         return
     page = _page(draft, joined, rule, joins=True)
-    body = {**page.body, climbing.UNLESS_PAGED: True, climbing.SINGLY: True, climbing.JOINED: alert.fingerprint}
-    draft.messages.append(replace(page, key=climbing.joined_key(joined, alert), body=body))
+    body = {**page.body, pages.UNLESS_PAGED: True, pages.SINGLY: True, pages.JOINED: alert.fingerprint}
+    draft.messages.append(replace(page, key=pages.joined_key(joined, alert), body=body))
 
 
 def _waits_for_its_end(known: Incident) -> bool:
@@ -455,13 +455,13 @@ def _relapsed(
     `ended`: when people heard, or were to hear, that it was over; None where nobody said so. What was away for a moment only goes on:
     its pages climb on, and an acknowledgement holds until people were told that it is over.
     """
-    goes_on = is_lately(ended or since, climbing.QUIET, now=draft.snapshot.now)
-    kept = goes_on and (ended is None or climbing.has_come_back(known))
+    goes_on = is_lately(ended or since, told.QUIET, now=draft.snapshot.now)
+    kept = goes_on and (ended is None or told.has_come_back(known))
     lately = draft.snapshot.now - since <= draft.relapse_window(rule)
     counts = lately and bool(known.succeeded_remedies)
     if counts:
         draft.relapsed[known.id] = draft.snapshot.now
-    draft.cancelled.append(climbing.page_key(known))  # another page stands for it from now on
+    draft.cancelled.append(pages.page_key(known))  # another page stands for it from now on
     remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
     incident = replace(
         known,
@@ -497,11 +497,11 @@ def _page(draft: _Draft, incident: Incident, rule: Rule, *, joins: bool = False)
     """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
     bounds, pauses = draft.intake.bounds, draft.in_force()
     held = trusted(watched(mandate(rule, bounds), pauses, incident), [rule], pauses, earn=bounds.earn).authority is Authority.AUTO
-    if climbing.has_come_back(incident) and not joins:  # people were paged moments ago: so long it has had to help by itself
+    if told.has_come_back(incident) and not joins:  # people were paged moments ago: so long it has had to help by itself
         held = False
     hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
     body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
-    return Message(climbing.page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
+    return Message(pages.page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
 
 
 def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
@@ -543,9 +543,9 @@ def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery 
     draft.put(over)
     draft.event(known.id, Kind.INCIDENT_RESOLVED, fingerprint=alert.fingerprint, paged=known.paged_at is not None)
     proof = watchdog.PROOF if draft.intake.watch.stale_after is not None and recovery is None else timedelta()
-    draft.messages += climbing.resolved(over, dry_run=draft.intake.bounds.dry_run, after=proof)
+    draft.messages += told.resolved(over, dry_run=draft.intake.bounds.dry_run, after=proof)
     if known.last_end is not None:
         draft.recovered[known.id] = now
-    draft.cancelled.append(climbing.page_key(known))
+    draft.cancelled.append(pages.page_key(known))
     if known.active_run is not None:
         draft.wake.append(known.active_run)

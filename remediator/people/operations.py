@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from remediator.approval import Voters, vote
 from remediator.errors import IllegalTransition, NotFound
-from remediator.escalation import climbing
+from remediator.escalation import told
 from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.escalation.notice import alarm, alarm_key, all_clear, occasion_of
 from remediator.events import Kind
@@ -121,4 +121,4 @@ def acknowledge(snapshot: Snapshot, incident: str, *, actor: Actor) -> Changes:
     data = {"owner": actor.name, "rule": found.rule, "seconds": seconds}
     event = Event(incident, Kind.INCIDENT_ACKNOWLEDGED, snapshot.now, data, actor.name)
     owned = replace(found, owner=actor.name, acknowledged_at=snapshot.now, updated_at=snapshot.now)
-    return Changes(incidents=[owned], messages=climbing.acknowledged(owned), events=[event])
+    return Changes(incidents=[owned], messages=told.acknowledged(owned), events=[event])

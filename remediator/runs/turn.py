@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from remediator.escalation.climbing import page_key
 from remediator.escalation.notice import notice
+from remediator.escalation.pages import page_key
 from remediator.events import Kind
 from remediator.guards import Answer, Bounds, Judgement, lock_keys
 from remediator.lifecycle import ENDS, HOLDS_PAGE, advance

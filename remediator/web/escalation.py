@@ -9,8 +9,9 @@ from typing import cast
 
 from aiohttp import web
 
-from remediator.escalation.climbing import ahead, is_ahead
+from remediator.escalation.climbing import ahead
 from remediator.escalation.levels import FOREVER, Policy, held_until
+from remediator.escalation.pages import is_ahead
 from remediator.model import IncidentState, to_json
 from remediator.people.authentication import Operation
 from remediator.records import Incident, Message, MessageKind, Run

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from remediator.escalation.climbing import QUIET
 from remediator.escalation.levels import Hours, Level, Policy, Receiver
+from remediator.escalation.told import QUIET
 from tests.builders import NOW
 from tests.engine.paging import FIRST, HOPELESS, MINUTE, Paging, flaps, level, opened, three
 

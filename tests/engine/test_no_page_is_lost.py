@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from remediator.escalation.climbing import relapse_of
 from remediator.escalation.levels import Policy, held_until
+from remediator.escalation.pages import relapse_of
 from remediator.lifecycle import HOLDS_PAGE
 from remediator.model import Authority, IncidentState, RunState
 from remediator.records import Incident, Message, MessageKind

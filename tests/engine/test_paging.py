@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from remediator.escalation.climbing import QUIET
 from remediator.escalation.levels import Hours, Level, Policy, Receiver, Unless
 from remediator.escalation.notice import notice
 from remediator.escalation.outbox import MOST_ATTEMPTS, Outbox
+from remediator.escalation.told import QUIET
 from remediator.events import Kind
 from remediator.model import Actor, Authority, RunState
 from remediator.records import STORM, Message, MessageKind, Pause

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
-from remediator.escalation.climbing import page_key
+from remediator.escalation.pages import page_key
 from remediator.events import Kind
 from remediator.lifecycle import ACTING, ENDS, WAITS_FOR_PERSON
 from remediator.model import Alert, ApprovalState, Authority, ChainedEvent, Episode, IncidentState, RunState, StepState
