@@ -309,10 +309,12 @@ async def _verdict(engine: Engine, work: Work, step: Step) -> Verdict:
 
 
 async def preview(engine: Engine, run: Run) -> Mapping[str, JSON]:
-    """Return what undoing a run would do now, or why it would be refused. Writes nothing."""
+    """Return what undoing a run would do now, or why it would be refused. Writes nothing. Raises `StoreUnavailable`."""
     try:
         above = await stacked(engine, run, run)
         steps = await planned(engine, run, lambda number: f"{run.key}/{number}")
+    except StoreUnavailable:
+        raise  # whether it is possible can't be told now
     except RemediatorError as error:
         return {"run": run.id, "possible": False, "reason": str(error), "steps": []}
     reason = f"people are asked: {'; '.join(above)}" if above else ""

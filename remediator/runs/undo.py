@@ -24,10 +24,20 @@ from remediator.store.protocol import Changes, Snapshot
 Kinds = Callable[[str], type[Action[Any]] | None]
 """Finds an action by its name."""
 
+_SETTLE = "`remediator settle {run} applied|not_applied`"
+_DECIDE = "`remediator approve {approval}`, or `deny`"
 _WAITS = {
     RunState.INTERRUPTED: "`remediator signal {run} undo` undoes it",
-    RunState.OUTCOME_UNKNOWN: "say what happened first: `remediator settle {run} applied|not_applied`",
+    RunState.OUTCOME_UNKNOWN: f"say what happened first: {_SETTLE}",
+    RunState.AWAITING_APPROVAL: f"decide about it first: {_DECIDE}",
 }
+"""What leads a run to its end that waits for a person."""
+_AT_WORK = {
+    RunState.INTERRUPTED: ("is interrupted, having acted", "`remediator signal {run} resume|undo|close`"),
+    RunState.OUTCOME_UNKNOWN: ("waits for a person, and may have acted", _SETTLE),
+    RunState.AWAITING_APPROVAL: ("waits for an approval, having acted", _DECIDE),
+}
+"""The same of a later run: what it is at, and what leads it to its end."""
 
 
 def left_of(run: Run, kinds: Kinds) -> tuple[Step, ...]:
@@ -38,8 +48,8 @@ def left_of(run: Run, kinds: Kinds) -> tuple[Step, ...]:
 def check(run: Run, incident: Incident, kinds: Kinds) -> tuple[Step, ...]:
     """Return the steps that undoing a run would undo. Raises `IllegalTransition` saying why there is nothing that could be undone."""
     if run.ended_at is None:
-        hint = _WAITS.get(run.state, "it is still at work; wait for its end, or `remediator pause` first").format(run=run.id)
-        raise IllegalTransition(f"run {run.id} is {run.state}: {hint}")
+        hint = _WAITS.get(run.state, "it is still at work; wait for its end, or `remediator pause` first")
+        raise IllegalTransition(f"run {run.id} is {run.state}: {hint.format(run=run.id, approval=run.approval)}")
     if run.undoes:
         raise IllegalTransition(f"run {run.id} is itself the undo of {run.undoes}; an undo is not undone")
     if run.dry_run:
@@ -89,7 +99,8 @@ class Later:
         """Say which it is and what to do about it."""
         what = f"on {self.target} too (step {self.step.number}, {self.step.action})"
         if self.run.ended_at is None:
-            return f"run {self.run.id} is at work {what}: wait for its end"
+            at, way = _AT_WORK.get(self.run.state, ("is at work", "wait for its end"))
+            return f"run {self.run.id} {at} {what}: {way.format(run=self.run.id, approval=self.run.approval)}"
         if self.undoable:
             back = f"undo that first (`remediator undo {self.run.id}`), or take back by hand what this one did"
             return f"run {self.run.id} has acted {what} since, and that is in force: {back}"

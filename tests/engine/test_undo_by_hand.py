@@ -16,6 +16,7 @@ from remediator.replacing import replace
 from remediator.responders import taking
 from remediator.rules.model import ApprovalSpec, OnFailure, StepSpec
 from remediator.runs.undo import begin, to_do
+from remediator.runs.undo import later as later_of
 from remediator.store.protocol import Changes, Reads
 from remediator.web.views import question
 from tests.builders import alert, bounds, rule
@@ -176,7 +177,7 @@ async def test_run_at_work_is_not_undone(start: Start) -> None:
     harness = await start(playbook(approval_needed()))
     await harness.send(alert())
     await harness.work()
-    with pytest.raises(IllegalTransition, match="still at work"):
+    with pytest.raises(IllegalTransition, match="awaiting_approval"):
         await ask(harness)
 
 
@@ -589,6 +590,44 @@ async def test_undo_by_hand_outlasts_a_store_that_is_away(start: Start, monkeypa
     await harness.restart()  # its lease is over
     await harness.work()
     assert (await harness.state(2), harness.world.writes) == (RunState.UNDONE, ["a=good", "a=bad"])
+
+
+async def test_preview_says_nothing_while_the_store_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That nobody can tell now is another answer than that it can't be undone: it is asked again, and then given."""
+    harness = await succeeded(start, act("one", step(1, thing="a")))
+    away(harness, monkeypatch)
+    with pytest.raises(StoreUnavailable, match="the disk is slow"):
+        await byhand.preview(harness.engine, await harness.run())
+    assert (await byhand.preview(harness.engine, await harness.run()))["possible"]
+
+
+@pytest.mark.parametrize(
+    ("state", "at", "way"),
+    [
+        (RunState.APPLYING, "is at work", "wait for its end"),
+        (RunState.INTERRUPTED, "is interrupted, having acted", f"`remediator signal {LATER_RUN} resume|undo|close`"),
+        (RunState.OUTCOME_UNKNOWN, "waits for a person, and may have acted", f"`remediator settle {LATER_RUN} applied|not_applied`"),
+        (RunState.AWAITING_APPROVAL, "waits for an approval, having acted", f"`remediator approve {LATER_RUN}-A`, or `deny`"),
+    ],
+)
+async def test_refused_undo_says_what_the_later_run_waits_for(start: Start, state: RunState, at: str, way: str) -> None:
+    """Who is told to wait for its end waits for ever where that run itself waits for a person."""
+    harness = await acted_again(start)
+    found, run = await harness.store.run(LATER_RUN), await harness.run()
+    assert found is not None
+    going = replace(found, state=state, ended_at=None, approval=f"{LATER_RUN}-A")
+    (later,) = later_of(run, run.steps, [going], harness.engine.execution.kind)
+    assert later.words == f"run {LATER_RUN} {at} on test:world/-/thing/a too (step 1, test.set): {way}"
+    assert later.refuses
+
+
+async def test_run_that_waits_for_an_approval_is_not_said_to_work(start: Start) -> None:
+    """It is led on, or ended, by whoever decides."""
+    harness = await start(playbook(approval_needed()))
+    await harness.send(alert())
+    await harness.work()
+    with pytest.raises(IllegalTransition, match=r"awaiting_approval: .*`remediator approve INC-20261121-001-1-A\w*`, or `deny`"):
+        await ask(harness)
 
 
 async def test_s20_automatic_undo_outlasts_a_store_that_is_away(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
