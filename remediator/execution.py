@@ -336,11 +336,16 @@ class Execution:
     ) -> Receipt:
         """Plan an action with literal parameters and carry it out at once, within its connection's scope; each takes at most `timeout`.
 
-        Raises what the action raises, `PlanRefused` outside of the scope, and `OutcomeUnknown` when nobody can say what came of it.
+        Raises what the action raises, `PlanRefused` for parameters that don't fit and outside of the scope, and `OutcomeUnknown` when
+        nobody can say what came of it.
         """
         action = self.action(name)
         ctx = self._context(key, values)
-        made = await self._reading(action.plan(action.Params.model_validate(dict(params)), ctx), timeout, "plan", name)
+        try:
+            wanted = action.Params.model_validate(dict(params))
+        except ValidationError as error:
+            raise PlanRefused(f"the parameters of {name} don't fit: {self.words(error)}") from None
+        made = await self._reading(action.plan(wanted, ctx), timeout, "plan", name)
         plan, scope, _ = self.scope_of(made)
         outside = outside_scope(plan.targets, scope)
         if outside is not None:

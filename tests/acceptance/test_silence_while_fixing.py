@@ -360,3 +360,16 @@ async def test_silence_that_can_not_be_made_stops_nothing(tmp_path: Path) -> Non
 
         await eventually(told, what="the timeline says so")
         assert await world.alertmanager.silences() == []
+
+
+async def test_silence_of_more_labels_than_it_takes_is_refused_and_told(tmp_path: Path) -> None:
+    """An alert with a hundred labels: the pager rings, the timeline says why, and the run does its work."""
+    async with opened(tmp_path, rule(JOB)) as world:
+        await world.alertmanager.post_alerts({"alertname": "Quiet", "id": "one", **{f"label_{number}": "x" for number in range(100)}})
+        await world.reaches("succeeded")
+
+        async def told() -> bool:
+            return "labels: Dictionary should have at most 64 items" in str(await world.events("silence.failed"))
+
+        await eventually(told, what="the timeline says so")
+        assert await world.alertmanager.silences() == []
