@@ -12,7 +12,8 @@ from remediator.action import FactType
 from remediator.alerts import fingerprint
 from remediator.expressions import Environment
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake, reads_for, take_all
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for, take_all
 from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, Authority, ChainedEvent, IncidentState, Plan, RunState, Target
 from remediator.records import Incident, Run

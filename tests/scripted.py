@@ -19,7 +19,8 @@ from remediator.engine.core import Engine
 from remediator.errors import CheckFailed, OutcomeUnknown, PermanentError, PlanRefused, PreconditionChanged, TemporaryError
 from remediator.execution import Execution
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.sorting import sort
 from remediator.model import Alert, ChainedEvent, Change, Health, Impact, Plan, Receipt, Repeat, Risk, RunState, Target, Verdict
 from remediator.records import Incident, Run

@@ -8,7 +8,7 @@ from remediator.action import Identity
 from remediator.escalation.levels import Policy
 from remediator.freezes.windows import Freezes
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.model import JSON, Actor, Alert
 from remediator.people.authentication import Authenticator
 from remediator.replacing import replace

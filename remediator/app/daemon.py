@@ -22,7 +22,7 @@ from remediator.errors import NotFound, StoreUnavailable, TemporaryError
 from remediator.events import Kind
 from remediator.freezes.windows import Freezes
 from remediator.guards import Bounds
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.model import JSON, Actor, Alert, ChainedEvent
 from remediator.people.authentication import Authenticator
 from remediator.reconciliation.findings import Unanswered

@@ -14,7 +14,7 @@ from remediator.escalation.outbox import InForce, Outbox
 from remediator.freezes.keeper import Freezer
 from remediator.guards import Bounds
 from remediator.housekeeping.keeper import Keeper
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.ingest.receiving import Receiving
 from remediator.people.desk import Desk
 from remediator.reconciliation.keeper import Reconciliation

@@ -1,4 +1,4 @@
-"""What a webhook's alerts change: episodes, incidents, runs, held pages. Pure.
+"""What a webhook's alerts change: episodes, and with these incidents, runs, held pages. Pure.
 
 Everything that an alert leads to without looking at the world is decided here, inside the transaction that makes the
 alert durable, so that nothing accepted can be lost between two commits.
@@ -7,58 +7,23 @@ alert durable, so that nothing accepted can be lost between two commits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
-from remediator.decide import mandate, trusted, watched
 from remediator.escalation import pages, told
 from remediator.escalation.digest import DEFAULT_POLICY
 from remediator.events import Kind
-from remediator.guards import Bounds
+from remediator.ingest.draft import Draft, Intake
+from remediator.ingest.incidents import incident_of, is_lately, try_again
 from remediator.ingest.recovery import Recovery, Source
 from remediator.ingest.sorting import Sorted
 from remediator.lifecycle import advance
-from remediator.model import JSON, Alert, Authority, Episode, Event, IncidentState, RunState
-from remediator.records import AFTER_STORM, MOST_RELAPSES, STORM, Incident, Message, MessageKind, Pause, Run
+from remediator.model import Alert, Episode, IncidentState, RunState
+from remediator.records import AFTER_STORM, STORM, MessageKind, Pause
 from remediator.replacing import replace
-from remediator.rules.model import Rule
-from remediator.runs.making import new_run
 from remediator.stopping import watchdog
 from remediator.stopping.watchdog import Watch
 from remediator.store.protocol import Changes, Reads, Snapshot
 from remediator.storms import breaker
-
-
-@dataclass(frozen=True)
-class Intake:
-    """How alerts are taken: the operator's bounds, how long tombstones hold, how long pages are held."""
-
-    bounds: Bounds
-    tombstone: timedelta
-    page_after: Mapping[str, timedelta]
-    """Longest hold of a page by severity."""
-    worker: str | None = None
-    """The worker that takes new runs at once; None leaves them for whoever claims them."""
-    capacity: int = 0
-    """How many new runs that worker can take."""
-    day: date | None = None
-    """The day whose numbers `Reads.incident_numbers` asked for; None: the store's. Around midnight, or where two clocks differ, a
-    number of one day under another day's name could be a number that is taken."""
-    storm: breaker.StormLimits | None = None
-    """When the storm breaker trips; None: never."""
-    watch: Watch = field(default_factory=Watch)
-    """Which alerts are watchdogs. No rule is asked about them."""
-
-    def order(self, alert: Alert) -> int:
-        """Return the place of an alert among those of its webhook.
-
-        Firing ones come first: an incident whose last alert ends while another one joins has not been resolved in between. A watchdog's
-        end comes before all other ends, since these prove nothing then.
-        """
-        if alert.firing:
-            return 0
-        return 1 if self.watch.watches(alert.labels) else 2
-
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPISODE = Episode("", 1, _EPOCH, _EPOCH, _EPOCH)
@@ -76,67 +41,13 @@ def reads_for(alerts: Sequence[Sorted], *, now: datetime, limits: breaker.StormL
     return breaker.count_lately(reads, limits) if keys else reads
 
 
-@dataclass
-class _Draft:
-    """What the transaction will write, growing alert by alert, so that later alerts of one body see earlier ones."""
-
-    snapshot: Snapshot
-    intake: Intake
-    episodes: dict[tuple[str, int], Episode] = field(default_factory=dict)
-    newest: dict[str, Episode] = field(default_factory=dict)
-    incidents: dict[str, Incident] = field(default_factory=dict)
-    latest: dict[tuple[str, str], Incident] = field(default_factory=dict)
-    runs: list[Run] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    messages: list[Message] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    wake: list[str] = field(default_factory=list)
-    texts: dict[str, JSON] = field(default_factory=dict)
-    numbers: int = 0
-    recovered: dict[str, datetime] = field(default_factory=dict)
-    relapsed: dict[str, datetime] = field(default_factory=dict)
-    blind: Mapping[str, Pause] = field(default_factory=dict)
-    """The pauses of watchdogs that are lost before, or end with, these webhooks: which of these came first is not known."""
-    pauses: dict[str, Pause | None] = field(default_factory=dict)
-    """What becomes of watchdogs' pauses; None: lifted."""
-
-    def in_force(self) -> dict[str, Pause]:
-        """Return all pauses, as far as alerts have changed them by now."""
-        found = {**self.snapshot.pauses, **self.pauses}
-        return {scope: pause for scope, pause in found.items() if pause is not None}
-
-    def follow(self, changes: Changes) -> None:
-        """Add what follows from a watchdog that was heard, or that ended."""
-        self.pauses |= dict.fromkeys(changes.lift) | {pause.scope: pause for pause in changes.pauses}
-        self.events += changes.events
-        self.messages += changes.messages
-        self.cancelled += changes.cancel_messages
-
-    def event(self, incident: str, kind: Kind, **data: JSON) -> None:
-        self.events.append(Event(incident, kind, self.snapshot.now, data))
-
-    def episode(self, fingerprint: str) -> Episode | None:
-        return self.newest.get(fingerprint) or self.snapshot.episodes.get(fingerprint)
-
-    def keep(self, episode: Episode) -> None:
-        self.episodes[episode.fingerprint, episode.number] = self.newest[episode.fingerprint] = episode
-
-    def put(self, incident: Incident) -> None:
-        self.incidents[incident.id] = incident
-        self.latest[incident.rule, incident.target] = incident
-
-    def relapse_window(self, rule: Rule) -> timedelta:
-        """Return how long a re-fire counts as a relapse; a rule can't make that shorter than the operator wants."""
-        return max(rule.guards.relapse_window, self.intake.bounds.min_relapse_window)
-
-
 def take_all(webhooks: Iterable[Sequence[Sorted]], snapshot: Snapshot, intake: Intake) -> tuple[Changes, Sequence[Sequence[str]]]:
     """Return what the alerts of several webhooks change, one webhook after the other, and the incidents that each gave a run to.
 
     `snapshot` must hold what `reads_for` named.
     """
     webhooks = list(webhooks)
-    draft = _Draft(snapshot, intake, latest=dict(snapshot.latest_incident), blind=_blind(webhooks, snapshot, intake.watch))
+    draft = Draft(snapshot, intake, latest=dict(snapshot.latest_incident), blind=_blind(webhooks, snapshot, intake.watch))
     opened: list[Sequence[str]] = []
     for alerts in webhooks:
         before = len(draft.runs)
@@ -161,7 +72,7 @@ def _blind(webhooks: Sequence[Sequence[Sorted]], snapshot: Snapshot, watch: Watc
     return {pause.scope: pause for pause in (watchdog.ending(alert, now=snapshot.now) for alert in ending)} | lost
 
 
-def _changes(draft: _Draft) -> Changes:
+def _changes(draft: Draft) -> Changes:
     intake = draft.intake
     breaks = breaker.in_force(draft.snapshot, intake.storm, [run.incident for run in draft.runs])
     if breaks is not None:
@@ -188,7 +99,7 @@ def _changes(draft: _Draft) -> Changes:
     )
 
 
-def _hold_back(draft: _Draft, breaks: Pause) -> None:
+def _hold_back(draft: Draft, breaks: Pause) -> None:
     """Have everything that was opened wait for the storm's end, and its pages; digests tell people meanwhile."""
     reason, name = breaker.reason_of(breaks), breaker.name_of(breaks)
     for place, run in enumerate(draft.runs):
@@ -208,11 +119,6 @@ def _hold_back(draft: _Draft, breaks: Pause) -> None:
         policies.add(DEFAULT_POLICY)
     dry_run = draft.intake.bounds.dry_run
     draft.messages += [breaker.first_digest(breaks, policy, at=now, dry_run=dry_run) for policy in sorted(policies)]
-
-
-def is_lately(at: datetime, within: timedelta, *, now: datetime) -> bool:
-    """Tell whether something was `within` so long. What lies further in the future was written before the clock was set back: long ago."""
-    return abs(now - at) <= within
 
 
 def late_copy(alert: Alert, closed: Episode, *, now: datetime, tombstone: timedelta) -> bool:
@@ -258,7 +164,7 @@ def is_unowned(open_: Episode) -> bool:
     return open_.incident is None and open_.ends_at is None
 
 
-def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
+def _firing(draft: Draft, item: Sorted, episode: Episode | None) -> None:
     now = draft.snapshot.now
     alert = item.alert
     recovery = item.recovery
@@ -288,7 +194,7 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
             labels=alert.labels,
         )
     if item.rule is not None and episode.incident is None:
-        incident = _incident(draft, item, item.rule)
+        incident = incident_of(draft, item, item.rule)
         episode = replace(episode, incident=incident, note=item.note)
         if recovery is not None:
             data = {"fingerprint": alert.fingerprint, "source": recovery.source.value, **recovery.data}
@@ -297,11 +203,11 @@ def _firing(draft: _Draft, item: Sorted, episode: Episode | None) -> None:
         if recovery is None:
             draft.follow(watchdog.heard(draft.in_force(), alert, now=now, dry_run=draft.intake.bounds.dry_run))
     elif episode.incident is not None:
-        _try_again(draft, item.rule, episode.incident, item.alert, anew=anew)
+        try_again(draft, item.rule, episode.incident, item.alert, anew=anew)
     draft.keep(episode)
 
 
-def _fires_on(draft: _Draft, alert: Alert, episode: Episode | None, recovery: Recovery) -> None:
+def _fires_on(draft: Draft, alert: Alert, episode: Episode | None, recovery: Recovery) -> None:
     """Take back a doubted end. Nothing else follows from what Alertmanager lists: it may be silenced."""
     if episode is None or not episode.open or episode.ends_at is None or episode.ends_at != alert.ends_at:
         return  # it was told of meanwhile
@@ -311,200 +217,7 @@ def _fires_on(draft: _Draft, alert: Alert, episode: Episode | None, recovery: Re
         draft.event(episode.incident, Kind.ALERT_RECOVERED, **data)
 
 
-def _incident(draft: _Draft, item: Sorted, rule: Rule) -> str:
-    """Join, reopen or open the incident that a new episode belongs to; return its id."""
-    latest = draft.latest.get((rule.name, item.target))
-    if latest is not None and latest.state is not IncidentState.RESOLVED:
-        if item.alert.fingerprint not in latest.fingerprints:
-            joined = replace(latest, fingerprints=(*latest.fingerprints, item.alert.fingerprint), updated_at=draft.snapshot.now)
-            draft.put(joined)
-            draft.event(latest.id, Kind.INCIDENT_JOINED, fingerprint=item.alert.fingerprint, labels=dict(item.alert.labels))
-            if _waits_for_its_end(latest):
-                _after_success(draft, item.alert, rule, latest, joined)
-        return latest.id
-    ended = latest.resolved_at if latest is not None else None
-    if latest is not None and ended is not None and draft.snapshot.now - ended <= draft.relapse_window(rule):
-        return _reopen(draft, item, rule, latest)
-    return _open(draft, item, rule)
-
-
-def _after_success(draft: _Draft, alert: Alert, rule: Rule, latest: Incident, joined: Incident) -> None:
-    """See to an alert that joins an incident whose remedy was called a success, and of whose alert nobody has told the end yet.
-
-    One that began since is a relapse. One that had begun before may be of the cause that was just remedied, and be over soon: nothing is
-    held against the remedy, and people are paged when that takes longer than `page_after`, unless they were paged about the incident.
-    """
-    if alert.starts_at > latest.updated_at:
-        again = _relapsed(draft, joined, rule, latest.updated_at, fingerprint=alert.fingerprint)
-        draft.put(_attended(draft, again, rule, alert))
-        return
-    page = _page(draft, joined, rule, joins=True)
-    body = {**page.body, pages.UNLESS_PAGED: True, pages.SINGLY: True, pages.JOINED: alert.fingerprint}
-    draft.messages.append(replace(page, key=pages.joined_key(joined, alert), body=body))
-
-
-def _waits_for_its_end(known: Incident) -> bool:
-    """Tell whether an incident is only open since nobody has said yet that what its remedy ended is over.
-
-    A run that is at work then is an undo by hand: every other one begins with a relapse, after which no remedy has succeeded.
-    """
-    at_work = known.active_run is not None and not known.succeeded_remedies
-    return known.state is IncidentState.OPEN and known.last_end is RunState.SUCCEEDED and not at_work
-
-
-def _attended(draft: _Draft, incident: Incident, rule: Rule, alert: Alert) -> Incident:
-    """Have something done about an alert that fires again: a run, or a page while another run is at work.
-
-    There is never a second run beside one that goes on. It is no end of this firing that the last one had: should the one at work be an
-    undo that changes nothing, the incident is people's once that is over (`remediator.runs.turn`).
-    """
-    if incident.active_run is None:
-        return _with_run(draft, replace(incident, subject=alert), rule)
-    draft.messages.append(_page(draft, incident, rule))
-    draft.wake.append(incident.active_run)
-    return replace(incident, last_end=None)
-
-
-def _try_again(draft: _Draft, rule: Rule | None, incident: str, alert: Alert, *, anew: bool) -> None:
-    """Give an incident that still fires another run when its last one ended without needing a person.
-
-    A run cancelled by a silence that has ended since must not leave its incident without an owner. After a success, copies that
-    were under way when the alert ended don't count: only one that comes when the tombstone would have run out does, or one that began
-    `anew`, after an end that was told and doubted. What is another rule's by now, or no rule's (None), is left to people.
-    """
-    known = draft.incidents.get(incident) or draft.snapshot.incidents.get(incident)
-    if known is None or known.state is not IncidentState.OPEN:
-        return
-    late = not anew and is_lately(known.updated_at, draft.intake.tombstone, now=draft.snapshot.now)
-    # Nobody told us of an end in between, but what was called a success did not last: a relapse, with a page of its own.
-    lapsed = _waits_for_its_end(known) and not late
-    # Where the alert that opened it is over, nothing would be done about that.
-    subject = known.subject if known.subject.fingerprint in known.fingerprints else alert
-    if rule is None or known.rule != rule.name:
-        if lapsed:
-            draft.put(_left_to_people(draft, known, rule))
-    elif known.last_end is RunState.CANCELLED and known.active_run is None:
-        draft.put(_with_run(draft, replace(known, subject=subject), rule))
-    elif lapsed:
-        draft.put(_attended(draft, _relapsed(draft, known, rule, known.updated_at), rule, subject))
-
-
-def _left_to_people(draft: _Draft, known: Incident, owner: Rule | None) -> Incident:
-    """Escalate an incident whose alert fires on and is another rule's by now, or no rule's: no run would know what was done already."""
-    rule = owner or Rule(known.rule, (), (), escalation=known.policy or DEFAULT_POLICY)
-    incident = _relapsed(draft, known, rule, known.updated_at)
-    whose = "no enabled rule takes it by now" if owner is None else f"is {owner.name}'s by now"
-    reason = f"it fires on after a success of {incident.rule}, and {whose}"
-    draft.messages.append(replace(_page(draft, incident, rule), due_at=draft.snapshot.now))
-    draft.event(incident.id, Kind.INCIDENT_ESCALATED, run=f"{incident.id}-{incident.runs}", reason=reason, policy=rule.escalation)
-    return replace(incident, state=IncidentState.ESCALATED)
-
-
-def _open(draft: _Draft, item: Sorted, rule: Rule) -> str:
-    now, alert = draft.snapshot.now, item.alert
-    number = draft.snapshot.next_incident_number + draft.numbers
-    draft.numbers += 1
-    incident = Incident(
-        id=f"INC-{draft.intake.day or now:%Y%m%d}-{number:03d}",
-        rule=rule.name,
-        target=item.target,
-        severity=rule.severity,
-        state=IncidentState.OPEN,
-        subject=alert,
-        opened_at=now,
-        updated_at=now,
-        fingerprints=(alert.fingerprint,),
-        summary=alert.annotations.get("summary", "") or alert.name,
-        also_matched=item.also,
-        era=draft.snapshot.era,
-    )
-    draft.event(
-        incident.id,
-        Kind.INCIDENT_OPENED,
-        rule=rule.name,
-        target=item.target,
-        severity=rule.severity,
-        fingerprint=alert.fingerprint,
-        labels=dict(alert.labels),
-        summary=incident.summary,
-        also_matched=list(item.also),
-        note=item.note,
-    )
-    draft.put(_with_run(draft, incident, rule))
-    return incident.id
-
-
-def _reopen(draft: _Draft, item: Sorted, rule: Rule, latest: Incident) -> str:
-    """Open a resolved incident again. A run that is still at work on it goes on."""
-    incident = replace(
-        _relapsed(draft, latest, rule, draft.snapshot.now, fingerprint=item.alert.fingerprint, ended=latest.resolved_at),
-        state=IncidentState.OPEN,
-        fingerprints=(item.alert.fingerprint,),
-        resolved_at=None,
-    )
-    incident = _attended(draft, incident, rule, item.alert)
-    draft.put(incident)
-    return incident.id
-
-
-def _relapsed(
-    draft: _Draft, known: Incident, rule: Rule, since: datetime, *, fingerprint: str = "", ended: datetime | None = None
-) -> Incident:
-    """Count a relapse against the remedies that had succeeded, unless that is long ago (`semantics.md`, 8).
-
-    `ended`: when people heard, or were to hear, that it was over; None where nobody said so. What was away for a moment only goes on:
-    its pages climb on, and an acknowledgement holds until people were told that it is over.
-    """
-    goes_on = is_lately(ended or since, told.QUIET, now=draft.snapshot.now)
-    kept = goes_on and (ended is None or told.has_come_back(known))
-    lately = draft.snapshot.now - since <= draft.relapse_window(rule)
-    counts = lately and bool(known.succeeded_remedies)
-    if counts:
-        draft.relapsed[known.id] = draft.snapshot.now
-    draft.cancelled.append(pages.page_key(known))  # another page stands for it from now on
-    remedies = dict.fromkeys((*known.relapsed_remedies, *(known.succeeded_remedies if lately else ())))
-    incident = replace(
-        known,
-        updated_at=draft.snapshot.now,
-        relapses=known.relapses + 1,
-        succeeded_remedies=(),
-        relapsed_remedies=tuple(remedies),
-        acknowledged_at=known.acknowledged_at if kept else None,
-        climb_from=known.climb_from if goes_on else None,
-        relapsed_at=(*known.relapsed_at, draft.snapshot.now)[-MOST_RELAPSES:] if counts else known.relapsed_at,
-    )
-    draft.event(
-        incident.id,
-        Kind.INCIDENT_REOPENED,
-        fingerprint=fingerprint or known.subject.fingerprint,
-        relapses=incident.relapses,
-        remedies=list(incident.relapsed_remedies),
-    )
-    return incident
-
-
-def _with_run(draft: _Draft, incident: Incident, rule: Rule) -> Incident:
-    """Add a run and the held page to an opened incident."""
-    incident, run, event = new_run(incident, rule, now=draft.snapshot.now, dry_run=draft.intake.bounds.dry_run, era=draft.snapshot.era)
-    draft.runs.append(run)
-    draft.events.append(event)
-    draft.texts[rule.hash] = rule.source
-    draft.messages.append(_page(draft, incident, rule))
-    return incident
-
-
-def _page(draft: _Draft, incident: Incident, rule: Rule, *, joins: bool = False) -> Message:
-    """Make the page: held while the daemon may act by itself, else due at once (`semantics.md`, 21)."""
-    bounds, pauses = draft.intake.bounds, draft.in_force()
-    held = trusted(watched(mandate(rule, bounds), pauses, incident), [rule], pauses, earn=bounds.earn).authority is Authority.AUTO
-    if told.has_come_back(incident) and not joins:  # people were paged moments ago: so long it has had to help by itself
-        held = False
-    hold = draft.intake.page_after.get(incident.severity, timedelta()) if held else timedelta()
-    body = {"subject": "page", "rule": rule.name, "runbook": rule.runbook, "dry_run": draft.intake.bounds.dry_run}
-    return Message(pages.page_key(incident), MessageKind.PAGE, rule.escalation, incident.id, body, draft.snapshot.now + hold)
-
-
-def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
+def _over(draft: Draft, item: Sorted, episode: Episode) -> None:
     """Take an end. While a watchdog is lost, or not long back, it is noted and proves nothing: a dead Prometheus has all its alerts called
     resolved.
     """
@@ -522,7 +235,7 @@ def _over(draft: _Draft, item: Sorted, episode: Episode) -> None:
             draft.event(episode.incident, Kind.EPISODE_DOUBTED, fingerprint=item.alert.fingerprint, reason=reason)
 
 
-def _resolved(draft: _Draft, alert: Alert, episode: Episode, recovery: Recovery | None) -> None:
+def _resolved(draft: Draft, alert: Alert, episode: Episode, recovery: Recovery | None) -> None:
     """Close an episode; the incident whose last one it was is resolved, and its runs look up at once."""
     now = draft.snapshot.now
     draft.keep(replace(episode, closed_at=now, ends_at=end_of(alert, now=now)))

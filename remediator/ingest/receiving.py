@@ -16,7 +16,8 @@ import structlog
 
 from remediator.alerts import Webhook, parse_webhook
 from remediator.errors import StoreUnavailable, TemporaryError
-from remediator.ingest.intake import Intake, reads_for, take_all
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for, take_all
 from remediator.ingest.recovery import Recovery
 from remediator.ingest.sorting import Sorted, sort
 from remediator.metrics import Metrics

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.receiving import Receiving
 from remediator.ingest.recovery import Recovery, Source, believed, listed
 from remediator.ingest.sorting import sort

@@ -13,7 +13,8 @@ from prometheus_client import CollectorRegistry
 from remediator.escalation.levels import Level, Policy, Receiver
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.events import Kind
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.sorting import sort
 from remediator.metrics import Metrics
 from remediator.model import Actor, Alert, ApprovalState, Authority, ChainedEvent, RunState

@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry
 
 from remediator.escalation.levels import Policy
 from remediator.escalation.outbox import Outbox
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.recovery import Recovery
 from remediator.ingest.sorting import Sorted, sort
 from remediator.metrics import Metrics

@@ -18,7 +18,8 @@ from remediator import guards
 from remediator.engine.core import Engine
 from remediator.freezes import manual
 from remediator.freezes.manual import Order
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.sorting import sort
 from remediator.model import JSON, Actor, Alert, RunState
 from remediator.people import operations

@@ -27,7 +27,7 @@ from remediator.freezes import manual
 from remediator.freezes.manual import Order
 from remediator.guards import Bounds
 from remediator.ingest import receiving
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.ingest.receiving import Receiving
 from remediator.model import JSON, Actor, Alert, Event
 from remediator.people import operations

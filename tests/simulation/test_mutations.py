@@ -190,7 +190,7 @@ def nobody_is_told(patch: Patch) -> None:
 
 def success_stands_whatever_fires(patch: Patch) -> None:
     """What was called a success is never doubted again."""
-    patch.setattr(intake, "_try_again", lambda *_values, **_named: None)
+    patch.setattr(intake, "try_again", lambda *_values, **_named: None)
 
 
 def alerts_are_answered_too_early(patch: Patch) -> None:

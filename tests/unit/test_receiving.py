@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from remediator.errors import StoreUnavailable
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.ingest.receiving import CHUNK, Receiving
 from remediator.metrics import Metrics
 from remediator.model import Alert, Episode, IncidentState

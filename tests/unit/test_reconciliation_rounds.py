@@ -16,7 +16,7 @@ from remediator.alerts import Webhook
 from remediator.connections import Connections
 from remediator.errors import StoreUnavailable
 from remediator.events import Kind
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.ingest.receiving import Receiving
 from remediator.metrics import Metrics
 from remediator.model import JSON, Alert

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from remediator.errors import StoreUnavailable
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.sorting import sort
 from remediator.records import Run
 from remediator.runner import Runner

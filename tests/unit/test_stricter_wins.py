@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from remediator import guards
 from remediator.guards import Answer, Bounds, Case, Guard
 from remediator.guards.catalogue import catalogue
-from remediator.ingest.intake import Intake
+from remediator.ingest.draft import Intake
 from remediator.model import Authority, Impact, IncidentState, RunState
 from remediator.records import Attempt, Ending, Use
 from remediator.replacing import replace as quick_replace

@@ -12,7 +12,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remediator.ingest.intake import Intake, reads_for, take_all
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for, take_all
 from remediator.ingest.sorting import Sorted, sort
 from remediator.model import Alert, RunState
 from remediator.records import Run

@@ -16,7 +16,8 @@ from remediator.action import Identity
 from remediator.connections import Connections
 from remediator.engine.core import Engine
 from remediator.execution import Execution
-from remediator.ingest.intake import Intake, reads_for
+from remediator.ingest.draft import Intake
+from remediator.ingest.intake import reads_for
 from remediator.ingest.sorting import sort
 from remediator.model import JSON, Actor, Alert, ChainedEvent, RunState
 from remediator.people import operations
