@@ -16,6 +16,7 @@ from remediator.errors import InvalidFiles, RemediatorError, TemporaryError
 from remediator.events import Kind
 from remediator.freezes.keeper import Freezer
 from remediator.model import SYSTEM, Actor
+from remediator.people.operations import idle
 from remediator.rules.compile import RuleSet
 from remediator.rules.loading import let_go, load_beside
 from remediator.service import Reloaded
@@ -61,7 +62,17 @@ class Reloading:
         await self._ground.connections.let_go(clients)
         await self._ground.note(Kind.RULES_RELOADED, {"restart": list(restart), **self._current.rules_facts()}, actor)
         await let_go(retired)
-        return Reloaded(ok=True, rules=len(rules.rules), problems=tuple(f"{name} needs a restart to take effect" for name in restart))
+        problems = [*(f"{name} needs a restart to take effect" for name in restart), *await self._idle()]
+        return Reloaded(ok=True, rules=len(rules.rules), problems=tuple(problems))
+
+    async def _idle(self) -> Sequence[str]:
+        """Say what holds nothing back by now, since no rule or remedy has its name: what was renamed acts."""
+        scopes: list[str] = []
+        with suppress(TemporaryError):
+            scopes = idle(await self._ground.store.pauses(), self._current.rules.rules)
+        for scope in scopes:
+            self._log.warning("rules.stop_is_idle", scope=scope)
+        return [f"{scope} holds nothing back: nothing has that name. Was it renamed? Then say it anew by the new name" for scope in scopes]
 
     async def _read(self) -> tuple[Settings, RuleSet, Sequence[str]]:
         """Read the files; also name the settings that only a restart changes. Raises `RemediatorError` for any fault."""

@@ -202,4 +202,7 @@ def reload(client: Client, as_json: AsJson = False) -> None:
     done = client.post("-", "reload")
     if as_json:
         return print_json(done)
-    return say(f"{done['rules']} rules are in force", style="bold")
+    say(f"{done['rules']} rules are in force", style="bold")
+    for problem in done["problems"]:
+        say(one_line(problem), style="yellow")
+    return None

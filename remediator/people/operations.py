@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from remediator.approval import Voters, vote
 from remediator.errors import IllegalTransition, NotFound
@@ -15,6 +15,8 @@ from remediator.records import (
     AFTER_STORM,
     DEMOTED,
     EVERYWHERE,
+    FREEZE_RULE,
+    INEFFECTIVE,
     LOADED,
     ONE_RULE,
     PROMOTED,
@@ -28,6 +30,7 @@ from remediator.records import (
 )
 from remediator.replacing import replace
 from remediator.responders import taking
+from remediator.rules.model import Rule
 from remediator.store.protocol import Changes, Snapshot
 from remediator.storms import breaker
 
@@ -95,6 +98,18 @@ def check_scope(scope: str, rules: tuple[str, ...]) -> None:
     """Check that a kill switch's scope means something. Raises `NotFound`."""
     if scope != EVERYWHERE and not (scope.startswith(ONE_RULE) and scope.removeprefix(ONE_RULE) in rules):
         raise NotFound(f"{scope!r} is neither {EVERYWHERE!r} nor rule:NAME of a loaded rule")
+
+
+def idle(pauses: Collection[str], rules: Sequence[Rule]) -> list[str]:
+    """Return the scopes that stop, freeze or lower a rule, or stop a remedy, of a name that nothing has: it may have been renamed.
+
+    >>> idle(["global", "rule:x", "demoted:y", "remedy:y/restart"], [Rule("y", (), ())])
+    ['remedy:y/restart', 'rule:x']
+    """
+    known = {f"{kind}{rule.name}" for rule in rules for kind in (ONE_RULE, FREEZE_RULE, DEMOTED)}
+    known |= {f"{INEFFECTIVE}{rule.name}/{remedy.name}" for rule in rules for remedy in rule.remedies}
+    kinds = (ONE_RULE, FREEZE_RULE, DEMOTED, INEFFECTIVE)
+    return sorted(scope for scope in pauses if scope.startswith(kinds) and scope not in known)
 
 
 def signal(snapshot: Snapshot, run: str, kind: SignalKind, *, comment: str, actor: Actor) -> Changes:

@@ -211,3 +211,19 @@ async def _read_by_somebody(fifo: Path) -> int:
 
     await eventually(opened, what=f"{fifo} is read")
     return ends[0]
+
+
+async def test_reload_names_what_stops_nothing_since_its_rule_was_renamed(daemon: DaemonProcess) -> None:
+    """Who paused, froze or demoted a rule hears that a rename has set it free: what is thrown is thrown for a name."""
+    daemon.write_rules(GOOD)
+    await daemon.call("POST", "/-/reload", who="rule_editor")
+    await daemon.call("POST", "/api/v1/pause", {"scope": "rule:good", "reason": "it restarts too much"})
+    await daemon.call("POST", "/api/v1/freeze", {"scope": "rule:good", "reason": "a sale"})
+    assert "rule:good" not in (await daemon.command("reload"))[1]
+    daemon.write_rules(GOOD.replace("name: good", "name: better"))
+    code, output = await daemon.command("reload")
+    assert (code, output.count("holds nothing back: nothing has that name")) == (0, 2), output
+    assert "freeze:rule:good" in output
+    for word in ("resume", "thaw"):
+        await daemon.call("POST", f"/api/v1/{word}", {"scope": "rule:good"})
+    assert "holds nothing back" not in (await daemon.command("reload"))[1]
