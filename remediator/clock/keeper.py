@@ -21,8 +21,8 @@ from remediator.clock.stepping import TOLERANCE, ApprovalTimes, RunTimes
 from remediator.errors import RemediatorError
 from remediator.lifecycle import ENDS
 from remediator.metrics import Metrics
-from remediator.model import Episode, IncidentState, RunState
-from remediator.records import SYSTEM_CHAIN, Incident, Run
+from remediator.model import ApprovalState, Episode, IncidentState, RunState
+from remediator.records import SYSTEM_CHAIN, Approval, Incident, Run
 from remediator.replacing import replace
 from remediator.store.protocol import Changes, Reads, Snapshot, Store
 
@@ -86,14 +86,18 @@ class ClockKeeper:
         self._log = structlog.get_logger("clock")
 
     async def begin(self) -> None:
-        """Hold the clock against the newest event, which another process may have written. Raises `StoreUnavailable`."""
+        """Hold the clock against the newest event, which another process may have written. Raises `StoreUnavailable`.
+
+        Where very many runs wait, those that are not moved with the word are moved by the first look: alerts are taken meanwhile.
+        """
         self._last = await self._read()
         newest = stepping.newest(await self._store.events(SYSTEM_CHAIN, after=max(0, await self._store.length(SYSTEM_CHAIN) - NEWEST)))
         ahead = timedelta() if newest is None else newest - self._last.now
         if ahead > max(TOLERANCE, self._tolerance()):
             await self._set_back(ahead, self._last, window=timedelta())
             self._last = await self._read()
-            await self._move()
+            if all(len(moving.runs) <= AT_ONCE for moving in self._moving):
+                await self._move()
 
     async def keep(self) -> None:
         """Look every few seconds, for ever."""
@@ -149,16 +153,32 @@ class ClockKeeper:
     async def _waiting(self, window: timedelta) -> _Moving:
         """Read what is to be moved, as it is now."""
         moving = _Moving(timedelta(), {}, {}, begun=self._clock(), again=self._clock())
+        since = (await self._store.read(Reads())).now - window
+        # First: one that is asked for meanwhile, by the clock as it is now, is not among them.
+        asked = await self._asked()
         before: str | None = None
         while True:
             page = await self._store.runs(states=_LIVE, before=before, limit=PORTION)
-            seen = await self._store.read(Reads(runs=[run.id for run in cast("tuple[Run, ...]", page.items)]))
-            runs, approvals = stepping.waiting(seen, window=window)
+            live = {run.id: run for run in cast("tuple[Run, ...]", page.items)}
+            of_them = {run.approval: asked[run.approval] for run in live.values() if run.approval is not None and run.approval in asked}
+            seen = Snapshot((await self._store.read(Reads())).now, runs=live, approvals=of_them)
+            runs, approvals = stepping.waiting(seen, since=since)
             moving.runs.update(runs)
             moving.approvals.update(approvals)
             before = page.next
             if before is None:
                 return moving
+
+    async def _asked(self) -> dict[str, Approval]:
+        """Read the approvals that wait for people, by id."""
+        found: dict[str, Approval] = {}
+        before: str | None = None
+        while True:
+            page = await self._store.approvals(states=[ApprovalState.PENDING], before=before, limit=PORTION)
+            found.update({one.id: one for one in cast("tuple[Approval, ...]", page.items)})
+            before = page.next
+            if before is None:
+                return found
 
     async def _move(self) -> None:
         """Move what is not moved yet, and what a worker wrote back as it was. Begun again by the next look where it fails."""
@@ -176,7 +196,9 @@ class ClockKeeper:
         for begin in range(0, len(names), PORTION):
             reads = Reads(runs=names[begin : begin + PORTION])
             build = functools.partial(stepping.moved, before=moving.runs, asked=moving.approvals, by=moving.by)
-            if (left := build(await self._store.read(reads))).runs or left.approvals:
+            # The first time nearly all of them are to be moved; later a look that writes nothing tells whether any is.
+            left = build(await self._store.read(reads)) if moving.confirmed else None
+            if left is None or left.runs or left.approvals:
                 await self._store.transact(reads, build)
         if not moving.confirmed:
             await self._move_episodes(moving.by)

@@ -72,13 +72,13 @@ def begin(snapshot: Snapshot, by: timedelta, *, runs: int, moved: Changes) -> Ch
     )
 
 
-def waiting(snapshot: Snapshot, *, window: timedelta) -> tuple[dict[str, RunTimes], dict[str, ApprovalTimes]]:
+def waiting(snapshot: Snapshot, *, since: datetime) -> tuple[dict[str, RunTimes], dict[str, ApprovalTimes]]:
     """Return what is to be moved, by id: runs and their approvals.
 
-    Runs that entered their state within `window` may have done so by the clock as it is now; they are left as they are.
+    Runs that entered their state between `since` and now may have done so by the clock as it is now; they are left as they are.
     """
     runs = [run for run in snapshot.runs.values() if run.ended_at is None]
-    found = {run.id: times_of(run) for run in runs if not snapshot.now - window <= run.entered_at <= snapshot.now}
+    found = {run.id: times_of(run) for run in runs if not since <= run.entered_at <= snapshot.now}
     asked = [one for one in snapshot.approvals.values() if one.run in found and one.state is ApprovalState.PENDING]
     return found, {one.id: ApprovalTimes(one.expires_at, one.votes) for one in asked}
 

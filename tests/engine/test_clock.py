@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from remediator.clock import stepping
+from remediator.clock import keeper, stepping
 from remediator.clock.keeper import PORTION, ClockKeeper
 from remediator.errors import StoreUnavailable
 from remediator.escalation.levels import Policy
@@ -20,7 +20,7 @@ from remediator.escalation.notice import alarm
 from remediator.escalation.outbox import InForce, Outbox
 from remediator.logs import level_of
 from remediator.metrics import Metrics
-from remediator.model import RunState
+from remediator.model import Event, RunState
 from remediator.records import STORM, SYSTEM_CHAIN, Message, MessageKind, Pause
 from remediator.rules.model import ApprovalSpec, GuardSpec, Rule
 from remediator.store.protocol import Changes, Reads, Snapshot
@@ -247,8 +247,8 @@ async def looks(timed: Timed, *others: ClockKeeper) -> None:
     """Let a few seconds pass, and have everybody look at the clock."""
     timed.now += 5 * SECOND
     timed.seconds += 5
-    for keeper in (timed.clock, *others):
-        await keeper.look()
+    for one in (timed.clock, *others):
+        await one.look()
 
 
 def keeper_of(timed: Timed) -> ClockKeeper:
@@ -350,6 +350,44 @@ async def test_all_that_wait_are_moved_with_the_word_though_nobody_lives_on(begi
     found = await timed.store.read(Reads(runs=[one.id for one in waiting]))
     late = [one.deadline for one in found.runs.values() if one.deadline is None or one.deadline > timed.began + SECOND]
     assert (len(found.runs), late) == (PORTION + 1, [])
+
+
+async def test_a_start_does_not_wait_until_very_many_runs_are_moved(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alerts are taken at once; those that are not moved with the word are moved beside the work, from the first look on."""
+    timed = await begin()
+    waiting = [run(of=number, entered_at=timed.now, wake_at=timed.now + DAY) for number in range(1, PORTION + 2)]
+    await timed.store.transact(Reads(), lambda _seen: Changes(runs=waiting, events=[Event(SYSTEM_CHAIN, "daemon.started", timed.now)]))
+
+    async def left() -> int:
+        found = await timed.store.read(Reads(runs=[one.id for one in waiting]))
+        return sum(one.wake_at == waiting[0].wake_at for one in found.runs.values())
+
+    monkeypatch.setattr(keeper, "AT_ONCE", PORTION)
+    timed.is_set(-HOUR)
+    timed.clock = keeper_of(timed)
+    await timed.clock.begin()
+    assert await left() == 1
+    await looks(timed)
+    assert await left() == 0
+
+
+async def test_what_entered_its_state_while_all_that_waits_is_read_keeps_its_time(begin: Begin, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read a hundred thousand runs takes its time: what began by the clock as it is now did so also when it is read at last."""
+    timed = await begin()
+    await looks(timed)
+    timed.is_set(-HOUR)
+    begun = run(entered_at=timed.now, deadline=timed.now + DAY, wake_at=None)
+    await timed.store.transact(Reads(), lambda _seen: Changes(runs=[begun]))
+    listed = timed.store.runs
+
+    async def slowly(**wanted: Any) -> Any:
+        timed.now += 10 * MINUTE
+        return await listed(**wanted)
+
+    monkeypatch.setattr(timed.store, "runs", slowly)
+    await looks(timed)
+    assert timed.said("clock.set_back")
+    assert await timed.store.run(begun.id) == begun
 
 
 async def died() -> None:
