@@ -278,8 +278,12 @@ class Engine:
         return guards.judge(judges, case)
 
     def max_wait(self, work: Work) -> timedelta:
-        """Return how long guards may hold the run back."""
-        return min(spec.max_wait for spec in work.specs()) + max(spec.firing_for for spec in work.specs())
+        """Return how long guards may hold the run back, since it began to wait: `max_wait` from when its alert has fired long enough."""
+        episode = work.snapshot.episodes.get(work.incident.subject.fingerprint)
+        fired = work.incident.opened_at if episode is None else episode.opened_at
+        due = fired + max(spec.firing_for for spec in work.specs())
+        young = max(timedelta(), due - (work.run.waiting_since or work.snapshot.now))
+        return min(spec.max_wait for spec in work.specs()) + young
 
     def stopped(self) -> str | None:
         """Look now, right before a call, whether the kill switch is thrown from outside; return by what."""

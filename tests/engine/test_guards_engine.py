@@ -218,3 +218,29 @@ async def test_s06_longest_wait_is_the_shorter_of_rule_and_operator(start: Start
     assert await harness.state() is RunState.WAITING
     await harness.tick(timedelta(seconds=1))
     assert await harness.state() is RunState.ESCALATED
+
+
+async def test_s06_rule_that_asks_for_long_firing_waits_no_longer_for_other_guards(start: Start) -> None:
+    """`for` is waited for besides `max_wait`; where the alert has fired that long already, nothing is added to what else may hold back."""
+    harness = await start(limited(firing_for=60 * MINUTE), limits=bounds(max_acting=0))
+    await harness.send(alert())
+    harness.now += 60 * MINUTE
+    await harness.send(alert())
+    await harness.work()
+    assert (await harness.run()).deadline == harness.now + 15 * MINUTE
+    await harness.tick(15 * MINUTE - timedelta(seconds=1))
+    assert await harness.state() is RunState.WAITING
+    await harness.tick(timedelta(seconds=1))
+    assert (await harness.state(), "concurrency" in (await harness.run()).reason) == (RunState.ESCALATED, True)
+
+
+async def test_s06_time_until_an_alert_has_fired_long_enough_is_no_wait_for_other_guards(start: Start) -> None:
+    """A run that waited for `for` has all of `max_wait` left when that is over."""
+    harness = await start(limited(firing_for=30 * MINUTE), limits=bounds(max_acting=0))
+    await harness.send(alert())
+    await harness.work()
+    for _ in range(44):
+        await harness.tick(MINUTE)
+    assert await harness.state() is RunState.WAITING
+    await harness.tick(MINUTE)
+    assert await harness.state() is RunState.ESCALATED
