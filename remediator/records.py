@@ -369,8 +369,6 @@ class Use:
     rule: str
     target: str
     at: datetime
-    returned: bool = False
-    """A unit that counts no more. Nothing gives one back by now."""
 
 
 MOST_RELAPSES = 20

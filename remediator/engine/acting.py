@@ -176,7 +176,6 @@ async def _call(engine: Engine, work: Work, step: Step) -> None:
     with engine.seen.call(work.run, step) as call:
         outcome = await not_made(engine, work)
         if outcome is None:
-            engine.on_call(work.run)
             halted = functools.partial(engine.halted, work)
             outcome = await engine.execution.apply(plan, key=key, values=values, timeout=work.spec(step).timeout, halted=halted)
             outcome = await _or_came_late(engine, work, step, outcome)

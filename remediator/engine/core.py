@@ -68,17 +68,15 @@ class Engine:
         frozen: Callable[[JSON], Rule],
         bounds: Callable[[], Bounds],
         scrub: Callable[[JSON], JSON] = lambda value: value,
-        on_call: Callable[[Run], None] = lambda _run: None,
     ) -> None:
         """`rule` finds the rule in force by name, `frozen` compiles a stored rule text.
 
-        `scrub` takes secrets out of what becomes an event; `on_call` hears of calls about to be made.
+        `scrub` takes secrets out of what becomes an event.
         """
         self.store = store
         self.execution = execution
         self.revalidation = revalidation
         self.rule = rule
-        self.on_call = on_call
         self.seen = Seen()
         self._frozen = frozen
         self.bounds = bounds
@@ -373,12 +371,15 @@ class Engine:
         """Start no further step, and see what the others have done."""
         await self.turn(work, lambda turn: acting.begin_verifying(turn, work, f"no further step: {reason}"))
 
-    async def remedy_failed(self, work: Work, reason: str, *, verified: bool = False) -> None:
-        """Do what the remedy says about failing (`semantics.md`, 16 and 20). `verified`: all steps went well, but it did not help."""
-        await self.turn(work, lambda turn: self.failed(turn, work, reason, verified=verified))
+    async def remedy_failed(self, work: Work, reason: str) -> None:
+        """Do what the remedy says about failing (`semantics.md`, 16 and 20)."""
+        await self.turn(work, lambda turn: self.failed(turn, work, reason))
 
     def failed(self, turn: Turn, work: Work, reason: str, *, verified: bool = False) -> bool:
-        """Do on a turn what `remedy_failed` does; tell whether the lease is given back."""
+        """Do on a turn what `remedy_failed` does; tell whether the lease is given back.
+
+        `verified`: all steps went well, but it did not help.
+        """
         remedy = work.remedy
         tried = {*turn.run.tried, remedy.name}
         left = any(other.name not in tried for other in work.rule.remedies)

@@ -94,8 +94,7 @@ class Budgets(Guard):
         uses = sorted(
             use.at
             for use in case.snapshot.uses
-            if not use.returned
-            and use.run != case.run.id
+            if use.run != case.run.id
             and use.rule == case.run.rule
             and (budget.per is BudgetScope.RULE or use.target == case.run.target)
             and use.at > case.now - budget.window

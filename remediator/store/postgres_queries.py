@@ -60,8 +60,6 @@ UNION ALL SELECT 'lock', l.key, NULL, NULL, NULL, l.run, NULL, NULL FROM unnest(
 UNION ALL (SELECT 'signal', run, n, NULL, NULL, NULL, NULL, body FROM signal WHERE run = ANY($2::text[]) ORDER BY run, n)
 UNION ALL SELECT 'use', run, at, NULL, NULL, rule, target, NULL FROM use
     WHERE rule = ANY($10::text[]) AND at > {{now}} - $12::bigint AND NOT returned
-UNION ALL SELECT 'use', run, at, NULL, NULL, rule, target, NULL FROM use
-    WHERE target = ANY($11::text[]) AND at > {{now}} - $12::bigint AND NOT returned
 UNION ALL SELECT 'written', s.rule, w.ended_at, NULL, NULL, s.target, NULL, NULL
     FROM unnest($10::text[], $11::text[]) AS s(rule, target)
     CROSS JOIN LATERAL (
@@ -126,7 +124,7 @@ PARTS = {
     "locks": """INSERT INTO lock (key, run) SELECT * FROM unnest($1::text[], $2::text[])
         ON CONFLICT (key) DO UPDATE SET run = excluded.run""",
     "uses": """INSERT INTO use (run, rule, target, at, returned)
-        SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::boolean[])
+        SELECT *, false FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[])
         ON CONFLICT (run) DO UPDATE SET rule = excluded.rule, target = excluded.target, at = excluded.at, returned = excluded.returned""",
     "messages": """INSERT INTO message (key, due_at, delivered, cancelled, body)
         SELECT * FROM unnest($1::text[], $2::bigint[], $3::boolean[], $4::boolean[], $5::bytea[]) ON CONFLICT (key) DO NOTHING""",

@@ -183,9 +183,9 @@ class Seeing:
             if self.state.usage.get((rule, target), -1) < window // _MICROSECOND:
                 self.missing.usage.add((rule, target))
                 self.missing.window = max(self.missing.window, window // _MICROSECOND)
-            for run in (*self.state.uses_of_rule.get(rule, ()), *self.state.uses_of_target.get(target, ())):
+            for run in self.state.uses_of_rule.get(rule, ()):
                 use = self.state.uses.get(run)
-                if use is not None and not use.returned and use.at > since and (use.rule == rule or use.target == target):
+                if use is not None and use.at > since and use.rule == rule:
                     found[run] = use
         return tuple(sorted(found.values(), key=lambda use: (use.at, use.run)))
 

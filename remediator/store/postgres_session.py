@@ -102,7 +102,7 @@ def _parts(writes: Writes, state: State) -> list[Part]:
         ("consumed", ([stored(name) for name in writes.consumed],)),
         ("signals", _columns([(stored(run), body) for run, bodies in writes.signals.items() for body in bodies], 2)),
         *_locks(writes),
-        ("uses", _columns([(stored(u.run), stored(u.rule), stored(u.target), micros(u.at), u.returned) for u in writes.uses.values()], 5)),
+        ("uses", _columns([(stored(u.run), stored(u.rule), stored(u.target), micros(u.at)) for u in writes.uses.values()], 4)),
         *_messages(writes, state),
         ("pauses", _columns([(stored(scope), body) for scope, body in writes.pauses.items() if body is not None], 2)),
         ("lifted", ([stored(scope) for scope, body in writes.pauses.items() if body is None],)),

@@ -139,8 +139,7 @@ class State:
     """Beginnings below which all held locks are known."""
     uses: dict[str, Use] = field(default_factory=dict)
     uses_of_rule: dict[str, dict[str, None]] = field(default_factory=dict)
-    """Runs that may have a use of a rule, and of a target; `uses` says whether they do."""
-    uses_of_target: dict[str, dict[str, None]] = field(default_factory=dict)
+    """Runs that may have a use of a rule; `uses` says whether they do."""
     usage: dict[Subject, int] = field(default_factory=dict)
     """How far back the uses of each subject are known."""
     written: dict[Subject, datetime | None] = field(default_factory=dict)
@@ -248,10 +247,9 @@ class State:
         }
 
     def use(self, use: Use) -> None:
-        """Note a use, under its rule and its target."""
+        """Note a use, under its rule."""
         self.set(self.uses, use.run, use)
         self.uses_of_rule.setdefault(use.rule, {})[use.run] = None
-        self.uses_of_target.setdefault(use.target, {})[use.run] = None
 
     def _take_rest(self, keys: Keys, found: Mapping[str, list[Any]]) -> None:
         self.latest |= dict.fromkeys(keys.latest) | {(plain(row[1]), plain(row[5])): plain(row[6]) for row in found.get("latest", ())}

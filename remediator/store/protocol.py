@@ -39,7 +39,7 @@ class Reads:
     lock_prefixes: Sequence[str] = ()
     """Beginnings of lock keys, each ending in `/`: every lock below that is held is wanted."""
     usage: Sequence[tuple[str, str]] = ()
-    """(rule, target) whose uses within `usage_window` and last written chain end are wanted."""
+    """(rule, target): the rule's uses within `usage_window`, and when the last chain that wrote to the target ended, are wanted."""
     usage_window: timedelta = timedelta(days=1)
     incident_numbers: date | None = None
     """The day for which new incident numbers may be taken."""
@@ -67,7 +67,7 @@ class Snapshot:
     locks: Mapping[str, str] = field(default_factory=dict)
     """Holding run's id by lock key, only for keys that are held."""
     uses: tuple[Use, ...] = ()
-    """Uses (not returned) of the wanted rules or targets within the window."""
+    """Uses of the wanted rules within the window, oldest first."""
     last_written: Mapping[tuple[str, str], datetime] = field(default_factory=dict)
     """By (rule, target): when the last chain that wrote something ended."""
     acting: int = 0

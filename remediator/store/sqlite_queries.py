@@ -34,7 +34,6 @@ SIGNALS = "SELECT body FROM signal WHERE run = ? ORDER BY n"
 LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
 LOCKS_BELOW = "SELECT key, run FROM lock WHERE key >= ? || '/' AND key < ? || '0'"
 USES_OF_RULE = "SELECT run, rule, target, at FROM use WHERE rule = ? AND at > ? AND returned = 0 ORDER BY at"
-USES_OF_TARGET = "SELECT run, rule, target, at FROM use WHERE target = ? AND at > ? AND returned = 0 ORDER BY at"
 ATTEMPTS_OF_RULE = """
 SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = ? AND tried = ? AND ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?
 """
@@ -85,7 +84,7 @@ LOCK_TAKE = "INSERT INTO lock (key, run) VALUES (?, ?) ON CONFLICT (key) DO NOTH
 LOCKS_RELEASE = "DELETE FROM lock WHERE run = ?"
 LOCKS_MOVE = "UPDATE lock SET run = ? WHERE run = ?"
 USE_PUT = """
-INSERT INTO use (run, rule, target, at, returned) VALUES (?, ?, ?, ?, ?)
+INSERT INTO use (run, rule, target, at, returned) VALUES (?, ?, ?, ?, 0)
 ON CONFLICT (run) DO UPDATE SET rule = excluded.rule, target = excluded.target, at = excluded.at, returned = excluded.returned
 """
 MESSAGE_ADD = "INSERT INTO message (key, due_at, pending, body) VALUES (?, ?, ?, ?) ON CONFLICT (key) DO NOTHING"

@@ -148,10 +148,9 @@ class Reading:
     def _uses(self, usage: Iterable[tuple[str, str]], since: datetime) -> tuple[Use, ...]:
         found: dict[str, Use] = {}
         after = micros(since)
-        for rule, target in usage:
-            for query, value in ((sql.USES_OF_RULE, rule), (sql.USES_OF_TARGET, target)):
-                for run, of_rule, of_target, at in self.connection.execute(query, (value, after)):
-                    found[run] = _use(run, of_rule, of_target, at)
+        for rule in {rule for rule, _ in usage}:
+            for run, of_rule, of_target, at in self.connection.execute(sql.USES_OF_RULE, (rule, after)):
+                found[run] = _use(run, of_rule, of_target, at)
         return tuple(sorted(found.values(), key=lambda use: (use.at, use.run)))
 
     def _last_written(self, usage: Iterable[tuple[str, str]]) -> dict[tuple[str, str], datetime]:

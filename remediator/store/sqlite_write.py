@@ -239,7 +239,7 @@ class Writing:
                 if holder != run:
                     raise Conflict(f"{key} is locked by run {holder}")
         for use in changes.uses:
-            self._do(sql.USE_PUT, use.run, use.rule, use.target, micros(use.at), use.returned)
+            self._do(sql.USE_PUT, use.run, use.rule, use.target, micros(use.at))
         for key, text in changes.rule_texts.items():
             if key not in self.memory.rule_texts:
                 self._do(sql.RULE_TEXT_ADD, key, canonical(text))

@@ -461,7 +461,7 @@ async def test_s10_no_end_keeps_a_lock(start: Start, state: RunState) -> None:
 def counting(harness: Harness) -> list[str]:
     """Note when the engine asks Alertmanager, plans and calls, in their order."""
     seen: list[str] = []
-    ask, plan_it = harness.engine.revalidation.standing, harness.engine.execution.plan
+    ask, plan_it, call_it = harness.engine.revalidation.standing, harness.engine.execution.plan, harness.engine.execution.apply
 
     async def standing(*arguments: Any) -> Any:
         seen.append("ask")
@@ -471,9 +471,13 @@ def counting(harness: Harness) -> list[str]:
         seen.append("plan")
         return await plan_it(*arguments, **named)
 
+    async def called(*arguments: Any, **named: Any) -> Any:
+        seen.append("call")
+        return await call_it(*arguments, **named)
+
     harness.engine.revalidation.standing = standing  # type: ignore[method-assign]
     harness.engine.execution.plan = planned  # type: ignore[method-assign]
-    harness.engine.on_call = lambda _run: seen.append("call")
+    harness.engine.execution.apply = called  # type: ignore[method-assign]
     return seen
 
 

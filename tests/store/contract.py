@@ -534,16 +534,15 @@ class StoreContract:
         ((holder,),) = [list((await world.store.locks()).values())]
         assert holder in {f"r{number}" for number in range(10, 20)}
 
-    async def test_usage_counts_by_rule_or_target_within_the_window(self, world: World) -> None:
-        """`usage` brings uses of the rule or of the target that are younger than the window and not returned."""
+    async def test_usage_counts_by_rule_within_the_window(self, world: World) -> None:
+        """`usage` brings uses of the rule that are younger than the window, oldest first; no other rule's, whatever its target."""
         ages = {"r1": 1, "r2": 30, "r3": 2}
         uses = [Use(name, "site-down", f"t-{name}", NOW - timedelta(hours=age)) for name, age in ages.items()]
         await put(world.store, uses=[*uses, Use("r4", "other", "t-r1", NOW), Use("r5", "other", "x", NOW)])
-        await put(world.store, uses=[replace(uses[2], returned=True)])
         seen = await see(world.store, usage=[("site-down", "t-r1")], usage_window=timedelta(hours=24))
-        assert [use.run for use in seen.uses] == ["r1", "r4"]
+        assert [use.run for use in seen.uses] == ["r3", "r1"]
         seen = await see(world.store, usage=[("site-down", "t-r1")], usage_window=timedelta(hours=48))
-        assert [use.run for use in seen.uses] == ["r2", "r1", "r4"]
+        assert [use.run for use in seen.uses] == ["r2", "r3", "r1"]
 
     async def test_s07_run_that_acts_again_has_one_unit_from_its_latest_time(self, world: World) -> None:
         """A run that planned again uses no second unit of budget, and its only one is as young as its last call."""

@@ -130,12 +130,11 @@ def test_several_budget_windows_hold_at_once() -> None:
     assert judgement.until == NOW + timedelta(minutes=24 * 60 - 600)
 
 
-def test_budget_per_target_ignores_other_targets_and_returned_units() -> None:
-    """Units of other targets, returned ones and the run's own do not count."""
+def test_budget_per_target_ignores_other_targets() -> None:
+    """Units of other targets and the run's own do not count."""
     spec = GuardSpec(budgets=(Budget(1, HOUR, BudgetScope.TARGET),))
     mine = replace(uses(1)[0], run=run().id)
-    returned = replace(uses(2)[0], returned=True)
-    snapshot = Snapshot(now=NOW, uses=(*uses(5, target="mail"), mine, returned))
+    snapshot = Snapshot(now=NOW, uses=(*uses(5, target="mail"), mine))
     assert answer(guards.Budgets(), case(spec=spec, snapshot=snapshot)) is Answer.ALLOW
 
 
