@@ -52,6 +52,8 @@ LONGEST_SLEEP = timedelta(seconds=5)
 MOMENT = timedelta(milliseconds=20)
 """What is committed within so long is looked through once: a run commits several times in a row, and nobody is told sooner than this."""
 DELIVERY_TIMEOUT = timedelta(seconds=20)
+LAST_CALL = timedelta(seconds=3)
+"""So long deliveries under way may take to their end when it stops: one that is cut off is made again, later."""
 BATCH = 40
 """Most incidents whose messages are on their way at a time; due ones are only looked for while fewer than half as many are."""
 PAGES_AGAIN = 12
@@ -143,11 +145,15 @@ class Outbox:
         self._woken.set()
 
     async def aclose(self) -> None:
-        """Stop; what was not delivered stays in the store."""
-        tasks = [*([self._task] if self._task is not None else []), *self._flying.values()]
-        for task in tasks:
+        """Stop; what was not delivered stays in the store. Takes `LAST_CALL` at most where a receiver hangs."""
+        looking, flying = [self._task] if self._task is not None else [], list(self._flying.values())
+        for task in looking:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if flying:
+            await asyncio.wait(flying, timeout=LAST_CALL.total_seconds())
+        for task in flying:
+            task.cancel()
+        await asyncio.gather(*looking, *flying, return_exceptions=True)
 
     async def _deliver_due(self) -> None:
         while True:

@@ -235,6 +235,45 @@ async def test_receivers_that_move_in_the_policy_are_neither_skipped_nor_told_tw
     assert post.line.sent == [("#ops", "INC-1"), ("#boss", "INC-1")]
 
 
+async def test_delivery_under_way_comes_to_its_end_before_it_stops(post: Post) -> None:
+    """A restart sends nobody the same page twice, and delays none, unless its receiver hangs."""
+    begun, goes_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_name: str, _params: Mapping[str, Any]) -> str | None:
+        begun.set()
+        await goes_on.wait()
+        return None
+
+    post.line.fault = slow
+    await post.put("INC-1")
+    await begun.wait()
+    stopping = asyncio.create_task(post.outbox.aclose())
+    await asyncio.sleep(0)
+    goes_on.set()
+    await stopping
+    assert post.line.sent == [("#ops", "INC-1")]
+    assert len(post.said(Kind.MESSAGE_DELIVERED)) == 1
+    assert await _undelivered(post) == []
+
+
+async def test_receiver_that_hangs_does_not_keep_it_from_stopping(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was cut off is still to be delivered."""
+    monkeypatch.setattr("remediator.escalation.outbox.LAST_CALL", timedelta(milliseconds=50))
+    begun = asyncio.Event()
+
+    async def hangs(_name: str, _params: Mapping[str, Any]) -> str | None:
+        begun.set()
+        await asyncio.Event().wait()
+        return None
+
+    post.line.fault = hangs
+    await post.put("INC-1")
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await post.outbox.aclose()
+    assert [message.key for message in await _undelivered(post)] == ["INC-1/page/0"]
+
+
 async def test_clock_ahead_of_the_store_s_asks_for_nothing_over_and_over(post: Post) -> None:
     """What is due by this machine's clock only is waited for, not polled without a pause."""
     await post.outbox.aclose()
