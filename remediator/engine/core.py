@@ -156,13 +156,14 @@ class Engine:
 
     def _reads(self, work: Work, locks: Sequence[str] = (), below: Sequence[str] = ()) -> Reads:
         begun = work.run.state in _BEGUN
-        windows = [] if begun else [budget.window for spec in work.specs() for budget in spec.budgets]
+        budgets = [] if begun else list(dict.fromkeys((one.count, one.window) for spec in work.specs() for one in spec.budgets))
         return Reads(
             runs=[work.run.id, *_earlier(work.run), *([work.run.undoes] if work.run.undoes else [])],
             locks=locks,
             lock_prefixes=below,
             usage=[] if begun else [(work.run.rule, work.run.target)],
-            usage_window=max(windows, default=timedelta(days=1)),
+            usage_window=max((window for _, window in budgets), default=timedelta(days=1)),
+            usage_from=budgets,
             attempts=[work.run.rule] if work.judged else [],
             attempts_window=window_of(work.specs()) if work.judged else timedelta(),
         )

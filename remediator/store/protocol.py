@@ -41,6 +41,9 @@ class Reads:
     usage: Sequence[tuple[str, str]] = ()
     """(rule, target): the rule's uses within `usage_window`, and when the last chain that wrote to the target ended, are wanted."""
     usage_window: timedelta = timedelta(days=1)
+    usage_from: Sequence[tuple[int, timedelta]] = ()
+    """(count, window): uses are only wanted as far back as the longest window in which a rule has so many; none are where it has in no
+    window. A store may give more. Empty: all within `usage_window`."""
     incident_numbers: date | None = None
     """The day for which new incident numbers may be taken."""
     opened_within: timedelta | None = None

@@ -34,6 +34,7 @@ SIGNALS = "SELECT body FROM signal WHERE run = ? ORDER BY n"
 LOCK_HOLDER = "SELECT run FROM lock WHERE key = ?"
 LOCKS_BELOW = "SELECT key, run FROM lock WHERE key >= ? || '/' AND key < ? || '0'"
 USES_OF_RULE = "SELECT run, rule, target, at FROM use WHERE rule = ? AND at > ? AND returned = 0 ORDER BY at"
+USES_COUNT = "SELECT count(*) FROM use WHERE rule = ? AND at > ? AND returned = 0"
 ATTEMPTS_OF_RULE = """
 SELECT body, recovered_at, relapsed_at FROM attempt WHERE rule = ? AND tried = ? AND ended_at > ? ORDER BY ended_at DESC, run DESC LIMIT ?
 """

@@ -54,7 +54,7 @@ class Reading:
             approvals=self.approvals,
             signals=self.signals,
             locks=self._locks(reads.locks, reads.lock_prefixes) if reads.locks or reads.lock_prefixes else {},
-            uses=self._uses(reads.usage, now - reads.usage_window) if reads.usage else (),
+            uses=self._uses(reads, now) if reads.usage else (),
             last_written=self._last_written(reads.usage) if reads.usage else {},
             acting=self._acting(),
             pauses=self._pauses(),
@@ -145,13 +145,19 @@ class Reading:
             found |= dict(self.connection.execute(sql.LOCKS_BELOW, (begin, begin)).fetchall())
         return found
 
-    def _uses(self, usage: Iterable[tuple[str, str]], since: datetime) -> tuple[Use, ...]:
-        found: dict[str, Use] = {}
-        after = micros(since)
-        for rule in {rule for rule, _ in usage}:
-            for run, of_rule, of_target, at in self.connection.execute(sql.USES_OF_RULE, (rule, after)):
-                found[run] = _use(run, of_rule, of_target, at)
-        return tuple(sorted(found.values(), key=lambda use: (use.at, use.run)))
+    def _uses(self, reads: Reads, now: datetime) -> tuple[Use, ...]:
+        found: list[Use] = []
+        for rule in {rule for rule, _ in reads.usage}:
+            if (window := self._used_up(rule, reads, now)) is not None:
+                found += (_use(*row) for row in self.connection.execute(sql.USES_OF_RULE, (rule, micros(now - window))))
+        return tuple(sorted(found, key=lambda use: (use.at, use.run)))
+
+    def _used_up(self, rule: str, reads: Reads, now: datetime) -> timedelta | None:
+        """Return how far back a rule's uses matter; None: not at all. To count thousands costs little, to read them much."""
+        if not reads.usage_from:
+            return reads.usage_window
+        spent = (span for most, span in reads.usage_from if self._one(sql.USES_COUNT, rule, micros(now - span))[0] >= most)
+        return max(spent, default=None)
 
     def _last_written(self, usage: Iterable[tuple[str, str]]) -> dict[tuple[str, str], datetime]:
         rows = ((subject, self._one(sql.RUN_LAST_WRITTEN, *subject)) for subject in usage)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -11,15 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from remediator import audit
 from remediator.errors import LeaseLost
+from remediator.guards.base import Case
+from remediator.guards.pacing import Budgets
 from remediator.model import Plan, RunState, StepState, Target
-from remediator.records import Step
+from remediator.records import Step, Use
+from remediator.rules.model import Budget, BudgetScope, GuardSpec
 from remediator.store import sqlite_queries
+from remediator.store.protocol import Reads, Snapshot
 from remediator.store.sqlite import SqliteStore
+from tests.builders import bounds, rule
 from tests.store.contract import StoreContract, put
-from tests.store.make import LEASE, NOW, Clock, event, run
+from tests.store.make import LEASE, NOW, Clock, event, incident, run
 
 
 class SqliteWorld:
@@ -143,6 +151,32 @@ async def test_a_run_that_ended_before_there_was_a_column_is_found_by_its_body(w
     await put(world.store, runs=[ended])
     world.store._writer.execute("UPDATE run SET touches = NULL")
     assert await world.store.touching(["k:c/-/x/a"], since=NOW) == [ended]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 90), st.booleans()), max_size=12),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(1, 60), st.sampled_from(BudgetScope)), min_size=1, max_size=3),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+async def test_s07_budget_decides_the_same_on_the_uses_that_matter(
+    world: SqliteWorld, ages: list[tuple[int, bool]], budgets: list[tuple[int, int, BudgetScope]]
+) -> None:
+    """Thousands of uses are counted, and read only where a budget is used up: what is decided, and said, is the same as on all of them."""
+    name = uuid.uuid4().hex
+    uses = [Use(f"{name}-{n}", name, "t" if own else "other", NOW - timedelta(minutes=age)) for n, (age, own) in enumerate(ages)]
+    await put(world.store, uses=uses)
+    spec = GuardSpec(budgets=tuple(Budget(count, timedelta(minutes=span), per) for count, span, per in budgets))
+    frozen = rule(name, guards=spec)
+    reads = Reads(usage=[(name, "t")], usage_window=timedelta(minutes=60))
+    some = replace(reads, usage_from=[(one.count, one.window) for one in spec.budgets])
+    seen, every = await world.store.read(some), await world.store.read(reads)
+    case = Case(run(id=f"{name}-0", rule=name, target="t"), incident(), NOW, NOW, frozen, frozen, bounds(), Snapshot(now=NOW))
+    assert not case.bounds.budgets
+    judged = [Budgets().judge(replace(case, snapshot=Snapshot(now=NOW, uses=one.uses))) for one in (seen, every)]
+    assert judged[0] == judged[1]
+    assert set(seen.uses) <= set(every.uses)
+    if all(len(uses) < count for count, _, _ in budgets):
+        assert seen.uses == ()
 
 
 # --- the audit in the file
