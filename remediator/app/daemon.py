@@ -82,6 +82,7 @@ class Daemon:
         self.metrics.pauses(tuple(await self._store.pauses()))
         await self._freezer.use(self.settings.freezes)
         await self._kill_switches.look()
+        await self._watchdogs.try_to_look()
         self._runner.start()
         self._outbox.start()
         self._start_loops()

@@ -59,14 +59,18 @@ class Watchdogs:
         """Look every five seconds, or more often where the settings are that impatient."""
         while True:
             watch = self._watch()
-            try:
-                await self.look()
-            except RemediatorError as error:
-                self._log.warning("watchdog.delayed", error=str(error))
-            except Exception:  # noqa: BLE001 - without this loop nobody would notice that alerts have stopped to come
-                self._log.exception("watchdog.crashed")
+            await self.try_to_look()
             pause = EVERY if watch.stale_after is None else min(EVERY, watch.stale_after / 4)
             await asyncio.sleep(pause.total_seconds())
+
+    async def try_to_look(self) -> None:
+        """Look once, whatever comes of it. Before anything acts: what fell silent while nobody ran holds back from the first call on."""
+        try:
+            await self.look()
+        except RemediatorError as error:
+            self._log.warning("watchdog.delayed", error=str(error))
+        except Exception:  # noqa: BLE001 - without these looks nobody would notice that alerts have stopped to come
+            self._log.exception("watchdog.crashed")
 
     async def look(self) -> None:
         """Notice what has not been heard for too long, and that nothing was ever heard."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from remediator.clock import keeper
 from remediator.errors import InvalidFiles
 from remediator.escalation.notice import alarm
 from remediator.model import Actor, Alert
-from remediator.records import SYSTEM_CHAIN
+from remediator.records import SYSTEM_CHAIN, WATCHDOG
 from remediator.registry import Registry
 from remediator.rules.loading import load_rules
 from remediator.settings import Settings, StoreSettings, load_settings
@@ -115,6 +116,24 @@ async def test_a_clock_that_is_set_back_holds_no_page_up(tmp_path: Path, monkeyp
         assert daemon.metrics.registry.get_sample_value("remediator_clock_steps_total", {"direction": "back"}) == 1
     finally:
         await daemon.aclose()
+
+
+async def test_a_watchdog_that_fell_silent_while_nobody_ran_is_noticed_before_anything_acts(tmp_path: Path) -> None:
+    """Once started it knows already that alerts may not get here: no run is taken up before that."""
+    settings = Settings.model_validate({"store": {"url": f"sqlite://{tmp_path}/state.sqlite"}, "watchdog": {"stale_after": "5m"}})
+    for hours, lost in ((0, False), (1, True)):
+        daemon = Daemon(settings, environ={})
+        store = daemon.store
+        assert isinstance(store, SqliteStore)
+        store._clock = functools.partial(_after, timedelta(hours=hours))
+        await daemon.start()
+        found = set(await store.pauses())  # nothing else goes on meanwhile: this store is read without waiting
+        await daemon.aclose()
+        assert (WATCHDOG in found) is lost
+
+
+def _after(ahead: timedelta) -> datetime:
+    return datetime.now(UTC) + ahead
 
 
 async def test_secret_that_a_plan_met_stays_out_of_its_rehearsal(tmp_path: Path) -> None:
