@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from tests.servers.kube.kubeconfig import read_kubeconfig
+
+UNTIL = {"simulation": 0.3, "acceptance": 0.85}
+"""By which part of a run the files of an area have begun that take long; those of others are spread over all of it."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,7 +40,35 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what can only be asked of simulated nodes when somebody's own cluster is given."""
+    """Spread the files where they are run side by side, and leave out what can't be asked of a given cluster."""
+    if config.getoption("loadscopereorder", True) is False:
+        items.sort(key=_places([str(item.path.relative_to(config.rootpath)) for item in items]))
+    _leave_out_simulated(config, items)
+
+
+def _places(paths: Sequence[str]) -> Callable[[pytest.Item], tuple[float, str]]:
+    """Return where in a run an item's file stands: what computes beside what waits, and nothing long alone at the end."""
+    files: dict[str, dict[str, None]] = {}
+    for path in paths:
+        files.setdefault(_area(path), {})[path] = None
+    places = {
+        path: UNTIL.get(area, 1.0) * (number + 0.5) / len(found)
+        for area, found in files.items()
+        for number, path in enumerate(sorted(found))
+    }
+
+    def place(item: pytest.Item) -> tuple[float, str]:
+        path = str(item.path.relative_to(item.config.rootpath))
+        return places[path], path
+
+    return place
+
+
+def _area(path: str) -> str:
+    return path.split("/")[1]
+
+
+def _leave_out_simulated(config: pytest.Config, items: list[pytest.Item]) -> None:
     path = config.getoption("--kubeconfig")
     if path is None or read_kubeconfig(path, config.getoption("--context")).simulated:
         return
