@@ -23,7 +23,7 @@ from tests.simulation.people import PEOPLE
 from tests.simulation.simulation import Host, Options, Simulation
 from tests.simulation.world import SimRegistry
 
-SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "200")) // 10 + 5
+SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "120")) // 6 + 5
 
 REFIRED = "an incident that fired again while an undo was at work, which changed nothing, was open and nobody's"
 UNPAGED = "what fired on after a success was not paged for while an undo of that was at work"

@@ -16,7 +16,7 @@ from tests.simulation.many import Told, told
 from tests.simulation.simulation import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "200"))
+SEEDS = int(os.environ.get("REMEDIATOR_TEST_SEEDS", "120"))
 """How many are run here; `make simulate` runs as many as it is told."""
 
 WORD = "a person's word, settled as not applied, was followed and recorded twice: the run looked at the snapshot from before its turn"
