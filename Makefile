@@ -38,7 +38,7 @@ demo: install servers ## run the main job for real; ONCE=1 ends it with status 0
 	@$(BIN)/python -m demo $(if $(ONCE),--once)
 
 test: install servers browser ## run every test with its real servers, but for those that need Kubernetes
-	$(BIN)/python -m pytest -n 3 --dist loadfile --ignore=tests/kubernetes
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore=tests/kubernetes
 
 test-kubernetes: install kubernetes-servers ## run the tests on a real Kubernetes API server, with simulated nodes
 	$(BIN)/python -m pytest tests/kubernetes -n 2 --dist loadfile
