@@ -11,6 +11,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -248,6 +249,7 @@ class RedisCluster:
     """A Redis Cluster of three primaries with one replica each. `cluster-node-timeout` is small."""
 
     def __init__(self, *, node_timeout_ms: int = 1500) -> None:
+        self.node_timeout = timedelta(milliseconds=node_timeout_ms)
         options = {"cluster-enabled": "yes", "cluster-node-timeout": str(node_timeout_ms), "cluster-config-file": "nodes.conf"}
         options["cluster-replica-validity-factor"] = "0"
         self.servers = tuple(RedisServer(options=options | {"cluster-port": str(free_port())}) for _ in range(6))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Mapping
 from typing import Any
@@ -102,8 +103,16 @@ def limited(cluster: RedisCluster, *, without: str = "") -> Mapping[str, Any]:
     return login
 
 
-async def test_coordinated_switch_loses_nothing(cluster: RedisCluster) -> None:
+@pytest.fixture
+async def rested(cluster: RedisCluster) -> RedisCluster:
+    """Lend a cluster that elects: Redis elects nobody for the same primary twice within two node timeouts, and tells nobody when."""
+    await asyncio.sleep(2 * cluster.node_timeout.total_seconds())
+    return cluster
+
+
+async def test_coordinated_switch_loses_nothing(rested: RedisCluster) -> None:
     """The replica takes over with every key, and the old primary follows it."""
+    cluster = rested
     primary, replica = cluster.pair(1)
     primary.call("SET", f"{cluster.tag(1)}:k", "precious")
     ctx = context(shards=to_cluster(cluster))
@@ -120,8 +129,9 @@ async def test_coordinated_switch_loses_nothing(cluster: RedisCluster) -> None:
         await ACTION.apply(plan, ctx)
 
 
-async def test_killed_primary_is_replaced_by_force(cluster: RedisCluster) -> None:
+async def test_killed_primary_is_replaced_by_force(rested: RedisCluster) -> None:
     """A failed primary whose replica does not take over by itself: only `force` fits, and it works."""
+    cluster = rested
     primary, replica = cluster.pair(2)
     replica.call("CONFIG", "SET", "cluster-replica-no-failover", "yes")
     ctx = context(shards=to_cluster(cluster, connect_timeout="500ms"))
@@ -179,8 +189,9 @@ def test_s25_node_names_match_the_systems_grammar(name: str) -> None:
         ClusterFailoverParams(connection="shards", primary=name)
 
 
-async def test_s17_lost_answer_is_outcome_unknown(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_s17_lost_answer_is_outcome_unknown(rested: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """The replica stops before it answers; when it goes on it takes over, and reconcile waits for that."""
+    cluster = rested
     primary, replica = cluster.pair(0)
     ctx = context(shards=to_cluster(cluster, command_timeout="300ms"))
     plan = await ACTION.plan(wish(primary), ctx)
