@@ -26,7 +26,8 @@ CONDITIONS = "remediator.test/conditions"
 ZONE = "topology.kubernetes.io/zone"
 ZONES = {"sim-a1": "zone-a", "sim-a2": "zone-a", "sim-b1": "zone-b", "sim-b2": "zone-b"}
 _HEARTBEAT = 20.0
-_CAPACITY = {"cpu": "64", "memory": "256Gi", "pods": "500", "ephemeral-storage": "100Gi"}
+_CAPACITY = {"cpu": "64", "memory": "256Gi", "pods": "2500", "ephemeral-storage": "100Gi"}
+"""All nodes together hold more Pods than any test makes: one test's must not keep those of another waiting."""
 _REASONS = {
     "Ready": {"True": "KubeletReady", "False": "KubeletNotReady", "Unknown": "NodeStatusUnknown"},
     "MemoryPressure": {"True": "KubeletHasInsufficientMemory", "False": "KubeletHasSufficientMemory"},
