@@ -145,11 +145,13 @@ async def test_hanging_receiver_delays_no_other_page(post: Post) -> None:
 
 
 def hanging(post: Post) -> asyncio.Event:
-    """Have every receiver hang until the event is set."""
+    """Have every receiver hang until the event is set, but for that of the policy `other`, which is well."""
+    other = Receiver("notify.slack", {"connection": "chat", "channel": "#other"})
+    post.outbox._policies = lambda name: Policy(name, (Level(1, (other if name == "other" else SLACK,)),))
     hang = asyncio.Event()
 
-    async def fault(_name: str, _params: Mapping[str, Any]) -> str | None:
-        await hang.wait()
+    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
+        await (asyncio.sleep(0) if params["channel"] == "#other" else hang.wait())
         return None
 
     post.line.fault = fault
@@ -172,15 +174,7 @@ async def test_page_goes_before_all_else_that_waits_for_a_receiver_that_hangs(po
 
 async def test_what_is_new_goes_at_once_while_pages_hang_since_long(post: Post) -> None:
     """A pager that is away for an hour keeps neither a page nor a word, for people whose receiver is well, however many wait for it."""
-    other = Receiver("notify.slack", {"connection": "chat", "channel": "#other"})
-    post.outbox._policies = lambda name: Policy(name, (Level(1, (other if name == "other" else SLACK,)),))
-    hang = asyncio.Event()
-
-    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
-        await (asyncio.sleep(0) if params["channel"] == "#other" else hang.wait())
-        return None
-
-    post.line.fault = fault
+    hang = hanging(post)
     now = datetime.now(UTC) - timedelta(minutes=1)
     tried = [Message(f"INC-{one}/page/0", MessageKind.PAGE, "default", f"INC-{one}", {"rule": "r"}, now, 7) for one in range(3 * BATCH)]
     words = [Message(f"WORD-{one}/told", MessageKind.UPDATE, "default", f"WORD-{one}", {"rule": "r"}, now, 7) for one in range(3 * BATCH)]
@@ -197,15 +191,7 @@ async def test_what_is_new_goes_at_once_while_pages_hang_since_long(post: Post) 
 
 async def test_words_are_not_hidden_by_pages_that_fail_however_many_are_due(post: Post) -> None:
     """More pages that were tried before than are read at once: what else is due, for people whose receiver is well, is told."""
-    other = Receiver("notify.slack", {"connection": "chat", "channel": "#other"})
-    post.outbox._policies = lambda name: Policy(name, (Level(1, (other if name == "other" else SLACK,)),))
-    hang = asyncio.Event()
-
-    async def fault(_name: str, params: Mapping[str, Any]) -> str | None:
-        await (asyncio.sleep(0) if params["channel"] == "#other" else hang.wait())
-        return None
-
-    post.line.fault = fault
+    hanging(post)
     now = datetime.now(UTC) - timedelta(minutes=1)
     pages = [Message(f"INC-{one}/page/0", MessageKind.PAGE, "default", f"INC-{one}", {"rule": "r"}, now, 7) for one in range(MOST_DUE + 1)]
     words = [Message(f"WORD-{one}/told", MessageKind.UPDATE, "other", f"WORD-{one}", {"rule": "r"}, now, one) for one in range(2)]
